@@ -1,0 +1,73 @@
+package metaetcd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, current int64) error {
+	if r.Revision > current {
+		return rpctypes.ErrGRPCFutureRev
+	}
+	// A watch from the compacted revision is allowed: what came before it must stay readable on every member.
+	los := make([]int64, len(c.members))
+	for i := range c.members {
+		lo, err := f.lo(ctx, i, r.Revision-1)
+		if err != nil {
+			return err
+		}
+		los[i] = lo
+	}
+	if err := c.advanceCompacted(ctx, r.Revision); err != nil {
+		return err
+	}
+	c.noteCompacted(r.Revision)
+	f.log.SetCompacted(r.Revision)
+	g, gctx := errgroup.WithContext(ctx)
+	for i, m := range c.members {
+		g.Go(func() error {
+			_, err := m.kv.Compact(gctx, &pb.CompactionRequest{Revision: los[i], Physical: r.Physical})
+			m.seen(m.index, "compact", err)
+			if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // already further: nothing to do
+				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already.
+func (c *core) advanceCompacted(ctx context.Context, rev int64) error {
+	key, want := []byte(record.KeyCompacted), record.Number(rev)
+	resp, err := c.members[0].txn(ctx, &pb.TxnRequest{
+		Compare: []*pb.Compare{{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: want}}},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: want}}}},
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
+	})
+	if err != nil || resp.Succeeded {
+		return err
+	}
+	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 && bytes.Compare(kvs[0].Value, want) >= 0 {
+		return rpctypes.ErrGRPCCompacted
+	}
+	return fmt.Errorf("metaetcd: member %s has lost its record of the compacted revision", c.members[0].name)
+}
+
+// lo is the last native revision of a member before any stamp above r.
+func (f *feed) lo(ctx context.Context, member int, r int64) (int64, error) {
+	if r >= 0 {
+		if lo, _, ok := f.log.Lo(member, r); ok {
+			return lo, nil
+		}
+	}
+	return f.history.Lo(ctx, member, r)
+}

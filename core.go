@@ -1,0 +1,330 @@
+package metaetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+	"github.com/metaetcd/metaetcd/internal/topology"
+)
+
+// core is one process of the meta cluster: what the services in kv.go and watch.go stand on. Safe for concurrent use.
+type core struct {
+	cfg     Config
+	id      topology.Info
+	self    uint64 // member id in headers: constant for this client, unlike any other's
+	ring    *ring.Ring
+	members []*member
+	clock   *clock.Clock
+	commit  *commit.Pipeline
+	cache   *statecache.Cache
+	metrics *metrics
+
+	compacted atomic.Int64
+	log       atomic.Pointer[mergedlog.Log] // of the newest feed, also while it is being opened
+
+	ctx    context.Context // ends with Close or a fatal error
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	feed  *feed         // nil while a new one is being opened
+	ready chan struct{} // closed when feed is set or the core is over
+	fatal error         // why the core is over
+}
+
+// openCore checks or creates the topology, and returns when the process can serve. Whatever it started is gone on error.
+func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
+	c := &core{cfg: cfg, self: rand.Uint64() | 1, ready: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if c.metrics, err = newMetrics(cfg.Metrics, c); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+	coordinator := rawKV(cfg.Coordinator)
+	if err := c.openTopology(ctx, coordinator); err != nil {
+		return nil, err
+	}
+	c.cache = statecache.New(cfg.CacheEntries)
+	c.clock = clock.New(c.clockConfig(coordinator))
+	if err := c.clock.Open(ctx); err != nil {
+		return nil, err
+	}
+	c.commit = commit.New(c.commitConfig())
+	f, err := openFeed(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	c.setFeed(f)
+	c.wg.Add(1)
+	go c.supervise(f)
+	return c, nil
+}
+
+func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error {
+	var ms []topology.Member
+	byName := map[string]Member{}
+	for _, m := range c.cfg.Members {
+		ms = append(ms, topology.Member{Name: m.Name, KV: rawKV(m.Client)})
+		byName[m.Name] = m
+	}
+	policy := ring.Policy{Segments: c.cfg.Sharding.Segments, Separator: c.cfg.Sharding.Separator}
+	var err error
+	if c.id, err = topology.Open(ctx, coordinator, ms, topology.Spec{Slots: c.cfg.Sharding.Slots, Policy: policy}); err != nil {
+		return err
+	}
+	if c.ring, err = ring.New(c.id.Names, c.id.Slots, policy); err != nil {
+		return err
+	}
+	for i, name := range c.ring.Names() {
+		cli := byName[name].Client
+		m := &member{index: i, name: name, cli: cli, kv: rawKV(cli), seen: c.metrics.memberRequest}
+		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout}
+		c.members = append(c.members, m)
+	}
+	return nil
+}
+
+func (c *core) commitConfig() commit.Config {
+	cfg := commit.Config{
+		Clock: c.clock, Log: currentLog{c}, MaxTxnOps: c.cfg.MemberTxnOps, Timeout: c.cfg.MemberTimeout, Logger: c.cfg.Logger,
+		Grace:     c.grace,
+		OnBatch:   c.metrics.batch,
+		OnRefusal: c.metrics.refusal,
+	}
+	for _, m := range c.members {
+		cfg.Members = append(cfg.Members, commit.Member{Name: m.name, Txn: m.txn, Raise: func(ctx context.Context, epoch, stamp int64) error {
+			r, err := m.raise(ctx, epoch, stamp)
+			if err == nil {
+				currentLog{c}.fenceHolds(m.index, r)
+			}
+			return err
+		}})
+	}
+	return cfg
+}
+
+// grace is how long a missing stamp is waited for at present.
+func (c *core) grace() time.Duration {
+	if f := c.present(); f != nil {
+		return f.gaps.Grace()
+	}
+	return minGrace
+}
+
+// supervise opens a new feed when compaction overtook the last one; any other end is fatal.
+func (c *core) supervise(f *feed) {
+	defer c.wg.Done()
+	for {
+		select {
+		case <-f.ended:
+		case <-c.ctx.Done():
+			return
+		}
+		if !errors.Is(f.err, mergedlog.ErrOverrun) {
+			c.fail(f.err)
+			return
+		}
+		c.setFeed(nil)
+		f.close()
+		next, err := c.reopen()
+		if err != nil {
+			return
+		}
+		f = next
+		c.setFeed(f)
+	}
+}
+
+// reopen opens a feed, again until it works or the core is over.
+func (c *core) reopen() (*feed, error) {
+	for {
+		f, err := openFeed(c.ctx, c)
+		if err == nil {
+			return f, nil
+		}
+		c.cfg.Logger.Warn("could not reopen the merged log", zap.Error(err))
+		if err := pause(c.ctx, time.Second); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *core) setFeed(f *feed) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case f != nil && c.fatal == nil:
+		c.feed = f
+		close(c.ready)
+	case f == nil && c.feed != nil:
+		c.feed = nil
+		c.ready = make(chan struct{})
+	}
+}
+
+// fail ends the core: the state of the meta cluster contradicts the protocol, and serving on could do harm.
+func (c *core) fail(err error) {
+	c.cfg.Logger.Error("client stops", zap.Error(err))
+	c.mu.Lock()
+	c.fatal = fmt.Errorf("metaetcd: client stopped: %w", err)
+	c.mu.Unlock()
+	c.cancel()
+}
+
+// present returns the feed, nil while there is none.
+func (c *core) present() *feed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.feed
+}
+
+// feedFor returns the feed to serve a request from; it waits while a new one is being opened.
+func (c *core) feedFor(ctx context.Context) (*feed, error) {
+	for {
+		c.mu.Lock()
+		f, ready, fatal := c.feed, c.ready, c.fatal
+		c.mu.Unlock()
+		if c.ctx.Err() != nil {
+			if fatal != nil {
+				return nil, fatal
+			}
+			return nil, ErrClosed
+		}
+		if f != nil {
+			return f, nil
+		}
+		select {
+		case <-ready:
+		case <-c.ctx.Done():
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// noteCompacted raises the revision below which reads are refused.
+func (c *core) noteCompacted(rev int64) {
+	for {
+		old := c.compacted.Load()
+		if rev <= old || c.compacted.CompareAndSwap(old, rev) {
+			return
+		}
+	}
+}
+
+// catchUp learns of a compaction by another process, and waits until this one has closed what it kept.
+func (c *core) catchUp(ctx context.Context, f *feed) error {
+	r, err := c.members[0].readRecords(ctx)
+	if err != nil {
+		return err
+	}
+	c.noteCompacted(r.compacted)
+	f.gaps.kick()
+	return f.log.WaitClosed(ctx, r.compacted)
+}
+
+// header is the part of a response header that does not depend on the request.
+func (c *core) header() *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: c.id.ClusterID, MemberId: c.self, RaftTerm: uint64(c.clock.Epoch())}
+}
+
+// owner returns the index of the member that stores a key.
+func (c *core) owner(key []byte) int { return c.ring.MemberOf(key) }
+
+// spawn runs fn beside its caller, unless the core is being closed.
+func (c *core) spawn(fn func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.wg.Go(fn)
+	return true
+}
+
+func (c *core) close() {
+	c.mu.Lock()
+	c.cancel()
+	c.mu.Unlock()
+	c.wg.Wait()
+	if c.commit != nil {
+		c.commit.Close()
+	}
+	c.mu.Lock()
+	f := c.feed
+	c.mu.Unlock()
+	if f != nil {
+		f.close()
+	}
+	if c.clock != nil {
+		c.clock.Close()
+	}
+	c.metrics.unregister()
+}
+
+// currentLog is the newest feed's log, for those that outlive feeds. It is there before the feed serves.
+type currentLog struct{ c *core }
+
+func (l currentLog) Track(member int, epoch, stamp int64) {
+	if log := l.c.log.Load(); log != nil {
+		log.Track(member, epoch, stamp)
+	}
+}
+
+func (l currentLog) Untrack(member int, epoch, stamp int64) {
+	if log := l.c.log.Load(); log != nil {
+		log.Untrack(member, epoch, stamp)
+	}
+}
+
+func (l currentLog) Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error) {
+	return l.c.log.Load().Outcome(ctx, member, epoch, stamp)
+}
+
+func (l currentLog) fenceHolds(member int, r raised) {
+	if log := l.c.log.Load(); log != nil {
+		log.FenceHolds(member, r.epoch, r.fence, r.rev)
+	}
+}
+
+// highest is the highest stamp that any member has shown to this process.
+func (l currentLog) highest() int64 {
+	if log := l.c.log.Load(); log != nil {
+		return log.Highest()
+	}
+	return 0
+}
+
+func (c *core) clockConfig(coordinator pb.KVClient) clock.Config {
+	cfg := clock.Config{
+		Coordinator: coordinator, ClusterID: c.id.ClusterID, CoordinatorID: c.id.CoordinatorID,
+		Highest: currentLog{c}.highest, Logger: c.cfg.Logger,
+	}
+	for _, m := range c.members {
+		cfg.Members = append(cfg.Members, clock.Member{Name: m.name, KV: m.kv})
+	}
+	cfg.Hooks = c.metrics.clockHooks()
+	return cfg
+}
+
+// isReserved reports whether a key is one of metaetcd's own names.
+func isReserved(key []byte) bool { return len(key) > 0 && key[0] == record.Reserved }

@@ -1,0 +1,123 @@
+package metaetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/topology"
+	"github.com/metaetcd/metaetcd/internal/translate"
+	"github.com/metaetcd/metaetcd/internal/validate"
+)
+
+// ErrClosed is what waits on a client gets when the client is closed.
+var ErrClosed error = commit.ErrClosed
+
+// ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the log of its
+// member was compacted before its mark was seen.
+var ErrUnknownOutcome error = commit.ErrUnknown
+
+// ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
+var ErrReservedKey error = validate.ErrReservedKey
+
+// TopologyError says which member, or the coordinator, is not what the meta cluster was created with, and how.
+type TopologyError = topology.Error
+
+// WrongCoordinatorError says that the coordinator is another etcd cluster than the recorded one. It is not
+// rebuilt: a lost coordinator must come back with the same etcd cluster id.
+type WrongCoordinatorError = clock.WrongCoordinatorError
+
+// ForeignCoordinatorError says that the coordinator holds keys that are not metaetcd's.
+type ForeignCoordinatorError = clock.ForeignCoordinatorError
+
+// CrossMemberError refuses a transaction or a range delete whose compares and writes lie on several members. Nothing
+// was written. A sharding by path segments keeps keys that belong together on one member.
+type CrossMemberError struct {
+	Members map[string][]string // what of it lies on which member: keys, and ranges as `"from"-"to"`
+}
+
+// Error implements error.
+func (e *CrossMemberError) Error() string {
+	var b strings.Builder
+	b.WriteString("metaetcd: compares and writes lie on several members:")
+	for _, name := range slices.Sorted(maps.Keys(e.Members)) {
+		fmt.Fprintf(&b, " %s: %s;", name, strings.Join(e.Members[name], ", "))
+	}
+	return strings.TrimSuffix(b.String(), ";")
+}
+
+// GRPCStatus makes the error cross the services.
+func (e *CrossMemberError) GRPCStatus() *status.Status {
+	return status.New(codes.InvalidArgument, e.Error())
+}
+
+func (c *core) crossMember(p *translate.Plan) error {
+	e := &CrossMemberError{Members: map[string][]string{}}
+	add := func(member int, what string) {
+		name := c.members[member].name
+		e.Members[name] = append(e.Members[name], what)
+	}
+	for _, k := range p.Keys {
+		add(c.owner(k), fmt.Sprintf("%q", k))
+	}
+	for _, rs := range [][]translate.Range{p.Compared, p.Deleted} {
+		for _, r := range rs {
+			for _, m := range c.ring.MembersOf(r.Key, r.End) {
+				add(m, r.String())
+			}
+		}
+	}
+	return e
+}
+
+// askedError marks an error about a revision that the request named: the request's own, not a sign of being behind.
+type askedError struct{ error }
+
+func (e askedError) Unwrap() error { return e.error }
+
+func asked(err error, named bool) error {
+	if err == nil || !named {
+		return err
+	}
+	return askedError{err}
+}
+
+// grpcError is what a service returns: etcd's own errors by identity, contexts' errors as status codes.
+func grpcError(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, known := range []error{rpctypes.ErrGRPCCompacted, rpctypes.ErrGRPCFutureRev} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	var st interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if errors.As(err, &st) {
+		return st
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
+	return unavailable{err}
+}
+
+// unavailable carries an error of the process itself over the services.
+type unavailable struct{ error }
+
+func (e unavailable) Unwrap() error { return e.error }
+
+// GRPCStatus implements the interface that package status looks for.
+func (e unavailable) GRPCStatus() *status.Status { return status.New(codes.Unavailable, e.Error()) }

@@ -1,0 +1,269 @@
+package metaetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/metaetcd/metaetcd/internal/history"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+	"github.com/metaetcd/metaetcd/internal/watchhub"
+)
+
+// feed is one unbroken run of the members' streams: the merged log they fill, and the watchers on it. When compaction
+// overtakes a stream, events are lost to this process: the feed ends, its watchers are cancelled with ErrCompacted, and
+// the core opens a new one. All of it is safe for concurrent use.
+type feed struct {
+	c       *core
+	log     *mergedlog.Log
+	hub     *watchhub.Hub
+	gaps    *gapKeeper
+	history *history.History
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	ended  chan struct{} // closed when err is set
+	once   sync.Once
+	err    error
+}
+
+// openFeed starts the streams and closes everything up to the clock's present revision (section 6, start of a process).
+func openFeed(ctx context.Context, c *core) (*feed, error) {
+	f := &feed{c: c, ended: make(chan struct{})}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.log = mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, MaxBytes: c.cfg.LogBytes, OnRecord: f.onRecord})
+	c.log.Store(f.log)
+	f.gaps = newGapKeeper(f)
+	f.history = history.New(f.historyConfig())
+	if err := f.start(ctx); err != nil {
+		f.close()
+		return nil, err
+	}
+	f.hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: c.cfg.ProgressInterval, Logger: c.cfg.Logger})
+	return f, nil
+}
+
+func (f *feed) historyConfig() history.Config {
+	cfg := history.Config{Log: f.log, SlotOf: f.c.ring.Slot, Compacted: f.c.compacted.Load, MembersOf: f.c.ring.MembersOf}
+	for _, m := range f.c.members {
+		cfg.Members = append(cfg.Members, history.FromClient(m.cli))
+	}
+	return cfg
+}
+
+func (f *feed) start(ctx context.Context) error {
+	for _, m := range f.c.members {
+		r, err := m.readRecords(ctx)
+		if err != nil {
+			return err
+		}
+		if m.index == 0 {
+			f.c.noteCompacted(r.compacted)
+		}
+		f.log.Open(m.index, r.MemberState)
+		f.wg.Add(1)
+		go f.stream(m, r.Rev+1)
+	}
+	for {
+		done, err := f.closeUpToClock(ctx)
+		if err != nil {
+			return err
+		}
+		if done {
+			break
+		}
+	}
+	f.wg.Add(1)
+	go f.gaps.run()
+	return nil
+}
+
+// closeUpToClock reads the clock, gives the writers in flight one grace, and fences every member below it. It reports
+// false when the epoch changed meanwhile.
+func (f *feed) closeUpToClock(ctx context.Context) (bool, error) {
+	now, epoch, err := f.c.clock.Read(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := pause(ctx, minGrace); err != nil {
+		return false, err
+	}
+	ok := true
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	for _, m := range f.c.members {
+		g.Go(func() error {
+			r, err := m.raise(gctx, epoch, now)
+			if err != nil {
+				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+			}
+			f.log.FenceHolds(m.index, r.epoch, r.fence, r.rev)
+			mu.Lock()
+			ok = ok && r.epoch == epoch
+			mu.Unlock()
+			return f.log.WaitReached(gctx, m.index, r.rev)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	if !ok {
+		_, err := f.c.clock.Sync(ctx)
+		return false, err
+	}
+	return true, f.log.Start(now)
+}
+
+// stream feeds the log with one member's events until the feed ends. clientv3 resumes a watch over broken connections; what
+// ends it all the same, like a member without a leader, is tried again.
+func (f *feed) stream(m *member, from int64) {
+	defer f.wg.Done()
+	w := clientv3.NewWatcher(m.cli)
+	defer func() { _ = w.Close() }()
+	for f.ctx.Err() == nil {
+		err := f.follow(m, w, from)
+		if errors.Is(err, errLog) {
+			f.end(fmt.Errorf("member %s: %w", m.name, err))
+			return
+		}
+		if f.ctx.Err() != nil {
+			return
+		}
+		f.c.cfg.Logger.Info("a member's stream broke off and is opened again", zap.String("member", m.name), zap.Error(err))
+		_ = pause(f.ctx, streamRetry)
+		from = f.log.Position(m.index).Rev + 1
+	}
+}
+
+// streamRetry is how long a stream that broke off rests.
+const streamRetry = 100 * time.Millisecond
+
+// errLog marks errors that end the feed.
+var errLog = errors.New("the merged log cannot go on")
+
+// follow appends a member's events until the watch breaks off, or the log cannot go on (errLog).
+func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(f.ctx))
+	defer cancel()
+	for resp := range w.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithPrevKV(), clientv3.WithRev(from)) {
+		err := resp.Err()
+		switch {
+		case errors.Is(err, rpctypes.ErrCompacted):
+			return fmt.Errorf("%w: %w", errLog, mergedlog.ErrOverrun)
+		case err != nil:
+			return err
+		case len(resp.Events) == 0:
+			continue
+		}
+		f.refreshCache(resp.Events)
+		if err := f.log.Append(m.index, revisionsOf(resp.Events)); err != nil {
+			return fmt.Errorf("%w: %w", errLog, err)
+		}
+		f.gaps.kick()
+	}
+	return nil
+}
+
+// refreshCache keeps what this process knows of keys up to date with other processes' writes.
+func (f *feed) refreshCache(evs []*clientv3.Event) {
+	for _, e := range evs {
+		if isReserved(e.Kv.Key) {
+			continue
+		}
+		if known, ok := f.c.cache.Get(e.Kv.Key); !ok || known.NativeMod >= e.Kv.ModRevision {
+			continue
+		}
+		st := statecache.State{NativeMod: e.Kv.ModRevision}
+		if e.Type == clientv3.EventTypePut {
+			h, _, err := record.ParseHeader(e.Kv.Value)
+			if err != nil {
+				continue // the log will say so
+			}
+			st.NativeCreate, st.Stamp, st.Create, st.Version, st.Lease = e.Kv.CreateRevision, h.Stamp, h.Create, e.Kv.Version+h.VersionBase, h.Lease
+		}
+		f.c.cache.Refresh(e.Kv.Key, st)
+	}
+}
+
+// revisionsOf groups the events of a response by member revision. A response never splits one.
+func revisionsOf(evs []*clientv3.Event) []mergedlog.MemberRevision {
+	all := make([]*mvccpb.Event, len(evs))
+	for i, e := range evs {
+		all[i] = (*mvccpb.Event)(e)
+	}
+	var revs []mergedlog.MemberRevision
+	for len(all) > 0 {
+		n, rev := 1, all[0].Kv.ModRevision
+		for n < len(all) && all[n].Kv.ModRevision == rev {
+			n++
+		}
+		revs = append(revs, mergedlog.MemberRevision{Rev: rev, Events: all[:n:n]})
+		all = all[n:]
+	}
+	return revs
+}
+
+// onRecord follows the compacted revision, which lives on the first member by name.
+func (f *feed) onRecord(member int, _ int64, kv *mvccpb.KeyValue) {
+	if member != 0 || record.KindOf(kv.Key) != record.Compacted {
+		return
+	}
+	if rev, err := record.ParseNumber(kv.Value); err == nil {
+		f.c.noteCompacted(rev)
+		f.log.SetCompacted(rev)
+	}
+}
+
+// end stops the feed with the error that its readers get.
+func (f *feed) end(err error) {
+	f.once.Do(func() {
+		f.err = err
+		f.log.Fail(err)
+		close(f.ended)
+		f.cancel()
+		if f.c.ctx.Err() == nil {
+			f.c.cfg.Logger.Warn("the merged log ended", zap.Error(err))
+		}
+	})
+}
+
+// close ends the feed and waits for its goroutines.
+func (f *feed) close() {
+	f.end(ErrClosed)
+	if f.hub != nil {
+		f.hub.Close()
+	}
+	f.wg.Wait()
+}
+
+// over reports whether the feed has ended.
+func (f *feed) over() bool {
+	select {
+	case <-f.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

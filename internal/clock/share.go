@@ -1,0 +1,148 @@
+package clock
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/backoff"
+)
+
+// batch is a number of calls that share one transaction. It may be joined while it stands in a queue of the clock,
+// under the clock's lock; the fields below done are set before done is closed.
+type batch struct {
+	k       int64 // stamps wanted in all; 0: the calls are reads
+	waiters int
+	done    chan struct{}
+
+	clock int64 // as the transaction left it
+	epoch int64
+	err   error
+}
+
+// join makes the caller part of the newest batch of a queue that has room for it.
+func (c *Clock) join(queue *[]*batch, k int64) (b *batch, offset int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(*queue); n > 0 {
+		b = (*queue)[n-1]
+		if abandoned(b) {
+			b.k = 0
+		}
+	}
+	if b == nil || b.k+k > MaxTake {
+		b = &batch{done: make(chan struct{})}
+		*queue = append(*queue, b)
+	}
+	offset = b.k
+	b.k += k
+	b.waiters++
+	return b, offset
+}
+
+// leave ends a caller's waiting. A batch that everybody has left is not sent.
+func (c *Clock) leave(ctx context.Context, b *batch) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b.waiters--
+	if c.lastErr != nil {
+		return fmt.Errorf("metaetcd: waiting for the coordinator: %w (last error: %w)", ctx.Err(), c.lastErr)
+	}
+	return fmt.Errorf("metaetcd: waiting for the coordinator: %w", ctx.Err())
+}
+
+// nextAdd takes the batch that has waited longest for an add, and all reads: the add answers them too.
+func (c *Clock) nextAdd() []*batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.adds = slices.DeleteFunc(c.adds, abandoned)
+	if len(c.adds) == 0 {
+		return nil
+	}
+	bs := append([]*batch{c.adds[0]}, c.reads...)
+	c.adds, c.reads = c.adds[1:], nil
+	return bs
+}
+
+// nextRead takes all reads.
+func (c *Clock) nextRead() []*batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	bs := slices.DeleteFunc(c.reads, abandoned)
+	c.reads = nil
+	return bs
+}
+
+func abandoned(b *batch) bool { return b.waiters == 0 }
+
+// putBack returns batches, taken by nextAdd or nextRead, to the head of their queues.
+func (c *Clock) putBack(bs []*batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if bs[0].k > 0 {
+		c.adds = slices.Insert(c.adds, 0, bs[0])
+		bs = bs[1:]
+	}
+	c.reads = slices.Insert(c.reads, 0, bs...)
+	wake(c.wakeRead)
+}
+
+// wake tells a server that its queue has something. Servers empty their queue each time, so one token is enough.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// serve answers the batches that next returns, one transaction after the other, until the clock is closed.
+func (c *Clock) serve(wake <-chan struct{}, next func() []*batch) {
+	var retry backoff.Backoff
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-wake:
+		}
+		for bs := next(); len(bs) > 0; bs = next() {
+			clock, epoch, err := c.add(c.ctx, bs[0].k)
+			if err != nil && !permanent(err) {
+				c.failed(err)
+				c.putBack(bs)
+				if !retry.Wait(c.ctx) {
+					return
+				}
+				continue
+			}
+			retry.Reset()
+			c.answered()
+			for _, b := range bs {
+				b.clock, b.epoch, b.err = clock, epoch, err
+				close(b.done)
+			}
+		}
+	}
+}
+
+// failed notes why callers have to wait, and says so once.
+func (c *Clock) failed(err error) {
+	c.mu.Lock()
+	first := c.lastErr == nil
+	c.lastErr = err
+	c.mu.Unlock()
+	if first && c.ctx.Err() == nil {
+		c.log.Warn("the clock does not answer; trying again", zap.Error(err))
+	}
+}
+
+func (c *Clock) answered() {
+	c.mu.Lock()
+	again := c.lastErr != nil
+	c.lastErr = nil
+	c.mu.Unlock()
+	if again {
+		c.log.Info("the clock answers again")
+	}
+}

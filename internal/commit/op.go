@@ -1,0 +1,60 @@
+package commit
+
+import (
+	"context"
+	"errors"
+
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+// Op is one operation that wants to land on a member. Its functions run on the lane's goroutines, one at a time.
+type Op struct {
+	Keys  [][]byte        // keys it touches
+	Size  int             // bytes it adds to a request, about
+	Ready <-chan struct{} // closed when Build may be called; nil: at once
+
+	// Build makes the operation for a stamp; mark is its index in the batch. translate.ErrStale asks for another stamp;
+	// any other error ends the operation with it. In both cases the stamp is surrendered.
+	Build func(stamp int64, mark int) (*translate.Guarded, error)
+	// Exclude is Build for an operation that needs the member for itself; exactly one of the two is set.
+	Exclude func(stamp, epoch int64) (*translate.Exclusive, error)
+	// Learn is told the outcome before any other operation on the same keys is built. May be nil.
+	Learn func(stamp int64, o translate.Outcome)
+
+	ctx    context.Context
+	stamp  int64
+	epoch  int64
+	result chan Result
+}
+
+// Result is what became of an operation: it landed, or it was refused and may be tried again with a new stamp.
+type Result struct {
+	Stamp   int64
+	Epoch   int64
+	Outcome translate.Outcome
+	// Settled: the member's answer was lost and the outcome read off its log. A settled landing carries no results.
+	Settled bool
+	Err     error // definite: nothing landed
+}
+
+// ErrClosed ends what was waiting when the pipeline was closed; what was in flight may have landed.
+var ErrClosed = errors.New("metaetcd: client is closed")
+
+// ErrUnknown says that an operation may have landed or not, and that this process can no longer find out.
+var ErrUnknown = errors.New("metaetcd: the outcome of the write is unknown")
+
+func (o *Op) exclusive() bool { return o.Exclude != nil }
+
+func (o *Op) ready() bool {
+	if o.Ready == nil {
+		return true
+	}
+	select {
+	case <-o.Ready:
+		return true
+	default:
+		return false
+	}
+}
+
+func (o *Op) finish(r Result) { o.result <- r }

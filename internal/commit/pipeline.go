@@ -1,0 +1,178 @@
+package commit
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+)
+
+// Clock hands out stamps; see internal/clock.
+type Clock interface {
+	Take(ctx context.Context, k int64) (first, epoch int64, err error)
+	Sync(ctx context.Context) (epoch int64, err error)
+	Epoch() int64
+}
+
+// Log settles unknown outcomes; see internal/mergedlog.
+type Log interface {
+	Track(member int, epoch, stamp int64)
+	Untrack(member int, epoch, stamp int64)
+	Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error)
+}
+
+// Member is where a lane's flights go.
+type Member struct {
+	Name string
+	// Txn sends one member transaction.
+	Txn func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error)
+	// Raise raises the member's fence to stamp in epoch, so that the log can tell a dead stamp.
+	Raise func(ctx context.Context, epoch, stamp int64) error
+}
+
+// Config is what a pipeline works with. The hooks may be nil.
+type Config struct {
+	Clock     Clock
+	Log       Log
+	Members   []Member
+	MaxTxnOps int           // the members' max-txn-ops; 0: etcd's 128
+	MaxBytes  int           // bytes of a batch, about; 0: 1 MiB
+	Timeout   time.Duration // of a member transaction, after which it is settled on the log; 0: 10 s
+	Grace     func() time.Duration
+	Logger    *zap.Logger
+
+	OnBatch   func(member, ops int)
+	OnRefusal func(member int, fenced bool)
+}
+
+// Pipeline is the group commit of one process. Safe for concurrent use.
+type Pipeline struct {
+	cfg    Config
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	lanes  []*lane
+
+	mu   sync.Mutex
+	held map[int64]struct{} // stamps taken whose fate is not known yet
+	lost []stamp            // surrendered stamps that no lane could take
+}
+
+// New starts the lanes.
+func New(cfg Config) *Pipeline {
+	if cfg.MaxTxnOps == 0 {
+		cfg.MaxTxnOps = 128
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = 1 << 20
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	p := &Pipeline{cfg: cfg, held: map[int64]struct{}{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	for i, m := range cfg.Members {
+		p.lanes = append(p.lanes, newLane(p, i, m))
+	}
+	for _, l := range p.lanes {
+		p.wg.Add(2)
+		go l.takeLoop()
+		go l.sendLoop()
+	}
+	return p
+}
+
+// Close ends the lanes. Operations that wait get ErrClosed.
+func (p *Pipeline) Close() {
+	p.cancel()
+	p.wg.Wait()
+	for _, l := range p.lanes {
+		l.drain()
+	}
+}
+
+// Do lands op on a member: it returns when the operation landed, was refused or failed, or when ctx ends. In the last
+// case the error is ctx's, and an operation that was already in flight may still land.
+func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
+	op.ctx, op.result = ctx, make(chan Result, 1)
+	if err := p.lanes[member].enqueue(op); err != nil {
+		return Result{}, err
+	}
+	select {
+	case r := <-op.result:
+		return r, r.Err
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
+}
+
+// Holds reports whether this process itself holds the stamp: it is taken, and about to land or be given up.
+func (p *Pipeline) Holds(stamp int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.held[stamp]
+	return ok
+}
+
+// Stalled reports whether a member has left a flight without an answer for so long that its lane takes no stamps.
+func (p *Pipeline) Stalled(member int) bool {
+	l := p.lanes[member]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stalled > 0
+}
+
+func (p *Pipeline) hold(first int64, n int) {
+	p.mu.Lock()
+	for i := range n {
+		p.held[first+int64(i)] = struct{}{}
+	}
+	p.mu.Unlock()
+}
+
+func (p *Pipeline) release(stamps ...int64) {
+	p.mu.Lock()
+	for _, s := range stamps {
+		delete(p.held, s)
+	}
+	p.mu.Unlock()
+}
+
+// stamp is a stamp of an epoch.
+type stamp struct{ n, epoch int64 }
+
+// surrender gives stamps that will not be sent to the first lane from index on that works, to mark them.
+func (p *Pipeline) surrender(index int, stamps ...stamp) {
+	if len(stamps) == 0 {
+		return
+	}
+	for _, s := range stamps {
+		p.release(s.n)
+	}
+	for i := range p.lanes {
+		if p.lanes[(index+i)%len(p.lanes)].carry(stamps) {
+			return
+		}
+	}
+	p.mu.Lock()
+	p.lost = append(p.lost, stamps...)
+	p.mu.Unlock()
+}
+
+// found returns the stamps that no lane could take; a lane that works again asks for them.
+func (p *Pipeline) found() []stamp {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.lost
+	p.lost = nil
+	return s
+}
+
+var _ Log = (*mergedlog.Log)(nil)

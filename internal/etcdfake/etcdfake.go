@@ -1,0 +1,188 @@
+// Package etcdfake is an etcd in memory, for tests: the KV service over the present revision, with etcd's own rules
+// for transactions, versions and revisions, and with faults. It keeps no history, knows no leases and has no watches.
+package etcdfake
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// Etcd's defaults.
+const (
+	maxTxnOps       = 128
+	maxRequestBytes = 1.5 * 1024 * 1024
+)
+
+// Server is one etcd cluster. It is safe for concurrent use; every request is atomic.
+type Server struct {
+	id uint64
+
+	mu        sync.Mutex
+	down      bool
+	rev       int64
+	compacted int64
+	keys      []string // sorted
+	kvs       map[string]*mvccpb.KeyValue
+}
+
+// Snapshot is what a Server holds at one moment.
+type Snapshot struct {
+	rev  int64
+	keys []string
+	kvs  map[string]*mvccpb.KeyValue
+}
+
+// New returns an empty etcd whose responses carry this cluster id.
+func New(clusterID uint64) *Server {
+	s := &Server{id: clusterID}
+	s.Wipe()
+	return s
+}
+
+// Wipe loses all data. The cluster id stays, as it does when etcd starts again with the same flags.
+func (s *Server) Wipe() {
+	s.Restore(Snapshot{rev: 1})
+}
+
+// Save returns what the server holds.
+func (s *Server) Save() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Snapshot{rev: s.rev, keys: slices.Clone(s.keys), kvs: maps.Clone(s.kvs)}
+}
+
+// Restore goes back to a snapshot.
+func (s *Server) Restore(from Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rev, s.compacted, s.keys, s.kvs = from.rev, 0, slices.Clone(from.keys), maps.Clone(from.kvs)
+	if s.kvs == nil {
+		s.kvs = make(map[string]*mvccpb.KeyValue)
+	}
+}
+
+// SetDown makes every request fail as unavailable, or no longer.
+func (s *Server) SetDown(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
+}
+
+// Revision is the number of writes since the server was empty, plus one.
+func (s *Server) Revision() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rev
+}
+
+// Compacted is the revision of the last compaction; 0: none.
+func (s *Server) Compacted() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.compacted
+}
+
+// Get returns the value of a key, or nil.
+func (s *Server) Get(key string) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kvs[key].GetValue()
+}
+
+// Keys returns all keys, sorted.
+func (s *Server) Keys() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.keys)
+}
+
+// handle answers one request.
+func (s *Server) handle(req proto.Message) (proto.Message, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down {
+		return nil, status.Error(codes.Unavailable, "etcdfake: down")
+	}
+	if proto.Size(req) > maxRequestBytes {
+		return nil, rpctypes.ErrGRPCRequestTooLarge
+	}
+	if req, ok := req.(*pb.CompactionRequest); ok {
+		return s.compact(req)
+	}
+	t, ok := req.(*pb.TxnRequest)
+	if !ok {
+		t = &pb.TxnRequest{Success: []*pb.RequestOp{single(req)}}
+	}
+	resp, err := s.txn(t)
+	if err != nil || ok {
+		return resp, err
+	}
+	return unpack(resp), nil
+}
+
+// single makes a plain request an operation of a transaction: etcd treats them alike.
+func single(req proto.Message) *pb.RequestOp {
+	switch req := req.(type) {
+	case *pb.RangeRequest:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: req}}
+	case *pb.PutRequest:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: req}}
+	case *pb.DeleteRangeRequest:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: req}}
+	}
+	return nil
+}
+
+func unpack(resp *pb.TxnResponse) proto.Message {
+	switch r := resp.Responses[0].Response.(type) {
+	case *pb.ResponseOp_ResponseRange:
+		r.ResponseRange.Header = resp.Header
+		return r.ResponseRange
+	case *pb.ResponseOp_ResponsePut:
+		r.ResponsePut.Header = resp.Header
+		return r.ResponsePut
+	case *pb.ResponseOp_ResponseDeleteRange:
+		r.ResponseDeleteRange.Header = resp.Header
+		return r.ResponseDeleteRange
+	}
+	return nil
+}
+
+func (s *Server) header() *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: s.id, MemberId: s.id + 1, Revision: s.rev, RaftTerm: 2}
+}
+
+func (s *Server) compact(req *pb.CompactionRequest) (proto.Message, error) {
+	switch {
+	case req.Revision <= s.compacted:
+		return nil, rpctypes.ErrGRPCCompacted
+	case req.Revision > s.rev:
+		return nil, rpctypes.ErrGRPCFutureRev
+	}
+	s.compacted = req.Revision
+	return &pb.CompactionResponse{Header: s.header()}, nil
+}
+
+// span returns the keys of an etcd range: no end is a single key, end {0} is everything from key on.
+func (s *Server) span(key, end []byte) []string {
+	lo, found := slices.BinarySearch(s.keys, string(key))
+	switch {
+	case len(end) == 0 && found:
+		return s.keys[lo : lo+1]
+	case len(end) == 0:
+		return nil
+	case bytes.Equal(end, []byte{0}):
+		return s.keys[lo:]
+	}
+	hi, _ := slices.BinarySearch(s.keys, string(end))
+	return s.keys[lo:max(lo, hi)]
+}

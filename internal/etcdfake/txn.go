@@ -1,0 +1,219 @@
+package etcdfake
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// branch says which way a transaction goes; the nested ones follow in order.
+type branch struct {
+	ok     bool
+	nested []*branch
+}
+
+// txn checks, decides on the state before it, and then executes in order: all its writes share one revision.
+func (s *Server) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := checkTxn(req, maxTxnOps); err != nil {
+		return nil, err
+	}
+	for _, ops := range [][]*pb.RequestOp{req.Success, req.Failure} {
+		if _, err := writesOf(ops); err != nil {
+			return nil, err
+		}
+	}
+	way := s.decide(req)
+	if err := s.checkOps(req, way); err != nil {
+		return nil, err
+	}
+	x := execution{Server: s, rev: s.rev + 1}
+	resp := x.run(req, way)
+	if x.wrote {
+		s.rev++
+	}
+	resp.Header = s.header()
+	return resp, nil
+}
+
+func taken(req *pb.TxnRequest, ok bool) []*pb.RequestOp {
+	if ok {
+		return req.Success
+	}
+	return req.Failure
+}
+
+func (s *Server) decide(req *pb.TxnRequest) *branch {
+	b := &branch{ok: true}
+	for _, c := range req.Compare {
+		b.ok = b.ok && s.compare(c)
+	}
+	for _, op := range taken(req, b.ok) {
+		if t := op.GetRequestTxn(); t != nil {
+			b.nested = append(b.nested, s.decide(t))
+		}
+	}
+	return b
+}
+
+// checkOps refuses what cannot be executed. What is missing only on a branch that does not run is no error.
+func (s *Server) checkOps(req *pb.TxnRequest, way *branch) error {
+	nested := way.nested
+	for _, op := range taken(req, way.ok) {
+		switch r := op.Request.(type) {
+		case *pb.RequestOp_RequestRange:
+			if r.RequestRange.Revision != 0 {
+				return status.Error(codes.Unimplemented, "etcdfake: no history")
+			}
+		case *pb.RequestOp_RequestPut:
+			p := r.RequestPut
+			if (p.IgnoreValue || p.IgnoreLease) && s.kvs[string(p.Key)] == nil {
+				return rpctypes.ErrGRPCKeyNotFound
+			}
+			if p.Lease != 0 {
+				return rpctypes.ErrGRPCLeaseNotFound
+			}
+		case *pb.RequestOp_RequestTxn:
+			if err := s.checkOps(r.RequestTxn, nested[0]); err != nil {
+				return err
+			}
+			nested = nested[1:]
+		}
+	}
+	return nil
+}
+
+func (s *Server) compare(c *pb.Compare) bool {
+	keys := s.span(c.Key, c.RangeEnd)
+	if len(keys) == 0 {
+		return c.Target != pb.Compare_VALUE && holds(c, &mvccpb.KeyValue{})
+	}
+	return !slices.ContainsFunc(keys, func(key string) bool { return !holds(c, s.kvs[key]) })
+}
+
+func holds(c *pb.Compare, kv *mvccpb.KeyValue) bool {
+	var d int
+	switch c.Target {
+	case pb.Compare_VALUE:
+		d = bytes.Compare(kv.Value, c.GetValue())
+	case pb.Compare_CREATE:
+		d = cmp.Compare(kv.CreateRevision, c.GetCreateRevision())
+	case pb.Compare_MOD:
+		d = cmp.Compare(kv.ModRevision, c.GetModRevision())
+	case pb.Compare_VERSION:
+		d = cmp.Compare(kv.Version, c.GetVersion())
+	case pb.Compare_LEASE:
+		d = cmp.Compare(kv.Lease, c.GetLease())
+	}
+	switch c.Result {
+	case pb.Compare_NOT_EQUAL:
+		return d != 0
+	case pb.Compare_GREATER:
+		return d > 0
+	case pb.Compare_LESS:
+		return d < 0
+	}
+	return d == 0
+}
+
+// execution carries out one transaction.
+type execution struct {
+	*Server
+	rev   int64 // of its writes
+	wrote bool
+}
+
+func (x *execution) run(req *pb.TxnRequest, way *branch) *pb.TxnResponse {
+	resp := &pb.TxnResponse{Succeeded: way.ok}
+	nested := way.nested
+	for _, op := range taken(req, way.ok) {
+		out := &pb.ResponseOp{}
+		switch r := op.Request.(type) {
+		case *pb.RequestOp_RequestRange:
+			out.Response = &pb.ResponseOp_ResponseRange{ResponseRange: x.read(r.RequestRange)}
+		case *pb.RequestOp_RequestPut:
+			out.Response = &pb.ResponseOp_ResponsePut{ResponsePut: x.put(r.RequestPut)}
+		case *pb.RequestOp_RequestDeleteRange:
+			out.Response = &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: x.remove(r.RequestDeleteRange)}
+		case *pb.RequestOp_RequestTxn:
+			out.Response = &pb.ResponseOp_ResponseTxn{ResponseTxn: x.run(r.RequestTxn, nested[0])}
+			nested = nested[1:]
+		}
+		resp.Responses = append(resp.Responses, out)
+	}
+	return resp
+}
+
+// read answers in key order: sorting and revision filters are not the fake's business.
+func (x *execution) read(req *pb.RangeRequest) *pb.RangeResponse {
+	keys := x.span(req.Key, req.RangeEnd)
+	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: x.rev}, Count: int64(len(keys))}
+	if !x.wrote {
+		resp.Header.Revision--
+	}
+	if req.CountOnly {
+		return resp
+	}
+	if req.Limit > 0 && int64(len(keys)) > req.Limit {
+		keys, resp.More = keys[:req.Limit], true
+	}
+	for _, key := range keys {
+		kv := view(x.kvs[key])
+		if req.KeysOnly {
+			kv.Value = nil
+		}
+		resp.Kvs = append(resp.Kvs, kv)
+	}
+	return resp
+}
+
+// view copies a pair for a response. Stored pairs, and their bytes, never change.
+func view(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
+	return &mvccpb.KeyValue{
+		Key: bytes.Clone(kv.Key), Value: bytes.Clone(kv.Value), Version: kv.Version, Lease: kv.Lease,
+		CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision,
+	}
+}
+
+func (x *execution) put(req *pb.PutRequest) *pb.PutResponse {
+	x.wrote = true
+	key, prev := string(req.Key), x.kvs[string(req.Key)]
+	kv := &mvccpb.KeyValue{
+		Key: []byte(key), Value: bytes.Clone(req.Value), ModRevision: x.rev, CreateRevision: x.rev, Version: 1,
+	}
+	if prev != nil {
+		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
+	} else {
+		i, _ := slices.BinarySearch(x.keys, key)
+		x.keys = slices.Insert(x.keys, i, key)
+	}
+	if req.IgnoreValue {
+		kv.Value = prev.Value
+	}
+	x.kvs[key] = kv
+	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: x.rev}}
+	if req.PrevKv && prev != nil {
+		resp.PrevKv = view(prev)
+	}
+	return resp
+}
+
+func (x *execution) remove(req *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
+	keys := slices.Clone(x.span(req.Key, req.RangeEnd))
+	resp := &pb.DeleteRangeResponse{Header: &pb.ResponseHeader{Revision: x.rev}, Deleted: int64(len(keys))}
+	for _, key := range keys {
+		x.wrote = true
+		if req.PrevKv {
+			resp.PrevKvs = append(resp.PrevKvs, view(x.kvs[key]))
+		}
+		delete(x.kvs, key)
+		i, _ := slices.BinarySearch(x.keys, key)
+		x.keys = slices.Delete(x.keys, i, i+1)
+	}
+	return resp
+}

@@ -1,0 +1,254 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// past is what was learned of one member's past.
+type past struct {
+	Member
+	h  *History
+	id int
+
+	origin atomic.Int64 // native revision that completed the member's creation; 0: not known yet
+	index  atomic.Pointer[index]
+	turn   chan struct{} // full while somebody extends the index
+}
+
+// bounds returns lo(r) and hi(r), and makes the index cover r if the log does not.
+func (p *past) bounds(ctx context.Context, r int64) (lo, hi int64, err error) {
+	r = max(r, firstClock)
+	if err := p.h.check(r); err != nil {
+		return 0, 0, err
+	}
+	if r >= p.h.cfg.Log.Began() {
+		return p.live(r)
+	}
+	x, err := p.cover(ctx, r)
+	if err != nil {
+		return 0, 0, err
+	}
+	lo, err = p.loOf(ctx, x, r)
+	return lo, max(lo, x.hi(r)), err
+}
+
+// lo returns lo(r) without extending the index.
+func (p *past) lo(ctx context.Context, r int64) (lo int64, err error) {
+	r = max(r, firstClock)
+	if err := p.h.check(r); err != nil {
+		return 0, err
+	}
+	if r >= p.h.cfg.Log.Began() {
+		lo, _, err = p.live(r)
+		return lo, err
+	}
+	x, err := p.known(r)
+	if err != nil {
+		return 0, err
+	}
+	if x.base <= r {
+		return p.loOf(ctx, x, r)
+	}
+	lo, _, err = p.find(ctx, x, r)
+	return lo, err
+}
+
+// hi returns hi(r) or a later revision, for any r not below one that bounds was asked for.
+func (p *past) hi(r int64) (int64, error) {
+	if r < p.h.cfg.Log.Began() {
+		return p.index.Load().hi(r), nil
+	}
+	_, hi, err := p.live(r)
+	return hi, err
+}
+
+// live returns the bounds that the log knows, for r from its start on.
+func (p *past) live(r int64) (lo, hi int64, err error) {
+	lo, hi, ok := p.h.cfg.Log.Lo(p.id, r)
+	if !ok {
+		return 0, 0, p.h.overtaken(r)
+	}
+	return lo, hi, nil
+}
+
+// loOf returns lo(r) by an index that covers r.
+func (p *past) loOf(ctx context.Context, x *index, r int64) (int64, error) {
+	from, to, grew := x.lo(r)
+	if grew {
+		return p.bisect(ctx, from, to, r)
+	}
+	// What came after the index is above the log's start.
+	lo, _, err := p.live(p.h.cfg.Log.Began())
+	return max(lo, x.upTo), err
+}
+
+// known returns the index, or an empty one that covers nothing and begins where no stamp can follow that is below
+// the log's start.
+func (p *past) known(r int64) (*index, error) {
+	if x := p.index.Load(); x != nil {
+		return x, nil
+	}
+	_, hi, ok := p.h.cfg.Log.Lo(p.id, p.h.cfg.Log.Began())
+	if !ok {
+		return nil, p.h.overtaken(r)
+	}
+	return &index{after: hi, upTo: hi, base: none}, nil
+}
+
+// cover returns an index that covers r, for r below the log's start. One caller extends it at a time, the others
+// wait for it.
+func (p *past) cover(ctx context.Context, r int64) (*index, error) {
+	for {
+		if x := p.index.Load(); x != nil && x.base <= r {
+			return x, nil
+		}
+		select {
+		case p.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		err := p.extend(ctx, r)
+		<-p.turn
+		if err != nil && !isCompacted(err) {
+			return nil, err
+		}
+	}
+}
+
+// extend makes the index cover r. It fails with a *MemberCompactedError if the member was compacted meanwhile.
+func (p *past) extend(ctx context.Context, r int64) error {
+	later, err := p.known(r)
+	if err != nil || later.base <= r {
+		return err
+	}
+	after, clock, err := p.find(ctx, later, r)
+	if err != nil {
+		return err
+	}
+	x := &index{after: after, upTo: later.after, base: clock}
+	if err := p.readStamps(ctx, x); err != nil {
+		return err
+	}
+	x.seal(later)
+	for len(x.entries) > p.h.indexBound {
+		x.thin()
+	}
+	p.index.Store(x)
+	return nil
+}
+
+// readStamps fills x.
+func (p *past) readStamps(ctx context.Context, x *index) error {
+	if x.after >= x.upTo {
+		return nil
+	}
+	parser := mergedlog.NewParser(p.id, p.h.cfg.SlotOf)
+	return p.Watch(ctx, x.after+1, false, func(r mergedlog.MemberRevision) (bool, error) {
+		rev := r.Rev
+		evs, highest, err := parser.Parse(&r)
+		if err != nil {
+			return false, err
+		}
+		x.add(rev, highest, evs)
+		if len(x.entries) > p.h.indexBound {
+			x.thin()
+		}
+		return rev < x.upTo, nil
+	})
+}
+
+// find returns lo(r) and the clock there, for an r below what the index later covers.
+func (p *past) find(ctx context.Context, later *index, r int64) (lo, clock int64, err error) {
+	origin, err := p.begin(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if lo, err = p.bisect(ctx, origin, later.after, r); err != nil {
+		return 0, 0, err
+	}
+	clock, err = p.clock(ctx, lo)
+	if isCompacted(err) || err == nil && clock > r {
+		err = p.h.overtaken(r)
+	}
+	return lo, clock, err
+}
+
+// bisect returns the last revision in [from, to] at which no stamp above r had come; from, if there is none. It is
+// overtaken if that is compacted.
+func (p *past) bisect(ctx context.Context, from, to, r int64) (int64, error) {
+	gone := false
+	for from < to {
+		mid := to - (to-from)/2
+		clock, err := p.clock(ctx, mid)
+		switch {
+		case isCompacted(err):
+			from, gone = mid, true
+		case err != nil:
+			return 0, err
+		case clock <= r:
+			from, gone = mid, false
+		default:
+			to = mid - 1
+		}
+	}
+	if gone {
+		return 0, p.h.overtaken(r)
+	}
+	return from, nil
+}
+
+// rebase says whether a reader of what comes after stamp r can go on at the native revision rev, where the member
+// turned out to be compacted: it can if everything before is at or below r, else it is overtaken. ok is false if
+// the member was compacted again.
+func (p *past) rebase(ctx context.Context, rev, r int64) (ok bool, err error) {
+	clock, err := p.clock(ctx, rev)
+	switch {
+	case isCompacted(err):
+		return false, nil
+	case err != nil:
+		return false, err
+	case clock > r:
+		return false, p.h.overtaken(r)
+	}
+	return true, nil
+}
+
+// firstClock is where the clock of a new cluster stands; no stamp is at or below it.
+const firstClock = 1
+
+// clock reads the highest stamp that had come to the member by a native revision.
+func (p *past) clock(ctx context.Context, rev int64) (int64, error) {
+	kv, err := p.Get(ctx, record.KeyClock, rev)
+	if err != nil {
+		return 0, err
+	}
+	if kv == nil {
+		return 0, fmt.Errorf("metaetcd: member %d has no clock at its revision %d", p.id, rev)
+	}
+	_, stamp, err := record.ParsePair(kv.Value)
+	return stamp, err
+}
+
+// begin returns the native revision behind which every write is metaetcd's.
+func (p *past) begin(ctx context.Context) (int64, error) {
+	if rev := p.origin.Load(); rev != 0 {
+		return rev, nil
+	}
+	kv, err := p.Get(ctx, record.KeyTopology, 0)
+	if err != nil {
+		return 0, err
+	}
+	if kv == nil {
+		return 0, fmt.Errorf("metaetcd: member %d has no topology record", p.id)
+	}
+	p.origin.Store(kv.CreateRevision)
+	return kv.CreateRevision, nil
+}
+
+func isCompacted(err error) bool { return errors.As(err, new(*MemberCompactedError)) }

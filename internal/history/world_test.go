@@ -1,0 +1,430 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+const keysPerMember = 4 // two keys to a slot
+
+// world is a cluster that obeys the protocol, in one epoch: members with native histories and a clock. Its methods
+// without a lock are for the one goroutine that makes it.
+type world struct {
+	t       *rapid.T
+	members []*member
+	clock   int64
+	flying  []int64 // stamps
+	landed  []landing
+
+	mu        sync.Mutex
+	compacted int64 // what the user asked for
+	known     int64 // what the process under test knows of it
+	plan      []compaction
+	tick      int // calls and revisions served so far
+}
+
+// compaction is to happen at a tick.
+type compaction struct {
+	tick   int
+	rev    int64
+	silent bool // the process does not learn of it
+	forget bool // its log does
+}
+
+type landing struct {
+	stamp  int64
+	member int
+	key    string
+	text   string
+	value  string // kvString; empty for a delete
+}
+
+type member struct {
+	w         *world
+	id        int
+	origin    int64
+	fence     int64
+	compacted int64 // native; guarded by the world's mu
+	onCompact func(rev int64)
+
+	slots  map[int]int64
+	keys   map[string]*mvccpb.KeyValue
+	revs   [][]*mvccpb.Event   // by native revision; there is nothing at 0 and 1
+	clocks []int64             // by native revision
+	states []map[string]string // by native revision: user's view
+}
+
+func newWorld(t *rapid.T, members int) *world {
+	w := &world{t: t, clock: 1}
+	for i := range members {
+		m := &member{
+			w: w, id: i, slots: map[int]int64{}, keys: map[string]*mvccpb.KeyValue{},
+			revs: make([][]*mvccpb.Event, 2), clocks: make([]int64, 2), states: make([]map[string]string, 2),
+		}
+		m.create(w.draw(2) == 0)
+		w.members = append(w.members, m)
+	}
+	return w
+}
+
+// create initialises the member, after somebody else had used it or not.
+func (m *member) create(used bool) {
+	next := func(evs ...*mvccpb.Event) {
+		for _, ev := range evs {
+			ev.Kv.ModRevision = int64(len(m.revs))
+		}
+		m.revs, m.clocks, m.states = append(m.revs, evs), append(m.clocks, 1), append(m.states, nil)
+	}
+	if used {
+		next(&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("foreign"), Value: []byte("x")}})
+		next(&mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("foreign")}})
+	}
+	rec := func(key string, value []byte) *mvccpb.Event {
+		return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: value}}
+	}
+	next(rec(record.KeyFence, record.Pair(0, 0)), rec(record.KeyClock, record.Pair(0, 1)), rec(string(record.SlotKey(0)), record.Number(0)))
+	next(rec(record.KeyTopology, nil))
+	m.origin = m.rev()
+}
+
+func (m *member) rev() int64 { return int64(len(m.revs)) - 1 }
+
+func (m *member) state() mergedlog.MemberState {
+	return mergedlog.MemberState{Rev: m.rev(), Fence: m.fence, Clock: m.clocks[m.rev()]}
+}
+
+func (w *world) draw(n int) int { return rapid.IntRange(0, n-1).Draw(w.t, "n") }
+
+func testSlot(key []byte) int {
+	var i, member int
+	if _, err := fmt.Sscanf(string(key), "k%d/%d", &i, &member); err != nil {
+		panic(err)
+	}
+	return member*100 + i/2
+}
+
+func keyName(member, i int) string { return fmt.Sprintf("k%d/%d", i, member) }
+
+// step does one random thing.
+func (w *world) step() {
+	m := w.members[w.draw(len(w.members))]
+	switch x := w.draw(20); {
+	case x < 7:
+		for range 1 + w.draw(4) {
+			w.clock++
+			w.flying = append(w.flying, w.clock)
+		}
+	case x < 15:
+		t := m.begin()
+		for slot := range keysPerMember / 2 {
+			if stamp, ok := w.pick(); ok {
+				t.operation(stamp, slot)
+			}
+		}
+		t.commit()
+	case x < 16:
+		if stamp, ok := w.pick(); ok {
+			t := m.begin()
+			t.exclusive(stamp)
+			t.commit()
+		}
+	case x < 18:
+		if stamp, ok := w.pick(); ok {
+			t := m.begin()
+			t.mark(stamp, record.Surrendered)
+			t.commit()
+		}
+	case x < 19:
+		w.pick() // dies
+	default:
+		m.raise(1 + int64(w.draw(int(w.clock))))
+	}
+}
+
+// pick takes a stamp out of flight, the older ones more often.
+func (w *world) pick() (int64, bool) {
+	if len(w.flying) == 0 {
+		return 0, false
+	}
+	i := min(w.draw(len(w.flying)), w.draw(len(w.flying)))
+	stamp := w.flying[i]
+	w.flying = slices.Delete(w.flying, i, i+1)
+	return stamp, true
+}
+
+// raise lifts the fence and returns the revision at which it holds.
+func (m *member) raise(fence int64) int64 {
+	if m.fence < fence {
+		t := m.begin()
+		t.raise(fence)
+		t.commit()
+	}
+	return m.rev()
+}
+
+// change is one member revision in the making.
+type change struct {
+	*member
+	rev     int64
+	evs     []*mvccpb.Event
+	clock   int64
+	marks   int
+	landed  []landing
+	fenceAt int64
+}
+
+func (m *member) begin() *change {
+	return &change{member: m, rev: m.rev() + 1, clock: m.clocks[m.rev()], fenceAt: m.fence}
+}
+
+func (c *change) record(key string, value []byte) {
+	c.evs = append(c.evs, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: value, ModRevision: c.rev, CreateRevision: 1, Version: 2}})
+}
+
+func (c *change) raise(fence int64) {
+	c.fenceAt = fence
+	c.record(record.KeyFence, record.Pair(0, fence))
+}
+
+func (c *change) mark(stamp int64, why record.Reason) {
+	c.clock = max(c.clock, stamp)
+	c.record(string(record.MarkKey(c.marks)), record.MarkValue(stamp, why))
+	c.marks++
+}
+
+func (c *change) slot(slot int, stamp int64) {
+	c.clock = max(c.clock, stamp)
+	c.slots[slot] = stamp
+	c.record(string(record.SlotKey(slot)), record.Number(stamp))
+}
+
+// operation lands one operation on the two keys of a slot.
+func (c *change) operation(stamp int64, slot int) {
+	a, b := keyName(c.id, 2*slot), keyName(c.id, 2*slot+1)
+	name := testSlot([]byte(a))
+	switch {
+	case c.fence >= stamp:
+		c.mark(stamp, record.Fenced)
+		return
+	case c.slots[name] >= stamp, stampOf(c.keys[a]) >= stamp, stampOf(c.keys[b]) >= stamp:
+		c.mark(stamp, record.SlotAhead)
+		return
+	}
+	switch c.w.draw(6) {
+	case 0, 1, 2:
+		c.put(a, stamp)
+	case 3:
+		c.put(a, stamp)
+		c.put(b, stamp)
+	case 4:
+		c.put(b, stamp)
+		c.del(a, stamp)
+		c.slot(name, stamp)
+	case 5:
+		c.del(a, stamp)
+		c.del(b, stamp)
+		c.slot(name, stamp)
+	}
+}
+
+// exclusive lands a transaction that has the member for itself.
+func (c *change) exclusive(stamp int64) {
+	if c.fence >= stamp || c.clock >= stamp {
+		c.mark(stamp, record.SlotAhead)
+		return
+	}
+	for i := range keysPerMember {
+		switch c.w.draw(3) {
+		case 0:
+			c.put(keyName(c.id, i), stamp)
+		case 1:
+			c.del(keyName(c.id, i), stamp)
+		}
+	}
+	c.mark(stamp, record.Exclusive)
+	c.raise(stamp)
+}
+
+func stampOf(kv *mvccpb.KeyValue) int64 {
+	if kv == nil {
+		return 0
+	}
+	return userView(kv).ModRevision
+}
+
+func userView(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
+	kv = proto.Clone(kv).(*mvccpb.KeyValue)
+	if err := record.ToUser(kv); err != nil {
+		panic(err)
+	}
+	return kv
+}
+
+func kvString(kv *mvccpb.KeyValue) string {
+	if kv == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s=%q create=%d mod=%d version=%d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version)
+}
+
+func eventText(del bool, kv, prev *mvccpb.KeyValue) string {
+	return fmt.Sprintf("del=%v %s prev %s", del, kvString(kv), kvString(prev))
+}
+
+func (c *change) put(key string, stamp int64) {
+	c.clock = max(c.clock, stamp)
+	prev := c.keys[key]
+	h := record.Header{Stamp: stamp, Create: stamp}
+	kv := &mvccpb.KeyValue{Key: []byte(key), CreateRevision: c.rev, ModRevision: c.rev, Version: 1}
+	var before *mvccpb.KeyValue
+	if prev != nil {
+		before = userView(prev)
+		h.Create, kv.CreateRevision, kv.Version = before.CreateRevision, prev.CreateRevision, prev.Version+1
+	}
+	kv.Value = h.Value(fmt.Appendf(nil, "v%d", stamp))
+	c.keys[key] = kv
+	c.evs = append(c.evs, &mvccpb.Event{Kv: kv, PrevKv: prev})
+	after := userView(kv)
+	c.landed = append(c.landed, landing{stamp, c.id, key, eventText(false, after, before), kvString(after)})
+}
+
+func (c *change) del(key string, stamp int64) {
+	prev := c.keys[key]
+	if prev == nil {
+		return
+	}
+	c.clock = max(c.clock, stamp)
+	delete(c.keys, key)
+	c.evs = append(c.evs, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: c.rev}, PrevKv: prev})
+	text := eventText(true, &mvccpb.KeyValue{Key: []byte(key), ModRevision: stamp}, userView(prev))
+	c.landed = append(c.landed, landing{stamp, c.id, key, text, ""})
+}
+
+// commit makes the revision the member's next one.
+func (c *change) commit() {
+	if len(c.evs) == 0 {
+		return
+	}
+	if c.clock > c.clocks[c.rev-1] {
+		c.record(record.KeyClock, record.Pair(0, c.clock))
+	}
+	state := map[string]string{}
+	for key, kv := range c.keys {
+		state[key] = kvString(userView(kv))
+	}
+	m := c.member
+	m.fence = c.fenceAt
+	m.revs, m.clocks, m.states = append(m.revs, c.evs), append(m.clocks, c.clock), append(m.states, state)
+	m.w.landed = append(m.w.landed, c.landed...)
+}
+
+// deliverable is a copy of the member's revision for its reader to own.
+func (m *member) deliverable(rev int64, prev bool) mergedlog.MemberRevision {
+	r := mergedlog.MemberRevision{Rev: rev}
+	for _, ev := range m.revs[rev] {
+		ev = proto.Clone(ev).(*mvccpb.Event)
+		if !prev {
+			ev.PrevKv = nil
+		}
+		r.Events = append(r.Events, ev)
+	}
+	return r
+}
+
+// serve is the beginning of every call and revision: compactions happen then. It returns where the member is
+// compacted.
+func (m *member) serve() int64 {
+	w := m.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tick++
+	for len(w.plan) > 0 && w.plan[0].tick <= w.tick {
+		w.compact(w.plan[0])
+		w.plan = w.plan[1:]
+	}
+	return m.compacted
+}
+
+func (w *world) compact(c compaction) {
+	if c.rev <= w.compacted {
+		return
+	}
+	w.compacted = c.rev
+	if !c.silent {
+		w.known = c.rev
+	}
+	for _, m := range w.members {
+		m.compacted = max(m.compacted, m.lo(c.rev-1))
+		if m.onCompact != nil && c.forget {
+			m.onCompact(c.rev)
+		}
+	}
+}
+
+// lo is the definition.
+func (m *member) lo(r int64) int64 {
+	lo := m.rev()
+	for lo > m.origin && m.clocks[lo] > r {
+		lo--
+	}
+	return lo
+}
+
+func (w *world) Compacted() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.known
+}
+
+var errPastTheEnd = errors.New("watched for a revision that does not exist")
+
+// Watch implements Member. Compaction in the middle ends it, sometimes only after some revisions that were read
+// before.
+func (m *member) Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (bool, error)) error {
+	if c := m.serve(); from < c {
+		return &MemberCompactedError{Rev: c}
+	}
+	for rev := from; rev <= m.rev(); rev++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if rev < 2 {
+			continue
+		}
+		c := m.serve()
+		if rev < c && rev%3 == 0 {
+			return &MemberCompactedError{Rev: c}
+		}
+		if more, err := fn(m.deliverable(rev, prevKV && rev > c)); !more || err != nil {
+			return err
+		}
+	}
+	return errPastTheEnd
+}
+
+// Get implements Member.
+func (m *member) Get(ctx context.Context, key string, rev int64) (*mvccpb.KeyValue, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if c := m.serve(); rev != 0 && rev < c {
+		return nil, &MemberCompactedError{}
+	}
+	switch key {
+	case record.KeyTopology:
+		return &mvccpb.KeyValue{CreateRevision: m.origin}, nil
+	case record.KeyClock:
+		return &mvccpb.KeyValue{Value: record.Pair(0, m.clocks[rev])}, nil
+	}
+	return nil, fmt.Errorf("unexpected key %q", key)
+}

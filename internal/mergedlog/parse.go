@@ -1,0 +1,198 @@
+package mergedlog
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// mark is what one stamp left in a member revision.
+type mark struct {
+	stamp  int64
+	reason record.Reason // 0: an effect, that is the header of a value or the clock of a slot
+}
+
+// landed says that the stamp's write took effect, if only by finding nothing to change.
+func (m mark) landed() bool {
+	return m.reason == 0 || m.reason == record.NoOp || m.reason == record.Exclusive
+}
+
+// slotClock is a slot's clock as a member revision set it.
+type slotClock struct {
+	slot  int
+	stamp int64
+}
+
+// parser turns one native member revision at a time into marks and events. Everything but the events is
+// overwritten by the next parse.
+type parser struct {
+	member   int
+	slotOf   func(key []byte) int
+	onRecord func(member int, rev int64, kv *mvccpb.KeyValue)
+	bare     bool // previous values may be missing
+
+	rev     int64
+	empty   bool
+	highest int64   // stamp, of all marks and the clock record
+	marks   []mark  // ascending, each stamp once
+	evs     []Event // ascending stamps, each of which is in marks; in the member's order within a stamp
+
+	fenced       bool // the revision set the fence record
+	epoch, fence int64
+
+	slots     []slotClock
+	records   int   // mark records in the revision
+	exclusive int64 // stamp of a mark record with reason Exclusive
+}
+
+// parse reads one revision. Reserved records come first: the clock of a slot says which stamp a delete has.
+func (p *parser) parse(r *MemberRevision) error {
+	*p = parser{
+		member: p.member, slotOf: p.slotOf, onRecord: p.onRecord, bare: p.bare,
+		rev: r.Rev, empty: len(r.Events) == 0, marks: p.marks[:0], slots: p.slots[:0],
+	}
+	users := 0
+	for _, ev := range r.Events {
+		kind := record.KindOf(ev.Kv.Key)
+		if kind == record.User {
+			users++
+			continue
+		}
+		if err := p.parseRecord(kind, ev); err != nil {
+			return p.foreign(ev, err)
+		}
+	}
+	if users > 0 {
+		p.evs = make([]Event, 0, users)
+		for _, ev := range r.Events {
+			if record.KindOf(ev.Kv.Key) != record.User {
+				continue
+			}
+			if err := p.parseEvent(ev); err != nil {
+				return err
+			}
+		}
+	}
+	p.sort()
+	return nil
+}
+
+func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
+	switch kind {
+	case record.Slot:
+		var stamp int64
+		// A locked slot's clock is infinite and no stamp.
+		if stamp, err = record.ParseNumber(ev.Kv.Value); err == nil && stamp < math.MaxInt64 {
+			p.slots = append(p.slots, slotClock{record.SlotOf(ev.Kv.Key), stamp})
+			err = p.mark(stamp, 0)
+		}
+	case record.Mark:
+		var m mark
+		if m.stamp, m.reason, err = record.ParseMark(ev.Kv.Value); err == nil {
+			p.records++
+			if m.reason == record.Exclusive {
+				p.exclusive = m.stamp
+			}
+			err = p.mark(m.stamp, m.reason)
+		}
+	case record.Clock:
+		var stamp int64
+		_, stamp, err = record.ParsePair(ev.Kv.Value)
+		p.highest = max(p.highest, stamp)
+	case record.Fence:
+		p.fenced = true
+		p.epoch, p.fence, err = record.ParsePair(ev.Kv.Value)
+	case record.Compacted, record.Lock:
+		if p.onRecord != nil && ev.Type == mvccpb.Event_PUT {
+			p.onRecord(p.member, p.rev, ev.Kv)
+		}
+	}
+	return err
+}
+
+// mark notes that the stamp reached the member.
+func (p *parser) mark(stamp int64, reason record.Reason) error {
+	if stamp <= 0 || stamp == math.MaxInt64 || reason > record.Exclusive {
+		return fmt.Errorf("%w: mark of stamp %d, reason %d", record.ErrMalformed, stamp, reason)
+	}
+	p.marks = append(p.marks, mark{stamp, reason})
+	p.highest = max(p.highest, stamp)
+	return nil
+}
+
+// parseEvent turns the change of a user key into an event, rewriting it in place.
+func (p *parser) parseEvent(ev *mvccpb.Event) error {
+	e := Event{Type: ev.Type, Kv: ev.Kv, PrevKv: ev.PrevKv, Member: p.member, MemberRev: p.rev}
+	if ev.Type == mvccpb.Event_DELETE {
+		e.Rev = p.deleteStamp(ev.Kv.Key)
+		if e.Rev == 0 {
+			return p.foreign(ev, fmt.Errorf("%w: delete without a stamp", record.ErrMalformed))
+		}
+		e.Kv.ModRevision = e.Rev
+	} else {
+		e.NativeCreate = ev.Kv.CreateRevision
+		created := ev.Kv.CreateRevision == ev.Kv.ModRevision
+		if err := record.ToUser(ev.Kv); err != nil {
+			return p.foreign(ev, err)
+		}
+		e.Rev = ev.Kv.ModRevision
+		if err := p.mark(e.Rev, 0); err != nil {
+			return p.foreign(ev, err)
+		}
+		if created {
+			e.PrevKv = nil
+			p.evs = append(p.evs, e)
+			return nil
+		}
+	}
+	if ev.PrevKv == nil && p.bare {
+		p.evs = append(p.evs, e)
+		return nil
+	}
+	if ev.PrevKv == nil {
+		return fmt.Errorf("%w: previous value of key %q at revision %d is gone", ErrOverrun, ev.Kv.Key, p.rev)
+	}
+	if err := record.ToUser(ev.PrevKv); err != nil {
+		return p.foreign(ev, err)
+	}
+	p.evs = append(p.evs, e)
+	return nil
+}
+
+// deleteStamp finds the stamp of a delete: the clock of the key's slot, or that of the exclusive transaction
+// that has the member revision for itself. 0: none.
+func (p *parser) deleteStamp(key []byte) int64 {
+	if len(p.slots) > 0 {
+		slot := p.slotOf(key)
+		for _, s := range p.slots {
+			if s.slot == slot {
+				return s.stamp
+			}
+		}
+	}
+	if p.records == 1 {
+		return p.exclusive
+	}
+	return 0
+}
+
+// sort brings marks and events into the order of stamps. A transaction shows its stamp once for every effect;
+// of these and a mark record the record stays, as it says more.
+func (p *parser) sort() {
+	slices.SortFunc(p.marks, func(a, b mark) int {
+		return cmp.Or(cmp.Compare(a.stamp, b.stamp), cmp.Compare(b.reason, a.reason))
+	})
+	p.marks = slices.CompactFunc(p.marks, func(a, b mark) bool { return a.stamp == b.stamp })
+	if byStamp := func(a, b Event) int { return cmp.Compare(a.Rev, b.Rev) }; !slices.IsSortedFunc(p.evs, byStamp) {
+		slices.SortStableFunc(p.evs, byStamp)
+	}
+}
+
+func (p *parser) foreign(ev *mvccpb.Event, err error) error {
+	return fmt.Errorf("%w: key %q at revision %d: %w", ErrForeignWrite, ev.Kv.Key, p.rev, err)
+}

@@ -1,0 +1,124 @@
+package mergedlog
+
+import (
+	"bytes"
+	"sort"
+)
+
+// tail holds the events of one member in the member's order, for the tails of snapshots: those that memory holds,
+// those above W, and a few between.
+type tail struct {
+	events queue[tailEvent]
+	gone   int64 // highest member revision with an event that was dropped; 0: none
+}
+
+type tailEvent struct {
+	rev, stamp int64
+	ev         *Event
+}
+
+func (t *tail) add(evs []Event) {
+	for i := range evs {
+		t.events.push(tailEvent{evs[i].MemberRev, evs[i].Rev, &evs[i]})
+	}
+}
+
+// trim drops events from the front as long as old says so.
+func (t *tail) trim(old func(tailEvent) bool) {
+	for t.events.len() > 0 && old(t.events.all()[0]) {
+		t.gone = t.events.pop().rev
+	}
+}
+
+// between returns the events in (lo, hi] with stamps <= r and keys in the range.
+func (t *tail) between(lo, hi, r int64, keys keyRange) (evs []*Event) {
+	all := t.events.all()
+	for i := sort.Search(len(all), func(i int) bool { return all[i].rev > lo }); i < len(all) && all[i].rev <= hi; i++ {
+		if all[i].stamp <= r && keys.has(all[i].ev.Kv.Key) {
+			evs = append(evs, all[i].ev)
+		}
+	}
+	return evs
+}
+
+// keyRange is a range in etcd's convention: without an end it is one key, with the end {0} it has none.
+type keyRange struct{ key, end []byte }
+
+func (k keyRange) has(key []byte) bool {
+	switch {
+	case len(k.end) == 0:
+		return bytes.Equal(key, k.key)
+	case len(k.end) == 1 && k.end[0] == 0:
+		return bytes.Compare(key, k.key) >= 0
+	}
+	return bytes.Compare(key, k.key) >= 0 && bytes.Compare(key, k.end) < 0
+}
+
+// MemberSnapshot is one member's part of a snapshot at some revision R: the member's state at its own revision Lo,
+// overlaid by Tail.
+type MemberSnapshot struct {
+	Lo   int64
+	Tail []*Event // stamps <= R, after Lo; by member revision, then by stamp
+}
+
+// Snapshot returns base and tail at revision r for each of the members, in their order, the tails restricted to a
+// range of keys in etcd's convention. r has to be closed (else ErrNotClosed) and within what the log
+// remembers (else ErrEvicted).
+func (l *Log) Snapshot(r int64, members []int, key, end []byte) ([]MemberSnapshot, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if r > l.closed.Load() {
+		return nil, ErrNotClosed
+	}
+	snaps := make([]MemberSnapshot, len(members))
+	for i, id := range members {
+		m := l.members[id]
+		lo, hi, ok := l.boundsLocked(m, r)
+		if !ok || lo < m.tail.gone && lo < hi {
+			return nil, ErrEvicted
+		}
+		snaps[i] = MemberSnapshot{Lo: lo, Tail: m.tail.between(lo, hi, r, keyRange{key, end})}
+	}
+	return snaps, nil
+}
+
+// Lo bounds the events that make the member's state at revision r out of its state at lo: they have stamps <= r
+// and member revisions in (lo, hi]. It needs no events in memory. ok is false if r is not closed, below Start, or
+// so far below a compaction that it was forgotten.
+func (l *Log) Lo(member int, r int64) (lo, hi int64, ok bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.boundsLocked(l.members[member], r)
+}
+
+func (l *Log) boundsLocked(m *member, r int64) (lo, hi int64, ok bool) {
+	if !l.started || r < l.start || r > l.closed.Load() {
+		return 0, 0, false
+	}
+	return m.index.bounds(r, m.Rev)
+}
+
+// SetCompacted says that the user compacted at r: the log forgets what only revisions below r-1 need. r-1 itself
+// is kept, because a watch may begin at r.
+func (l *Log) SetCompacted(r int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r = min(r, l.closed.Load()); r <= l.start {
+		return
+	}
+	l.memory.forget(r)
+	for _, m := range l.members {
+		if lo, _, ok := l.boundsLocked(m, r-1); ok {
+			m.tail.trim(func(e tailEvent) bool { return e.rev <= lo })
+			m.index.forget(r - 1)
+		}
+	}
+}
+
+// trimTailsLocked drops from the tails what memory has evicted. An event that waits behind a younger stamp of its
+// member stays until that one goes.
+func (l *Log) trimTailsLocked() {
+	for _, m := range l.members {
+		m.tail.trim(func(e tailEvent) bool { return e.stamp < l.memory.floor })
+	}
+}

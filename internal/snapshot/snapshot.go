@@ -1,0 +1,126 @@
+// Package snapshot answers a range request at a revision R of the meta cluster from what its members hold.
+//
+// The order on a member is not stamp order, so no native revision of a member shows exactly the stamps up to
+// R. The snapshot of a member is a base and a tail: the base is read natively at lo, the last member revision
+// before any stamp above R; the tail are the events that the member committed after lo with a stamp of at most
+// R, in member order. Laid over the base (a put sets, a delete removes) the tail gives the member's keys at R:
+// the stamps of one key grow in member order, so the tail holds the whole history of a key between lo and R,
+// and every key without an event in the tail is at R what it was at lo. Because no event of the key between lo
+// and the tail's first one is missing, that event's PrevKv says whether the base has the key.
+//
+// Members hold disjoint sets of keys. The merged keyspace is the union of their keys, and a range request on it
+// is answered as etcd 3.7.3's executeRange answers it on one store.
+//
+// # Limits
+//
+// A limited request reads limited bases. Let w = limit+1 be the number of keys that decide the answer (the last
+// one decides More), and let the tail of a member remove d keys of its base. Plan asks that member for w+d keys.
+//
+// Merge then lists, of each member, C: the returned base keys that the tail does not remove, and every key that
+// the tail leaves behind, also behind the point where the base was cut. C is part of S, the member's keys at R.
+// What S has beyond C are base keys behind the cut. If there are any, the base returned w+d keys, of which the
+// tail removed at most d: C has at least w keys in front of the cut. So at least w keys of C precede every key of
+// S that C misses, hence w keys of the union of all Cs precede it, and it is not among the first w keys of the
+// merged range. The first w keys of the union of all Cs are the first w keys of the union of all S.
+//
+// The package is pure: it knows no client, no clock and no goroutine.
+package snapshot
+
+import (
+	"math"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+)
+
+// Part is one member's share of a snapshot.
+type Part struct {
+	Kvs   []*mvccpb.KeyValue // the base: what the member answered to Plan's request, in key order and in the user's view
+	Count int64              // the base's number of keys in the range, as the member answered it
+	Tail  []*mergedlog.Event // member order, only keys of the range; never changed
+}
+
+// Plan returns the native request for the base of one member. The range is taken as it is; the caller clips it to
+// user keys and sets Revision and Serializable. Sorting, filters and KeysOnly stay behind, because to the
+// member they mean native revisions and stored values.
+func Plan(req *pb.RangeRequest, tail []*mergedlog.Event) *pb.RangeRequest {
+	native := &pb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: req.CountOnly}
+	if w := window(req); w > 0 && !req.CountOnly {
+		native.Limit = saturatingAdd(w, removed(tail))
+	}
+	return native
+}
+
+// Merge answers req from the parts of all members concerned: Kvs, More and Count as etcd would fill them on the
+// merged keyspace. The header is the caller's. Pairs that etcd leaves in any order, because what they are sorted
+// by is equal, come in key order.
+//
+// Merge takes over the base: the answer may use the slices and pairs of Kvs, reordered and, for KeysOnly,
+// stripped of their values. Pairs that come from a tail are copies that share the bytes of key and value.
+//
+// The error is ErrOverlap, or nil.
+func Merge(req *pb.RangeRequest, parts []Part) (*pb.RangeResponse, error) {
+	if req.CountOnly {
+		return &pb.RangeResponse{Count: count(parts)}, nil
+	}
+	kvs, total, err := collect(parts, window(req))
+	if err != nil {
+		return nil, err
+	}
+	kvs = filter(kvs, req)
+	order(kvs, req)
+	resp := &pb.RangeResponse{Count: total}
+	if req.Limit > 0 && int64(len(kvs)) > req.Limit {
+		clear(kvs[req.Limit:])
+		kvs = kvs[:req.Limit:req.Limit]
+		resp.More = true
+	}
+	if req.KeysOnly {
+		strip(kvs, req)
+	}
+	if len(kvs) > 0 { // an empty list is nil, as it is when decoded from the wire
+		resp.Kvs = kvs
+	}
+	return resp, nil
+}
+
+// Overlay is how a transaction that writes reads its own earlier writes. It returns tail, a member's tail at the
+// revision before the transaction's, followed by those of writes that this member owns and that are in the etcd
+// range of key and end; the result takes the tail's place in Plan and in Part. The writes are events in the user's
+// view, in the order of the operations; PrevKv of a write is nil if and only if the key did not exist before it.
+// The tail's array is never written to.
+//
+// As in etcd, only operations that name no revision see the transaction's own writes.
+func Overlay(tail, writes []*mergedlog.Event, member int, key, end []byte) []*mergedlog.Event {
+	tail = slices.Clip(tail)
+	for _, w := range writes {
+		if w.Member == member && inRange(w.Kv.Key, key, end) {
+			tail = append(tail, w)
+		}
+	}
+	return tail
+}
+
+// window is how many of the first keys of the merged range decide the answer: one more than the limit. 0 means
+// all of them, because later keys may be sorted to the front, earlier ones filtered out, or there is no limit.
+//
+// Without a sort order etcd cuts by key before it sorts by the target, so such a request has a window too.
+func window(req *pb.RangeRequest) int64 {
+	cutByKey := req.SortOrder == pb.RangeRequest_NONE ||
+		req.SortOrder == pb.RangeRequest_ASCEND && req.SortTarget == pb.RangeRequest_KEY
+	if req.Limit <= 0 || !cutByKey || filtered(req) {
+		return 0
+	}
+	return saturatingAdd(req.Limit, 1)
+}
+
+// saturatingAdd adds numbers that are not negative.
+func saturatingAdd(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}

@@ -1,0 +1,120 @@
+package topology
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// chunk is the number of records that one transaction creates. Each is a nested transaction of one operation, and
+// etcd's limit on operations, 128 by default, holds for both levels together.
+const chunk = 100
+
+// initialValue is what creation writes into the records of a kind. The clock of a new meta cluster stands at 1, as a
+// new etcd's revision does.
+func initialValue(kind record.Kind) (value []byte, ok bool) {
+	switch kind {
+	case record.Fence:
+		return record.Pair(0, 0), true
+	case record.Clock:
+		return record.Pair(0, 1), true
+	case record.Lock:
+		return nil, true
+	case record.Compacted, record.Slot:
+		return record.Number(0), true
+	}
+	return nil, false
+}
+
+// create completes the members that have no topology record yet, in the order of names. With again, another process
+// has completed one meanwhile.
+func (o *opening) create(ctx context.Context, v *view) (again bool, err error) {
+	if o.want.ClusterID == 0 {
+		o.want.ClusterID = randomID()
+	}
+	for i, m := range v.members {
+		if m.topo != nil {
+			continue
+		}
+		if again, err = o.createMember(ctx, i); err != nil {
+			return false, fmt.Errorf("metaetcd: member %s: creating its records: %w", o.names[i], err)
+		}
+		if again {
+			return true, nil
+		}
+		o.fresh = true
+	}
+	return false, nil
+}
+
+// createMember writes a member's records, and the topology when all others are there.
+func (o *opening) createMember(ctx context.Context, i int) (again bool, err error) {
+	keys := [][]byte{
+		[]byte(record.KeyFence), []byte(record.KeyLock), []byte(record.KeyClock), []byte(record.KeyCompacted),
+	}
+	for _, slot := range o.ring.SlotsOf(i) {
+		keys = append(keys, record.SlotKey(slot))
+	}
+	for some := range slices.Chunk(keys, chunk) {
+		var ops []*pb.RequestOp
+		for _, key := range some {
+			value, _ := initialValue(record.KindOf(key))
+			ops = append(ops, createOnly(key, value))
+		}
+		if again, err = o.createRecords(ctx, i, ops...); again || err != nil {
+			return again, err
+		}
+	}
+	topo := o.want
+	topo.Member = o.names[i]
+	return o.createRecords(ctx, i, put([]byte(record.KeyTopology), topo.Encode()))
+}
+
+// createRecords runs operations on a member as long as it has no topology record.
+func (o *opening) createRecords(ctx context.Context, i int, ops ...*pb.RequestOp) (again bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
+	defer cancel()
+	resp, err := o.members[i].KV.Txn(ctx, &pb.TxnRequest{
+		Compare: []*pb.Compare{absent([]byte(record.KeyTopology))},
+		Success: ops,
+	})
+	if err != nil {
+		return false, err
+	}
+	return !resp.Succeeded, nil
+}
+
+func createOnly(key, value []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{
+		Compare: []*pb.Compare{absent(key)},
+		Success: []*pb.RequestOp{put(key, value)},
+	}}}
+}
+
+func put(key, value []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: value}}}
+}
+
+func absent(key []byte) *pb.Compare {
+	return &pb.Compare{
+		Key: key, Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL,
+		TargetUnion: &pb.Compare_CreateRevision{CreateRevision: 0},
+	}
+}
+
+// randomID returns a random id that is not 0.
+func randomID() uint64 {
+	var b [8]byte
+	for {
+		rand.Read(b[:]) // never fails
+		if id := binary.BigEndian.Uint64(b[:]); id != 0 {
+			return id
+		}
+	}
+}

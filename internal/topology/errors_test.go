@@ -1,0 +1,217 @@
+package topology_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/topology"
+)
+
+// Each case spoils a meta cluster of the members a, b and c, or its configuration. Opening it says what is wrong and
+// writes nothing.
+func TestErrors(t *testing.T) {
+	type setup struct {
+		*world
+		t    *testing.T
+		ms   []topology.Member // as configured: a, b, c
+		spec topology.Spec
+		info topology.Info // of the meta cluster
+	}
+	other := func(s *setup) *world { // another meta cluster with the same coordinator cluster id
+		w := newWorld("a", "b", "c", "x")
+		_, err := w.open(s.t.Context(), w.members(nil, "a", "b", "c"), s.spec)
+		require.NoError(s.t, err)
+		return w
+	}
+	for name, tc := range map[string]struct {
+		created bool // before the spoiling
+		spoil   func(s *setup)
+		kind    error
+		member  string
+		text    []string
+	}{
+		"no members": {
+			spoil: func(s *setup) { s.ms = nil }, kind: topology.ErrConfig, text: []string{"no members"},
+		},
+		"no name": {
+			spoil: func(s *setup) { s.ms[1].Name = "" }, kind: topology.ErrConfig, text: []string{"without a name"},
+		},
+		"one name for two": {
+			spoil: func(s *setup) { s.ms[1].Name = "a" }, kind: topology.ErrConfig, text: []string{`"a"`},
+		},
+		"too many slots": {
+			spoil: func(s *setup) { s.spec.Slots = ring.MaxSlots + 1 }, kind: topology.ErrConfig, text: []string{"65537 slots"},
+		},
+		"one etcd for two members": {
+			spoil: func(s *setup) { s.ms[1].KV = s.ms[0].KV },
+			kind:  topology.ErrSameCluster, member: "b", text: []string{"as member a", "61", "--initial-cluster-token"},
+		},
+		"the coordinator as a member": {
+			spoil: func(s *setup) { s.ms[2].KV = s.coordinator.Client(nil) },
+			kind:  topology.ErrSameCluster, member: "c", text: []string{"as the coordinator", "c0"},
+		},
+		"a new member that is in use": {
+			spoil: func(s *setup) { put(s.t, s.etcds["b"], "theirs", nil) },
+			kind:  topology.ErrNotEmpty, member: "b", text: []string{`"theirs"`},
+		},
+		"a new member with unknown reserved keys": {
+			spoil: func(s *setup) { put(s.t, s.etcds["b"], "\x00", nil) },
+			kind:  topology.ErrNotEmpty, member: "b", text: []string{`"\x00"`},
+		},
+		"a new member with records that creation does not leave": {
+			spoil: func(s *setup) { put(s.t, s.etcds["b"], record.KeyFence, record.Pair(3, 7)) },
+			kind:  topology.ErrNotEmpty, member: "b", text: []string{`"\x00fence"`},
+		},
+		"a new coordinator that is in use": {
+			spoil: func(s *setup) { put(s.t, s.coordinator, "theirs", nil) },
+			kind:  topology.ErrNotEmpty, text: []string{"the coordinator", `"theirs"`},
+		},
+		"a coordinator that is in use": {
+			created: true,
+			spoil:   func(s *setup) { put(s.t, s.coordinator, "\xff", nil) },
+			kind:    topology.ErrNotEmpty, text: []string{"the coordinator", `"\xff"`},
+		},
+		"new members with the coordinator of others": {
+			created: true,
+			spoil: func(s *setup) {
+				for _, e := range s.etcds {
+					e.Wipe()
+				}
+			},
+			kind: topology.ErrForeignCoordinator, text: []string{"want none"},
+		},
+		"members with the coordinator of others": {
+			created: true,
+			spoil: func(s *setup) {
+				w := other(s)
+				info, err := w.open(s.t.Context(), w.members(nil, "a", "b", "c"), s.spec)
+				require.NoError(s.t, err)
+				w.startClock(s.t, info, w.members(nil, "a", "b", "c"))
+				s.coordinator = w.coordinator
+			},
+			kind: topology.ErrForeignCoordinator,
+		},
+		"another etcd as the coordinator": {
+			created: true,
+			spoil:   func(s *setup) { s.coordinator = etcdfake.New(0xbad) },
+			kind:    topology.ErrWrongCoordinator, member: "a", text: []string{"want c0", "got bad"},
+		},
+		"a member is missing": {
+			created: true,
+			spoil:   func(s *setup) { s.ms = s.ms[:2] },
+			kind:    topology.ErrMissingMember, member: "c", text: []string{"want [a b c]", "got [a b]"},
+		},
+		"a new member too many": {
+			created: true,
+			spoil: func(s *setup) {
+				s.ms = append(s.ms, topology.Member{Name: "d", KV: etcdfake.New(4).Client(nil)})
+			},
+			kind: topology.ErrUnknownMember, member: "d", text: []string{"want [a b c]", "got [a b c d]"},
+		},
+		"a member of others too many": {
+			created: true,
+			spoil: func(s *setup) {
+				w := newWorld("x")
+				_, err := w.open(s.t.Context(), w.members(nil, "x"), s.spec)
+				require.NoError(s.t, err)
+				s.ms = append(s.ms, w.members(nil, "x")...)
+			},
+			kind: topology.ErrForeignMember, member: "x",
+		},
+		"a member of others in the place of the first": {
+			created: true,
+			spoil:   func(s *setup) { s.ms[0].KV = other(s).etcds["a"].Client(nil) },
+			kind:    topology.ErrForeignMember, member: "a",
+		},
+		"swapped members": {
+			created: true,
+			spoil:   func(s *setup) { s.ms[0].KV, s.ms[1].KV = s.ms[1].KV, s.ms[0].KV },
+			kind:    topology.ErrSwappedMember, member: "a", text: []string{"want a", "got b"},
+		},
+		"a renamed member": {
+			created: true,
+			spoil:   func(s *setup) { s.ms[2].Name = "z" },
+			kind:    topology.ErrRenamedMember, member: "z", text: []string{"want c", "got z"},
+		},
+		"a member that lost its data": {
+			created: true,
+			spoil:   func(s *setup) { s.etcds["b"].Wipe() },
+			kind:    topology.ErrLostMember, member: "b",
+		},
+		"a member and the coordinator that lost their data": {
+			created: true,
+			spoil:   func(s *setup) { s.etcds["b"].Wipe(); s.coordinator.Wipe() },
+			kind:    topology.ErrLostMember, member: "b",
+		},
+		"a member replaced by one in use": {
+			created: true,
+			spoil:   func(s *setup) { s.etcds["b"].Wipe(); put(s.t, s.etcds["b"], "theirs", nil) },
+			kind:    topology.ErrNotEmpty, member: "b",
+		},
+		"other slots": {
+			created: true,
+			spoil:   func(s *setup) { s.spec.Slots = 301 },
+			kind:    topology.ErrSlots, member: "a", text: []string{"want 300", "got 301"},
+		},
+		"another policy": {
+			created: true,
+			spoil:   func(s *setup) { s.spec.Policy = ring.Policy{Segments: 2} },
+			kind:    topology.ErrPolicy, member: "a", text: []string{"want the whole key", "got the first 2 segments, ended by '/'"},
+		},
+		"an unknown format": {
+			created: true,
+			spoil: func(s *setup) {
+				topo := string(s.etcds["a"].Get(record.KeyTopology))
+				put(s.t, s.etcds["a"], record.KeyTopology, []byte(strings.Replace(topo, `"format":1`, `"format":9`, 1)))
+			},
+			kind: topology.ErrFormat, member: "a", text: []string{"want 1", "got 9"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &setup{world: newWorld("a", "b", "c"), t: t, spec: topology.Spec{Slots: 300}}
+			s.ms = s.members(nil, "a", "b", "c")
+			if tc.created {
+				info, err := s.open(t.Context(), s.ms, s.spec)
+				require.NoError(t, err)
+				s.info = info
+				s.startClock(t, info, s.ms)
+			}
+			tc.spoil(s)
+			before := s.revisions()
+			_, err := s.open(t.Context(), s.ms, s.spec)
+			require.ErrorIs(t, err, tc.kind)
+			var e *topology.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, tc.member, e.Member)
+			require.True(t, strings.HasPrefix(err.Error(), "metaetcd: "), err.Error())
+			for _, text := range tc.text {
+				require.ErrorContains(t, err, text)
+			}
+			require.Equal(t, before, s.revisions(), "something was written")
+		})
+	}
+}
+
+func TestAMalformedTopologyIsRefused(t *testing.T) {
+	w := newWorld("a", "b")
+	put(t, w.etcds["b"], record.KeyTopology, []byte("theirs"))
+	_, err := w.open(t.Context(), w.members(nil, "a", "b"), topology.Spec{})
+	require.ErrorIs(t, err, record.ErrMalformed)
+	require.ErrorContains(t, err, "member b: ")
+	require.EqualValues(t, 1, w.etcds["a"].Revision(), "something was written")
+}
+
+func TestAMemberIsNoCoordinator(t *testing.T) {
+	w := newWorld("a", "b")
+	_, err := w.open(t.Context(), w.members(nil, "a"), topology.Spec{Slots: 10})
+	require.NoError(t, err)
+	w.coordinator = w.etcds["a"]
+	_, err = w.open(t.Context(), w.members(nil, "b"), topology.Spec{Slots: 10})
+	require.ErrorIs(t, err, topology.ErrNotEmpty)
+	require.EqualValues(t, 1, w.etcds["b"].Revision(), "something was written")
+}

@@ -1,0 +1,19 @@
+// Package translate turns a user's transaction into what one member is asked to do, and the member's answer back
+// into the user's view. It is pure: requests in, requests out; it knows no client, no clock and no network.
+//
+// A user's transaction goes through three steps:
+//
+//	Plan       what it may touch, on which member, and which keys' state must be known (once per transaction)
+//	Evaluate   on a known state: which branches run, what is written (once per attempt)
+//	Guarded    with a stamp: the nested member transaction that applies the writes only if that state still holds
+//
+// The guards keep these invariants of the protocol (section 4):
+//
+//   - a stamp lands on a key only above every stamp that wrote, deleted or compared it: per touched slot
+//     `Value(slot) < T`, per touched key a pin or `Value(key) < T`;
+//   - nothing is decided on a guess: every key that a compare or a create stamp relied on is pinned to the native
+//     revision it was read at, so the transaction refuses itself when the guess was wrong;
+//   - whatever happens, the stamp leaves its mark: the header of a put, the clock of a slot whose key was
+//     deleted or compared, or a mark record;
+//   - a refusal carries the present state of what was pinned, so that the next attempt needs no read.
+package translate

@@ -1,0 +1,104 @@
+package translate
+
+import (
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/validate"
+)
+
+// Exclusive is a transaction that needs the whole member at its stamp (section 4): nothing above the stamp landed
+// before it, and its fence lets nothing below the stamp land after it. It is alone in its member revision.
+type Exclusive struct {
+	Epoch, Stamp int64
+	Txn          *pb.TxnRequest
+	keys         [][]byte
+	write        int
+}
+
+// Exclude builds the exclusive member transaction for run. ReadRev is the native revision at which the compared ranges
+// were read: the guard refuses if anything in them changed since (their keys were put, or some key of the member was deleted).
+func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, epoch int64) (*Exclusive, error) {
+	x := &Exclusive{Epoch: epoch, Stamp: stamp}
+	be := record.Number(stamp)
+	cs := append(guardMember(epoch, stamp), valueBelow([]byte(record.KeyClock), record.Pair(epoch, stamp)))
+	slots := Range{}
+	slots.Key, slots.End = record.SlotRange()
+	unlocked := valueBelow(slots.Key, record.Infinity())
+	unlocked.RangeEnd = slots.End
+	cs = append(cs, unlocked)
+	if len(p.Compared) > 0 {
+		// Deletes leave their trace in slot clocks, range deletes in the fence.
+		cs = append(cs, modBelow(slots, readRev+1), modBelow(Range{Key: []byte(record.KeyFence)}, readRev+1))
+		for _, r := range p.Compared {
+			cs = append(cs, modBelow(r, readRev+1))
+		}
+	}
+	refused := []*pb.RequestOp{markOp(0, stamp, record.SlotAhead), raiseClock(epoch, stamp)}
+	for _, t := range run.touched() {
+		var err error
+		if cs, err = p.pin(cs, t.key, state(t.key), stamp, be); err != nil {
+			return nil, err
+		}
+		x.keys = append(x.keys, t.key)
+		refused = append(refused, rangeOp(&pb.RangeRequest{Key: t.key}))
+	}
+	then := p.exclusiveEffects(run, state, stamp)
+	x.write = len(then)
+	then = append(then,
+		putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: record.Pair(epoch, stamp)}),
+		putOp(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}),
+		markOp(0, stamp, record.Exclusive))
+	x.Txn = &pb.TxnRequest{Compare: cs, Success: then, Failure: []*pb.RequestOp{ifEpoch(epoch, refused)}}
+	return x, nil
+}
+
+func (p *Plan) exclusiveEffects(run *Run, state func([]byte) State, stamp int64) []*pb.RequestOp {
+	ops := make([]*pb.RequestOp, 0, len(run.Steps)+3)
+	for i, s := range run.Steps {
+		switch {
+		case s.Put != nil:
+			ops = append(ops, putOp(storedPut(s.Put, state(s.Put.Key), stamp, run.Recreates(i))))
+		case s.Delete != nil:
+			d := s.Delete
+			if len(d.RangeEnd) > 0 {
+				k, e, empty := validate.Clip(d.Key, d.RangeEnd)
+				if empty {
+					k, e = []byte(record.FirstUserKey), []byte(record.FirstUserKey) // an empty range, so that answers stay in step
+				}
+				d = &pb.DeleteRangeRequest{Key: k, RangeEnd: e, PrevKv: d.PrevKv}
+			}
+			ops = append(ops, deleteOp(d))
+		}
+	}
+	return ops
+}
+
+// Cost is what the transaction takes of a member's max-txn-ops.
+func (x *Exclusive) Cost() int { return cost(x.Txn) }
+
+// Decode reads the member's answer: an outcome, or *WrongEpochError.
+func (x *Exclusive) Decode(resp *pb.TxnResponse) (Outcome, error) {
+	out := Outcome{MemberRev: resp.Header.GetRevision()}
+	if resp.Succeeded {
+		rs, err := results(resp.Responses, x.write)
+		out.Landed, out.Results = true, rs
+		return out, err
+	}
+	if err := wrongEpoch(resp); err != nil {
+		return Outcome{}, err
+	}
+	rs := resp.Responses[0].GetResponseTxn().Responses
+	if len(rs) != 2+len(x.keys) {
+		return Outcome{}, errShape
+	}
+	out.Keys, out.States = x.keys, make([]State, len(x.keys))
+	for i := range x.keys {
+		s, err := StateOf(rs[i+2].GetResponseRange())
+		if err != nil {
+			return Outcome{}, err
+		}
+		out.States[i] = s
+	}
+	return out, nil
+}

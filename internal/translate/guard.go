@@ -1,0 +1,236 @@
+package translate
+
+import (
+	"errors"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// State is what is known of one key on its member.
+type State struct {
+	KV           *mvccpb.KeyValue // user's view; nil: absent
+	NativeMod    int64            // native ModRevision of a present key
+	NativeCreate int64            // native CreateRevision of a present key
+	HasValue     bool             // KV.Value is the value (a cached header has none)
+}
+
+// ErrStale reports a state that is newer than the stamp: the stamp cannot land, another one must be taken.
+var ErrStale = errors.New("state is newer than the stamp")
+
+// Guarded is one operation of a member transaction: what lands at Stamp if its guards hold.
+type Guarded struct {
+	Stamp int64
+	Txn   *pb.TxnRequest // nested: guards; the effects; else the mark and the present state of the pinned keys
+	Slots []int          // slots whose clocks it sets; of all operations of a member transaction they are disjoint
+	keys  [][]byte       // pinned keys, in the order of the refusal's reads
+	write int            // effects that answer the user, at the front of Success
+	read  bool           // built by Read
+}
+
+// touch is what a run does to one key.
+type touch struct {
+	key          []byte
+	put, deleted bool
+}
+
+// headed reports whether the key ends with the stamp in its header. Then its slot clock need not show it.
+func (t touch) headed() bool { return t.put && !t.deleted }
+
+func (r *Run) touched() []touch {
+	ts := make([]touch, 0, len(r.Steps)+len(r.Compared))
+	at := func(key []byte) *touch {
+		for i := range ts {
+			if string(ts[i].key) == string(key) {
+				return &ts[i]
+			}
+		}
+		ts = append(ts, touch{key: key})
+		return &ts[len(ts)-1]
+	}
+	for _, s := range r.Steps {
+		switch {
+		case s.Put != nil:
+			at(s.Put.Key).put = true
+		case s.Delete != nil && len(s.Delete.RangeEnd) == 0:
+			at(s.Delete.Key).deleted = true
+		}
+	}
+	for _, k := range r.Compared {
+		at(k)
+	}
+	return ts
+}
+
+// Recreates reports whether an earlier step deletes the key that step i puts: etcd lets a few shapes of transactions do
+// so, and the put then creates the key anew.
+func (r *Run) Recreates(i int) bool {
+	for _, s := range r.Steps[:i] {
+		if s.Delete != nil && (Range{s.Delete.Key, s.Delete.RangeEnd}).Contains(r.Steps[i].Put.Key) {
+			return true
+		}
+	}
+	return false
+}
+
+// Guard builds the operation that applies run at stamp, in the shared mode of section 4. state must hold every key
+// that the run touches; mark is the operation's index in its member transaction. ErrStale: take a newer stamp.
+func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark int, slotOf func([]byte) int) (*Guarded, error) {
+	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}}
+	be := record.Number(stamp)
+	touched := run.touched()
+	g.Txn.Compare = make([]*pb.Compare, 0, 3*len(touched))
+	g.Txn.Failure = make([]*pb.RequestOp, 0, 1+len(touched))
+	g.Txn.Failure = append(g.Txn.Failure, markOp(mark, stamp, record.SlotAhead))
+	var guarded, set []int // slots: few, so scans beat maps
+	for _, t := range touched {
+		s := slotOf(t.key)
+		if !contains(guarded, s) {
+			guarded = append(guarded, s)
+			g.Txn.Compare = append(g.Txn.Compare, valueBelow(record.SlotKey(s), be))
+		}
+		if !t.headed() && !contains(set, s) {
+			set = append(set, s)
+		}
+		var err error
+		if g.Txn.Compare, err = p.pin(g.Txn.Compare, t.key, state(t.key), stamp, be); err != nil {
+			return nil, err
+		}
+		g.keys = append(g.keys, t.key)
+		g.Txn.Failure = append(g.Txn.Failure, rangeOp(&pb.RangeRequest{Key: t.key}))
+	}
+	g.Txn.Success = g.effects(run, state, stamp, len(set))
+	for _, s := range set {
+		g.Txn.Success = append(g.Txn.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
+	}
+	g.Slots = set
+	return g, nil
+}
+
+// pin appends what holds exactly while the key's state is the known one, and its stamp below the operation's.
+func (p *Plan) pin(cs []*pb.Compare, key []byte, s State, stamp int64, be []byte) ([]*pb.Compare, error) {
+	switch {
+	case s.KV == nil:
+		return append(cs, createIs(key, 0)), nil
+	case s.KV.ModRevision >= stamp:
+		return nil, ErrStale
+	case p.blind:
+		return append(cs, createIs(key, s.NativeCreate), valueBelow(key, be)), nil
+	}
+	return append(cs, modIs(key, s.NativeMod)), nil
+}
+
+func (g *Guarded) effects(run *Run, state func([]byte) State, stamp int64, more int) []*pb.RequestOp {
+	ops := make([]*pb.RequestOp, 0, len(run.Steps)+more)
+	for i, s := range run.Steps {
+		switch {
+		case s.Put != nil:
+			ops = append(ops, putOp(storedPut(s.Put, state(s.Put.Key), stamp, run.Recreates(i))))
+		case s.Delete != nil:
+			ops = append(ops, deleteOp(s.Delete))
+		}
+	}
+	g.write = len(ops)
+	return ops
+}
+
+// storedPut is the user's put with the header in front of the value.
+func storedPut(put *pb.PutRequest, s State, stamp int64, anew bool) *pb.PutRequest {
+	h := record.Header{Stamp: stamp, Create: stamp, Lease: put.Lease}
+	value := put.Value
+	if s.KV != nil {
+		if !anew {
+			h.Create = s.KV.CreateRevision
+		}
+		if put.IgnoreLease {
+			h.Lease = s.KV.Lease
+		}
+		if put.IgnoreValue {
+			value = s.KV.Value
+		}
+	}
+	return &pb.PutRequest{Key: put.Key, Value: h.Value(value), Lease: put.Lease, PrevKv: put.PrevKv, IgnoreLease: put.IgnoreLease}
+}
+
+// Read is a single-key read with a stamp of its own (section 7): it protects what it read like a compare would.
+// Its landing answers with the key's state; it is refused when a write at or above the stamp was there before.
+func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
+	s := slotOf(key)
+	be := record.Number(stamp)
+	return &Guarded{
+		Stamp: stamp,
+		Slots: []int{s},
+		read:  true,
+		Txn: &pb.TxnRequest{
+			Compare: []*pb.Compare{valueBelow(record.SlotKey(s), be)},
+			Success: []*pb.RequestOp{
+				// A key above the stamp makes the read void: absent keys have no value to compare, so they go by CreateRevision.
+				txnOp(&pb.TxnRequest{
+					Compare: []*pb.Compare{createIs(key, 0)},
+					Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be})},
+					Failure: []*pb.RequestOp{txnOp(&pb.TxnRequest{
+						Compare: []*pb.Compare{valueBelow(key, be)},
+						Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}), rangeOp(&pb.RangeRequest{Key: key})},
+						Failure: []*pb.RequestOp{markOp(mark, stamp, record.SlotAhead)},
+					})},
+				}),
+			},
+			Failure: []*pb.RequestOp{markOp(mark, stamp, record.SlotAhead)},
+		},
+	}
+}
+
+func contains(s []int, x int) bool {
+	for _, y := range s {
+		if x == y {
+			return true
+		}
+	}
+	return false
+}
+
+func valueBelow(key, v []byte) *pb.Compare {
+	return &pb.Compare{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: v}}
+}
+
+func valueAbove(key, v []byte) *pb.Compare {
+	return &pb.Compare{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Value{Value: v}}
+}
+
+func valueIs(key, v []byte) *pb.Compare {
+	return &pb.Compare{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Value{Value: v}}
+}
+
+func createIs(key []byte, rev int64) *pb.Compare {
+	return &pb.Compare{Key: key, Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_CreateRevision{CreateRevision: rev}}
+}
+
+func modIs(key []byte, rev int64) *pb.Compare {
+	return &pb.Compare{Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_ModRevision{ModRevision: rev}}
+}
+
+func modBelow(r Range, rev int64) *pb.Compare {
+	return &pb.Compare{Key: r.Key, RangeEnd: r.End, Target: pb.Compare_MOD, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_ModRevision{ModRevision: rev}}
+}
+
+func putOp(r *pb.PutRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: r}}
+}
+
+func deleteOp(r *pb.DeleteRangeRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}
+}
+
+func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
+}
+
+func txnOp(r *pb.TxnRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: r}}
+}
+
+func markOp(i int, stamp int64, why record.Reason) *pb.RequestOp {
+	return putOp(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarkValue(stamp, why)})
+}

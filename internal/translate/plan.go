@@ -1,0 +1,175 @@
+package translate
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/validate"
+)
+
+// Range is an etcd range: End empty is the single key, End {0} is everything from Key.
+type Range struct{ Key, End []byte }
+
+// String names the range, uniquely.
+func (r Range) String() string { return strconv.Quote(string(r.Key)) + "-" + strconv.Quote(string(r.End)) }
+
+// Contains reports whether key lies in the range.
+func (r Range) Contains(key []byte) bool {
+	switch {
+	case len(r.End) == 0:
+		return bytes.Equal(key, r.Key)
+	case len(r.End) == 1 && r.End[0] == 0:
+		return bytes.Compare(key, r.Key) >= 0
+	}
+	return bytes.Compare(key, r.Key) >= 0 && bytes.Compare(key, r.End) < 0
+}
+
+// Plan is what a validated transaction may touch, whatever branches run. It is immutable.
+type Plan struct {
+	Req *pb.TxnRequest
+
+	Keys      [][]byte // every single key that is compared, put or deleted, in order, each once
+	Compared  []Range  // ranges that are compared
+	Deleted   []Range  // ranges that are deleted
+	Members   []int    // members that all of the above lie on, sorted
+	Writes    bool     // some branch has a put or a delete
+	NeedValue bool     // evaluating takes values, not only headers: a value compare, IgnoreValue
+
+	blind bool // one unconditional put: pinned by its create revision, so that other writers of the key do not refuse it
+}
+
+// NewPlan analyses a transaction that validate.Txn has accepted.
+func NewPlan(req *pb.TxnRequest, r *ring.Ring) *Plan {
+	p := &Plan{Req: req}
+	p.walk(req)
+	slices.SortFunc(p.Keys, bytes.Compare)
+	p.Keys = slices.CompactFunc(p.Keys, bytes.Equal)
+	p.Members = p.members(r)
+	p.blind = len(req.Compare) == 0 && len(req.Success) == 1 && isPlainPut(req.Success[0].GetRequestPut())
+	return p
+}
+
+func isPlainPut(put *pb.PutRequest) bool {
+	return put != nil && !put.IgnoreValue && !put.IgnoreLease
+}
+
+// Exclusive reports whether the transaction needs the whole member at its stamp: it compares or deletes ranges.
+func (p *Plan) Exclusive() bool { return len(p.Compared) > 0 || len(p.Deleted) > 0 }
+
+// Blind reports whether the transaction is one unconditional put.
+func (p *Plan) Blind() bool { return p.blind }
+
+func (p *Plan) walk(req *pb.TxnRequest) {
+	for _, c := range req.Compare {
+		p.NeedValue = p.NeedValue || c.Target == pb.Compare_VALUE
+		if len(c.RangeEnd) > 0 {
+			if k, e, empty := validate.Clip(c.Key, c.RangeEnd); !empty {
+				p.Compared = append(p.Compared, Range{k, e})
+			}
+			continue
+		}
+		p.Keys = append(p.Keys, c.Key)
+	}
+	for _, ops := range [][]*pb.RequestOp{req.Success, req.Failure} {
+		for _, op := range ops {
+			p.walkOp(op)
+		}
+	}
+}
+
+func (p *Plan) walkOp(op *pb.RequestOp) {
+	switch {
+	case op.GetRequestPut() != nil:
+		put := op.GetRequestPut()
+		p.Writes = true
+		p.NeedValue = p.NeedValue || put.IgnoreValue
+		p.Keys = append(p.Keys, put.Key)
+	case op.GetRequestDeleteRange() != nil:
+		d := op.GetRequestDeleteRange()
+		p.Writes = true
+		if len(d.RangeEnd) == 0 {
+			p.Keys = append(p.Keys, d.Key)
+		} else if k, e, empty := validate.Clip(d.Key, d.RangeEnd); !empty {
+			p.Deleted = append(p.Deleted, Range{k, e})
+		}
+	case op.GetRequestTxn() != nil:
+		p.walk(op.GetRequestTxn())
+	}
+}
+
+func (p *Plan) members(r *ring.Ring) []int {
+	var ms []int
+	for _, k := range p.Keys {
+		if m := r.MemberOf(k); !slices.Contains(ms, m) {
+			ms = append(ms, m)
+		}
+	}
+	for _, rs := range [][]Range{p.Compared, p.Deleted} {
+		for _, x := range rs {
+			for _, m := range r.MembersOf(x.Key, x.End) {
+				if !slices.Contains(ms, m) {
+					ms = append(ms, m)
+				}
+			}
+		}
+	}
+	slices.Sort(ms)
+	return ms
+}
+
+// DemandsAbsent reports whether a compare of the outer level holds only while key is absent.
+func (p *Plan) DemandsAbsent(key []byte) bool {
+	for _, c := range p.Req.Compare {
+		if c.Result != pb.Compare_EQUAL || len(c.RangeEnd) > 0 || !bytes.Equal(c.Key, key) {
+			continue
+		}
+		switch c.Target {
+		case pb.Compare_MOD, pb.Compare_CREATE, pb.Compare_VERSION:
+			if c.GetModRevision() == 0 && c.GetCreateRevision() == 0 && c.GetVersion() == 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Serializable reports whether every read of the transaction is, as etcd defines it: then it may be answered from any
+// closed revision. A transaction inside it makes it linearizable.
+func (p *Plan) Serializable() bool {
+	for _, ops := range [][]*pb.RequestOp{p.Req.Success, p.Req.Failure} {
+		for _, op := range ops {
+			if r := op.GetRequestRange(); r == nil || !r.Serializable {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Size is about what the transaction's own bytes add to a request.
+func (p *Plan) Size() int {
+	n := 0
+	for _, k := range p.Keys {
+		n += 3 * len(k) // in a put, a compare and the refusal's read
+	}
+	return n + valueBytes(p.Req)
+}
+
+func valueBytes(req *pb.TxnRequest) int {
+	n := 0
+	for _, ops := range [][]*pb.RequestOp{req.Success, req.Failure} {
+		for _, op := range ops {
+			switch {
+			case op.GetRequestPut() != nil:
+				n += len(op.GetRequestPut().Value)
+			case op.GetRequestTxn() != nil:
+				n += valueBytes(op.GetRequestTxn())
+			}
+		}
+	}
+	return n
+}

@@ -1,0 +1,221 @@
+package watchhub
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+)
+
+// always is ready.
+var always = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// send is the sender: it takes turns until the stream ends, and returns the stream's status.
+func (s *stream) send(broken <-chan error) error {
+	ticker := time.NewTicker(s.hub.opts.progressInterval())
+	defer ticker.Stop()
+	for {
+		busy, err := s.turn()
+		if err != nil {
+			return s.ending(err)
+		}
+		var again <-chan struct{}
+		if busy {
+			again = always
+		}
+		select {
+		case <-again:
+		case <-s.wake:
+		case p := <-s.pieces:
+			err = s.replayed(p)
+		case <-ticker.C:
+			s.tick = true
+		case <-s.ctx.Done():
+			err = s.ctx.Err()
+		case err = <-broken:
+		case <-s.hub.done:
+			err = s.finish()
+		}
+		if err != nil {
+			return s.ending(err)
+		}
+	}
+}
+
+// ending is what etcd makes of a stream whose client went away.
+func (s *stream) ending(err error) error {
+	if errors.Is(s.ctx.Err(), context.Canceled) || errors.Is(err, context.Canceled) {
+		return rpctypes.ErrGRPCWatchCanceled
+	}
+	return err
+}
+
+// finish ends the stream because the hub has ended. The error goes to the stream and not to each watcher: clientv3
+// shows it to every one of them, while it swallows the reason of a single cancellation. Compaction is the exception.
+func (s *stream) finish() error {
+	err := s.hub.err
+	var compacted *CompactedError
+	if errors.As(err, &compacted) {
+		s.scratch = s.snapshot(s.scratch[:0])
+		for _, w := range s.scratch {
+			if err := s.overtaken(w, compacted.Rev); err != nil {
+				return err
+			}
+		}
+		return rpctypes.ErrGRPCCompacted
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.FailedPrecondition, err.Error())
+}
+
+// turn sends what is queued and one piece for those behind, and says whether there is more of the latter.
+func (s *stream) turn() (busy bool, err error) {
+	sent := s.hub.position.Load() // before take: what it promises is in the queue by now
+	items := s.take()
+	for i := range items {
+		if err := s.process(&items[i]); err != nil {
+			return false, err
+		}
+	}
+	if busy, err = s.catchUp(); err != nil {
+		return false, err
+	}
+	if s.asked {
+		if err := s.answerProgress(sent); err != nil {
+			return false, err
+		}
+	}
+	if s.tick {
+		s.tick = false
+		err = s.notify(sent)
+	}
+	return busy, err
+}
+
+func (s *stream) process(it *item) (err error) {
+	defer s.sent(it)
+	if it.control() {
+		<-s.room
+	}
+	w := it.w
+	switch it.kind {
+	case itemEvents:
+		return s.sendEvents(w, it.events, it.rev)
+	case itemBehind:
+		s.fallBehind(w, it.rev)
+		return nil
+	case itemCreated:
+		w.sender.created = true
+		err = s.grpc.Send(it.resp)
+		if it.rev > 0 {
+			s.fallBehind(w, it.rev)
+		}
+		return err
+	case itemCanceled:
+		if w.sender.stop != nil {
+			w.sender.stop()
+		}
+		return s.grpc.Send(it.resp)
+	case itemProgress:
+		s.asked, s.askedRev = true, max(s.askedRev, it.rev)
+		return nil
+	default:
+		return s.grpc.Send(it.resp)
+	}
+}
+
+// sendEvents sends a watcher its events, after which it has everything up to rev.
+func (s *stream) sendEvents(w *watcher, evs []*mergedlog.Event, rev int64) error {
+	for len(evs) > 0 && !w.gone.Load() && !w.sender.dead {
+		n := wholeRevisions(evs, s.hub.opts.MaxRequestBytes)
+		upTo := evs[n-1].Rev
+		if n == len(evs) {
+			upTo = rev
+		}
+		if own := w.events(evs[:n]); own != nil {
+			w.sender.notifyDue = false
+			s.hub.events.Add(uint64(len(own)))
+			if err := s.respond(w, &pb.WatchResponse{Header: s.hub.header(upTo), WatchId: w.id, Events: own}); err != nil {
+				return err
+			}
+		}
+		evs = evs[n:]
+	}
+	return nil
+}
+
+func (s *stream) respond(w *watcher, r *pb.WatchResponse) error {
+	if w.fragment {
+		return sendFragments(r, s.hub.opts.MaxRequestBytes, s.grpc.Send)
+	}
+	return s.grpc.Send(r)
+}
+
+// answerProgress answers the client's progress request if it can; sent is what every synced watcher has. A watcher
+// that is behind has what its cursor says, so a client that reads gets its answer, however busy the log is.
+func (s *stream) answerProgress(sent int64) error {
+	rev, want, live := sent, s.askedRev, false
+	s.scratch = s.snapshot(s.scratch[:0])
+	for _, w := range s.scratch {
+		if !w.sender.created || w.sender.dead {
+			continue
+		}
+		live = true
+		want = max(want, w.floor)
+		if w.sender.behind {
+			rev = min(rev, w.sender.cursor-1)
+		}
+	}
+	clear(s.scratch)
+	switch {
+	case !live: // etcd has nobody to tell either
+	case rev >= want:
+		if err := s.grpc.Send(s.progress(clientv3.InvalidWatchID, rev)); err != nil {
+			return err
+		}
+	default:
+		if sent < want {
+			s.hub.await(s, want)
+		}
+		return nil
+	}
+	s.asked, s.askedRev = false, 0
+	return nil
+}
+
+// notify serves the watchers with progress_notify that had no event since the last tick. As in etcd, those that are
+// not synced are left out.
+func (s *stream) notify(sent int64) error {
+	s.scratch = s.snapshot(s.scratch[:0])
+	defer func() { clear(s.scratch) }()
+	for _, w := range s.scratch {
+		st := &w.sender
+		if !w.notify || !st.created || st.dead {
+			continue
+		}
+		if st.notifyDue && !st.behind && sent >= w.floor {
+			if err := s.grpc.Send(s.progress(w.id, sent)); err != nil {
+				return err
+			}
+		}
+		st.notifyDue = true
+	}
+	return nil
+}
+
+func (s *stream) progress(id, rev int64) *pb.WatchResponse {
+	return &pb.WatchResponse{Header: s.hub.header(rev), WatchId: id}
+}

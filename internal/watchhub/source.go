@@ -1,0 +1,74 @@
+package watchhub
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+)
+
+// Source is the log that a hub serves. All methods are safe for concurrent use; only Replay may block.
+type Source interface {
+	// Closed returns the closed revision. It never goes back.
+	Closed() int64
+	// Compacted returns the compacted revision, 0 if there is none. Watches from below it are refused.
+	Compacted() int64
+	// Since returns the events with stamps in [from, Closed()], in order, at most maxEvents but never a part of a
+	// stamp, in a slice that is the caller's, and the revision to go on from: Closed()+1 when there are no more.
+	// It fails with mergedlog.ErrEvicted below the log's memory; any other error is final.
+	Since(from int64, maxEvents int) (evs []*mergedlog.Event, next int64, err error)
+	// Advanced returns a channel that is closed when Closed next grows. Get it before reading Closed.
+	Advanced() <-chan struct{}
+	// Replay reads events from before the log's memory: those of a range, in etcd's convention, with stamps in
+	// [from, to], in order, all of a stamp in one call of fn, which keeps the events but not the slice. It fails with
+	// a *CompactedError when compaction overtook it, and with fn's error; after any other the hub tries again.
+	Replay(ctx context.Context, key, end []byte, from, to int64, fn func(evs []*mergedlog.Event) error) error
+	// Header returns a new header with everything but the revision.
+	Header() *pb.ResponseHeader
+	// Done is closed when the log has come to its end; Err then says why.
+	Done() <-chan struct{}
+	Err() error
+}
+
+// CompactedError says that history was asked for that is gone.
+type CompactedError struct {
+	Rev int64 // the compacted revision
+}
+
+func (e *CompactedError) Error() string {
+	return fmt.Sprintf("metaetcd: history below revision %d is compacted", e.Rev)
+}
+
+// Options tune a hub. The zero value is etcd's defaults.
+type Options struct {
+	// MaxRequestBytes is where responses are split: into fragments for watchers that asked for them, and, between
+	// revisions, for all. Default: 1.5 MiB.
+	MaxRequestBytes int
+	// QueueBytes bounds the events that wait in one stream's queue. Default: 4 MiB.
+	QueueBytes int
+	// ProgressInterval is the time between the notifications of a watcher with progress_notify and without events. Up
+	// to a tenth is added at random. Default: 10 minutes.
+	ProgressInterval time.Duration
+	// Logger is told of history that cannot be read. Default: none.
+	Logger *zap.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxRequestBytes <= 0 {
+		o.MaxRequestBytes = 3 << 19
+	}
+	if o.QueueBytes <= 0 {
+		o.QueueBytes = 4 << 20
+	}
+	if o.ProgressInterval <= 0 {
+		o.ProgressInterval = 10 * time.Minute
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	return o
+}

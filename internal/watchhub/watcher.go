@@ -1,0 +1,189 @@
+package watchhub
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sort"
+	"sync/atomic"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+)
+
+// watcher is one watch of one stream. It is in the hub's index, or in its stream's, or in none.
+type watcher struct {
+	// What was asked for; never changed.
+	stream   *stream
+	id       int64
+	key, end []byte // in etcd's convention
+	prevKV   bool
+	fragment bool
+	notify   bool // progress_notify
+	noPut    bool
+	noDelete bool
+	floor    int64 // no progress is announced below it; set before Created is queued
+
+	gone atomic.Bool // cancelled by the client: nothing more is sent
+
+	// Where it is in the index that holds it; guarded like that index.
+	group *group
+	place int
+
+	// Guarded by Hub.mu.
+	registered bool  // it counts
+	synced     bool  // it is in the hub's index
+	next       int64 // while synced: the first revision to deliver
+
+	sender senderState
+}
+
+// senderState is what only the stream's sender knows of a watcher.
+type senderState struct {
+	created   bool               // Created was sent
+	dead      bool               // cancelled by the server; the client may still cancel it
+	behind    bool               // not synced; everything below cursor was sent
+	cursor    int64              // while behind
+	notifyDue bool               // no events since the last tick
+	stop      context.CancelFunc // while replaying
+}
+
+func newWatcher(s *stream, id int64, req *pb.WatchCreateRequest) *watcher {
+	w := &watcher{
+		stream:   s,
+		id:       id,
+		key:      watchKey(req),
+		end:      slices.Clone(req.RangeEnd),
+		prevKV:   req.PrevKv,
+		fragment: req.Fragment,
+		notify:   req.ProgressNotify,
+		noPut:    slices.Contains(req.Filters, pb.WatchCreateRequest_NOPUT),
+		noDelete: slices.Contains(req.Filters, pb.WatchCreateRequest_NODELETE),
+	}
+	w.sender.notifyDue = true
+	return w
+}
+
+// watchKey returns the key of a request: an empty one means the smallest that there is.
+func watchKey(req *pb.WatchCreateRequest) []byte {
+	if len(req.Key) == 0 {
+		return []byte{0}
+	}
+	return slices.Clone(req.Key)
+}
+
+// emptyRange says whether a request's range can hold no key.
+func emptyRange(req *pb.WatchCreateRequest) bool {
+	return len(req.RangeEnd) != 0 && !fromKey(req.RangeEnd) && bytes.Compare(watchKey(req), req.RangeEnd) >= 0
+}
+
+// filtered says whether the watcher does not want an event.
+func (w *watcher) filtered(ev *mergedlog.Event) bool {
+	return w.noPut && ev.Type == mvccpb.Event_PUT || w.noDelete && ev.Type == mvccpb.Event_DELETE
+}
+
+// cell and prevCell are an event of one watcher's own, in one piece of memory.
+type cell struct {
+	ev mvccpb.Event
+	kv mvccpb.KeyValue
+}
+
+type prevCell struct {
+	cell
+	prev mvccpb.KeyValue
+}
+
+// events makes the watcher's own events: new structs around the log's bytes, without those it does not want.
+func (w *watcher) events(evs []*mergedlog.Event) []*mvccpb.Event {
+	n := len(evs)
+	if w.noPut || w.noDelete {
+		n = 0
+		for _, ev := range evs {
+			if !w.filtered(ev) {
+				n++
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	own := make([]*mvccpb.Event, 0, n)
+	if w.prevKV {
+		cells := make([]prevCell, n)
+		for _, ev := range evs {
+			if w.filtered(ev) {
+				continue
+			}
+			c := &cells[len(own)]
+			if ev.PrevKv != nil {
+				copyKV(&c.prev, ev.PrevKv)
+				c.ev.PrevKv = &c.prev
+			}
+			own = append(own, c.fill(ev))
+		}
+		return own
+	}
+	cells := make([]cell, n)
+	for _, ev := range evs {
+		if !w.filtered(ev) {
+			own = append(own, cells[len(own)].fill(ev))
+		}
+	}
+	return own
+}
+
+func (c *cell) fill(ev *mergedlog.Event) *mvccpb.Event {
+	copyKV(&c.kv, ev.Kv)
+	c.ev.Type, c.ev.Kv = ev.Type, &c.kv
+	return &c.ev
+}
+
+func copyKV(dst, src *mvccpb.KeyValue) {
+	dst.Key, dst.Value = src.Key, src.Value
+	dst.CreateRevision, dst.ModRevision, dst.Version = src.CreateRevision, src.ModRevision, src.Version
+	dst.Lease = src.Lease
+}
+
+// eventOverhead is about what an event takes beside its bytes, in memory and, generously, on the wire.
+const eventOverhead = 64
+
+// size estimates an event with its previous value, in bytes.
+func size(ev *mergedlog.Event) int {
+	n := eventOverhead + len(ev.Kv.Key) + len(ev.Kv.Value)
+	if ev.PrevKv != nil {
+		n += eventOverhead + len(ev.PrevKv.Key) + len(ev.PrevKv.Value)
+	}
+	return n
+}
+
+func sizeAll(evs []*mergedlog.Event) (n int64) {
+	for _, ev := range evs {
+		n += int64(size(ev))
+	}
+	return n
+}
+
+// since returns the events with revisions >= rev.
+func since(evs []*mergedlog.Event, rev int64) []*mergedlog.Event {
+	if len(evs) == 0 || evs[0].Rev >= rev {
+		return evs
+	}
+	return evs[sort.Search(len(evs), func(i int) bool { return evs[i].Rev >= rev }):]
+}
+
+// wholeRevisions returns how many events fit into one response of maxBytes: entire revisions, at least one.
+func wholeRevisions(evs []*mergedlog.Event, maxBytes int) int {
+	end, bytes := 0, 0
+	for i, ev := range evs {
+		bytes += size(ev)
+		if bytes > maxBytes && end > 0 {
+			return end
+		}
+		if i+1 == len(evs) || evs[i+1].Rev != ev.Rev {
+			end = i + 1
+		}
+	}
+	return end
+}

@@ -1,0 +1,125 @@
+package metaetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// member is one member cluster as this process talks to it.
+type member struct {
+	index  int
+	name   string
+	cli    *clientv3.Client
+	kv     pb.KVClient
+	points *pointReader
+	seen   func(member int, method string, err error) // counts requests
+}
+
+// rawKV is the client's own KV service, below clientv3.KV: requests and errors as they are on the wire, reads retried
+// as clientv3 does. Batches are bounded by the server's limit, not by the client's default of 2 MiB.
+func rawKV(cli *clientv3.Client) pb.KVClient {
+	return unbounded{clientv3.RetryKVClient(cli)}
+}
+
+var callOptions = []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)}
+
+type unbounded struct{ pb.KVClient }
+
+func (u unbounded) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
+	return u.KVClient.Range(ctx, in, append(opts, callOptions...)...)
+}
+
+func (u unbounded) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
+	return u.KVClient.Txn(ctx, in, append(opts, callOptions...)...)
+}
+
+func (m *member) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	resp, err := m.kv.Txn(ctx, req)
+	m.seen(m.index, "txn", err)
+	return resp, err
+}
+
+// rangeAt reads the member at a revision that this process has seen on it. The answer cannot depend on which server
+// gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
+func (m *member) rangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	req.Serializable = true
+	resp, err := m.kv.Range(ctx, req)
+	if errors.Is(err, rpctypes.ErrGRPCFutureRev) {
+		req.Serializable = false
+		resp, err = m.kv.Range(ctx, req)
+	}
+	m.seen(m.index, "range", err)
+	return resp, err
+}
+
+// records is what a member's reserved records say at one of its revisions.
+type records struct {
+	mergedlog.MemberState
+	compacted int64
+}
+
+// readRecords reads the member's present records, linearizably.
+func (m *member) readRecords(ctx context.Context) (records, error) {
+	keys := []string{record.KeyFence, record.KeyClock, record.KeyCompacted}
+	req := &pb.TxnRequest{}
+	for _, k := range keys {
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(k)}}})
+	}
+	resp, err := m.txn(ctx, req)
+	if err != nil {
+		return records{}, fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+	}
+	values := make([][]byte, len(keys))
+	for i := range keys {
+		kvs := resp.Responses[i].GetResponseRange().GetKvs()
+		if len(kvs) != 1 {
+			return records{}, fmt.Errorf("metaetcd: member %s has lost its record %q", m.name, keys[i])
+		}
+		values[i] = kvs[0].Value
+	}
+	r := records{MemberState: mergedlog.MemberState{Rev: resp.Header.Revision}}
+	var errs [3]error
+	r.Epoch, r.Fence, errs[0] = record.ParsePair(values[0])
+	_, r.Clock, errs[1] = record.ParsePair(values[1])
+	r.compacted, errs[2] = record.ParseNumber(values[2])
+	return r, errors.Join(errs[:]...)
+}
+
+// raised is a fence that holds on a member: in epoch, from the native revision on.
+type raised struct{ epoch, fence, rev int64 }
+
+// raise makes the member refuse every stamp of the epoch at or below stamp (section 6). In another epoch it does nothing
+// and answers with that epoch.
+func (m *member) raise(ctx context.Context, epoch, stamp int64) (raised, error) {
+	fence := []byte(record.KeyFence)
+	resp, err := m.txn(ctx, &pb.TxnRequest{
+		Compare: []*pb.Compare{
+			{Key: fence, Target: pb.Compare_VALUE, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Value{Value: record.Number(epoch)}},
+			{Key: fence, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: record.Pair(epoch, stamp)}},
+		},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: fence, Value: record.Pair(epoch, stamp)}}}},
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: fence}}}},
+	})
+	if err != nil {
+		return raised{}, err
+	}
+	r := raised{epoch: epoch, fence: stamp, rev: resp.Header.Revision}
+	if !resp.Succeeded {
+		kvs := resp.Responses[0].GetResponseRange().GetKvs()
+		if len(kvs) != 1 {
+			return raised{}, fmt.Errorf("metaetcd: member %s has lost its fence", m.name)
+		}
+		r.epoch, r.fence, err = record.ParsePair(kvs[0].Value)
+	}
+	return r, err
+}

@@ -1,0 +1,178 @@
+// Package metaetcd makes several etcd clusters behave as one etcd, in the process that uses it.
+//
+// A [Client] satisfies [clientv3.KV] and [clientv3.Watcher]. It shards one keyspace over member clusters, keeps
+// one revision over all of them with the help of a coordinator cluster, and merges the members' watches:
+//
+//	c, err := metaetcd.New(ctx, metaetcd.Config{
+//		Coordinator: coordinator,                                // *clientv3.Client, borrowed
+//		Members:     []metaetcd.Member{{"a", cliA}, {"b", cliB}}, // borrowed as well
+//	})
+//	defer c.Close()
+//	resp, err := c.Put(ctx, "key", "value")                   // resp.Header.Revision: of the meta cluster
+//	for w := range c.Watch(ctx, "", clientv3.WithPrefix()) {  // every member's events, in revision order
+//
+// What etcd promises holds: strict serializability, revisions in order, list-then-watch that loses nothing. How is
+// told in docs/architecture.md, what differs in docs/compatibility.md.
+package metaetcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/metaetcd/metaetcd/internal/bridge"
+)
+
+// Member is one etcd cluster that stores part of the keyspace.
+type Member struct {
+	Name   string           // its identity: recorded at creation, checked at every New
+	Client *clientv3.Client // borrowed, never closed
+}
+
+// Config says what a Client works on. Coordinator and Members are required.
+type Config struct {
+	// Coordinator is the cluster that holds the clock. It is metaetcd's alone, keeps nothing that could not be
+	// rebuilt, and may live on tmpfs. Borrowed, never closed.
+	Coordinator *clientv3.Client
+	// Members are the clusters that hold the data, all of them. Their order means nothing, their names do.
+	Members []Member
+	// Sharding is recorded when the meta cluster is created; later it must be the same.
+	Sharding Sharding
+
+	Logger  *zap.Logger           // nil: none
+	Metrics prometheus.Registerer // nil: none
+
+	// MemberTxnOps is the members' --max-txn-ops, if they were started with another one than etcd's default of 128. It
+	// bounds what travels together.
+	MemberTxnOps int
+	// MemberTimeout is how long a member's answer to a write is waited for before its outcome is settled on the
+	// member's log. It is not an error's cause. Default: 10 s.
+	MemberTimeout time.Duration
+	// CacheEntries bounds the keys whose headers are remembered, so that writing them needs no read. Default: 65,536.
+	CacheEntries int
+	// LogBytes bounds the memory of recent events, which watchers that lag and reads of the recent past are served
+	// from. Default: 64 MiB.
+	LogBytes int64
+	// ProgressInterval is how often an idle watcher that asked for it is told of progress. Default: etcd's 10 minutes.
+	ProgressInterval time.Duration
+}
+
+func (cfg *Config) withDefaults() error {
+	if cfg.Coordinator == nil {
+		return errors.New("metaetcd: Config.Coordinator is missing")
+	}
+	for _, m := range cfg.Members {
+		if m.Client == nil {
+			return fmt.Errorf("metaetcd: member %q has no client", m.Name)
+		}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	if cfg.MemberTxnOps == 0 {
+		cfg.MemberTxnOps = maxTxnOps
+	}
+	if cfg.MemberTimeout == 0 {
+		cfg.MemberTimeout = 10 * time.Second
+	}
+	if cfg.CacheEntries == 0 {
+		cfg.CacheEntries = 1 << 16
+	}
+	if cfg.LogBytes == 0 {
+		cfg.LogBytes = 64 << 20
+	}
+	cfg.Sharding = cfg.Sharding.withDefaults()
+	return nil
+}
+
+// Client is one process of a meta cluster. It is safe for concurrent use.
+//
+// Errors are etcd's own where etcd has one (package rpctypes), as from any clientv3 client.
+type Client struct {
+	clientv3.KV
+
+	core    *core
+	kv      *kvServer
+	watch   *watchServer
+	watcher clientv3.Watcher
+}
+
+var (
+	_ clientv3.KV      = (*Client)(nil)
+	_ clientv3.Watcher = (*Client)(nil)
+)
+
+// New opens a meta cluster, or creates it when its clusters are empty. Everything is checked before anything is written:
+// a missing, swapped, renamed or foreign member, another sharding or another coordinator is a *TopologyError.
+// It needs every member and the coordinator up, and returns when the client can serve. Any number of processes
+// may create the same meta cluster at once.
+func New(ctx context.Context, cfg Config) (*Client, error) {
+	if err := cfg.withDefaults(); err != nil {
+		return nil, err
+	}
+	c, err := openCore(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	cli := &Client{core: c, kv: &kvServer{c: c}, watch: &watchServer{c: c}}
+	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) // clientv3's watcher logs through its client
+	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(cli.kv), carrier)
+	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watch), carrier)
+	return cli, nil
+}
+
+// Watch satisfies clientv3.Watcher: every event of every member, in revision order.
+func (c *Client) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	return c.watcher.Watch(ctx, key, opts...)
+}
+
+// RequestProgress satisfies clientv3.Watcher. The revision that is announced has been delivered, with all before it.
+func (c *Client) RequestProgress(ctx context.Context) error { return c.watcher.RequestProgress(ctx) }
+
+// Install makes cli's KV and Watcher those of the meta cluster; its other interfaces stay those of the server it was made
+// for. Every installed client has handles of its own: closing it closes nobody else's. Call it before cli is used.
+func (c *Client) Install(cli *clientv3.Client) {
+	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(c.kv), cli)
+	cli.Watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(c.watch), cli)
+}
+
+// Register offers the meta cluster's KV and Watch services on a gRPC server: what a proxy is made of.
+func (c *Client) Register(s grpc.ServiceRegistrar) {
+	pb.RegisterKVServer(s, c.kv)
+	pb.RegisterWatchServer(s, c.watch)
+}
+
+// Revision returns a revision that covers everything acknowledged before the call, by any process.
+func (c *Client) Revision(ctx context.Context) (int64, error) {
+	f, err := c.core.feedFor(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return c.core.linearize(ctx, f)
+}
+
+// ClosedRevision returns the revision up to which this process knows everything: what serializable reads are served at.
+func (c *Client) ClosedRevision() int64 {
+	if f := c.core.present(); f != nil {
+		return f.log.Closed()
+	}
+	return 0
+}
+
+// Health returns nil if the coordinator and every member answer; otherwise an error that names those that do not.
+func (c *Client) Health(ctx context.Context) error { return c.core.health(ctx) }
+
+// Close ends the client: its watchers are cancelled, what waits gets ErrClosed, and a write in flight may or may not land.
+// Borrowed clients stay open. It is idempotent.
+func (c *Client) Close() error {
+	err := c.watcher.Close()
+	c.core.close()
+	return err
+}

@@ -1,0 +1,159 @@
+package metaetcd
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/clock"
+)
+
+// metrics are the client's collectors, in the caller's registry.
+type metrics struct {
+	reg        prometheus.Registerer
+	registered []prometheus.Collector
+	names      func(member int) string
+
+	requests    *prometheus.HistogramVec // method, code
+	memberReqs  *prometheus.CounterVec   // member, method, code
+	stamps      prometheus.Histogram     // per add
+	ops         *prometheus.HistogramVec // per batch, by member
+	refusals    *prometheus.CounterVec   // member, reason
+	fences      prometheus.Counter
+	fencedReads prometheus.Counter
+	rebuilds    prometheus.Counter
+}
+
+const namespace = "metaetcd"
+
+func newMetrics(reg prometheus.Registerer, c *core) (*metrics, error) {
+	m := &metrics{reg: reg, names: func(i int) string { return c.members[i].name }}
+	m.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: namespace, Name: "request_duration_seconds", Help: "Requests of users, by method and gRPC code.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16),
+	}, []string{"method", "code"})
+	m.memberReqs = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: namespace, Name: "member_requests_total", Help: "Requests to members, by member, method and gRPC code.",
+	}, []string{"member", "method", "code"})
+	m.stamps = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Name: "stamps_per_add", Help: "Stamps taken by one add on the clock.", Buckets: prometheus.ExponentialBuckets(1, 2, 13),
+	})
+	m.ops = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: namespace, Name: "operations_per_batch", Help: "Writes that travelled together, by member.", Buckets: prometheus.ExponentialBuckets(1, 2, 8),
+	}, []string{"member"})
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: namespace, Name: "conflicts_total", Help: "Stamps of this process that were refused and taken again: by a fence, or by another writer of the same keys.",
+	}, []string{"member", "reason"})
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
+	}
+	m.fences = counter("fences_raised_total", "Fences that this process raised to resolve missing stamps.")
+	m.fencedReads = counter("fenced_reads_total", "Reads of single keys that were served by their member alone because the closed revision was held up.")
+	m.rebuilds = counter("clock_rebuilds_total", "Times that this process rebuilt the clock.")
+	all := []prometheus.Collector{m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, newStateCollector(c)}
+	if reg == nil {
+		return m, nil
+	}
+	for _, col := range all {
+		if err := reg.Register(col); err != nil {
+			m.unregister()
+			return nil, errors.Join(errors.New("metaetcd: cannot register metrics"), err)
+		}
+		m.registered = append(m.registered, col)
+	}
+	return m, nil
+}
+
+func (m *metrics) unregister() {
+	for _, col := range m.registered {
+		m.reg.Unregister(col)
+	}
+	m.registered = nil
+}
+
+// request times a user's request; the returned function is deferred with the request's error.
+func (m *metrics) request(method string) func(*error) {
+	start := time.Now()
+	return func(err *error) {
+		m.requests.WithLabelValues(method, status.Code(*err).String()).Observe(time.Since(start).Seconds())
+	}
+}
+
+func (m *metrics) memberRequest(member int, method string, err error) {
+	m.memberReqs.WithLabelValues(m.names(member), method, status.Code(err).String()).Inc()
+}
+
+func (m *metrics) batch(member, ops int) {
+	m.ops.WithLabelValues(m.names(member)).Observe(float64(ops))
+}
+
+func (m *metrics) refusal(member int, fenced bool) {
+	reason := "pin"
+	if fenced {
+		reason = "fenced"
+	}
+	m.refusals.WithLabelValues(m.names(member), reason).Inc()
+}
+
+func (m *metrics) clockHooks() clock.Hooks {
+	return clock.Hooks{
+		Added:   func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
+		Rebuilt: func(int64, int64) { m.rebuilds.Inc() },
+	}
+}
+
+// stateCollector reads, at each scrape, what the client's parts know anyway.
+type stateCollector struct {
+	c *core
+
+	closed, highest, lag, watchers, lagging, events, logBytes, killed *prometheus.Desc
+}
+
+func newStateCollector(c *core) *stateCollector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+	}
+	return &stateCollector{
+		c:        c,
+		closed:   desc("closed_revision", "Revision up to which this process knows everything."),
+		highest:  desc("highest_stamp", "Highest stamp that any member has shown."),
+		lag:      desc("member_behind_stamps", "How far the highest stamp of a member's stream is behind that of all.", "member"),
+		watchers: desc("watchers", "Watchers."),
+		lagging:  desc("lagging_watchers", "Watchers that catch up."),
+		events:   desc("watch_events_total", "Events sent to watchers."),
+		logBytes: desc("log_bytes", "Memory of recent events."),
+		killed:   desc("fenced_marks_total", "Stamps, of any process, that a fence was seen to refuse."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.killed} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
+	f := s.c.present()
+	if f == nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	highest := f.log.Highest()
+	gauge(s.closed, float64(f.log.Closed()))
+	gauge(s.highest, float64(highest))
+	for _, m := range s.c.members {
+		gauge(s.lag, float64(highest-f.log.Position(m.index).Clock), m.name)
+	}
+	watchers, lagging, events := f.hub.Stats()
+	gauge(s.watchers, float64(watchers))
+	gauge(s.lagging, float64(lagging))
+	ch <- prometheus.MustNewConstMetric(s.events, prometheus.CounterValue, float64(events))
+	gauge(s.logBytes, float64(f.log.Stats().Bytes))
+	ch <- prometheus.MustNewConstMetric(s.killed, prometheus.CounterValue, float64(f.log.FencedMarks()))
+}

@@ -1,0 +1,112 @@
+package metaetcd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const (
+	// loneReads is how many reads of single keys may be out to one member as requests of their own.
+	loneReads = 2
+	// sharedReads bounds the keys that travel in one request; it stays well below any max-txn-ops.
+	sharedReads = 64
+)
+
+// pointReader reads single keys of one member. A request costs client and server far more than the key in it, so while
+// loneReads requests are out, later reads wait and then share one: a serializable transaction of ranges, each at
+// its own revision. Safe for concurrent use.
+type pointReader struct {
+	m       *member
+	ctx     context.Context // ends with the core
+	spawn   func(func()) bool
+	timeout time.Duration
+
+	mu    sync.Mutex
+	out   int
+	queue []*pointRead
+}
+
+type pointRead struct {
+	req  *pb.RangeRequest
+	resp *pb.RangeResponse
+	err  error
+	done chan struct{}
+}
+
+// read answers a range request for one key. With a revision, it must be one that this process has seen on the member;
+// without, the answer may be outdated.
+func (p *pointReader) read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	p.mu.Lock()
+	if p.out < loneReads {
+		p.out++
+		p.mu.Unlock()
+		defer p.next()
+		return p.m.rangeAt(ctx, req)
+	}
+	r := &pointRead{req: req, done: make(chan struct{})}
+	p.queue = append(p.queue, r)
+	p.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.resp, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// next sends what waits, after a request came back.
+func (p *pointReader) next() {
+	p.mu.Lock()
+	n := min(len(p.queue), sharedReads)
+	if n == 0 {
+		p.out--
+		p.mu.Unlock()
+		return
+	}
+	batch := append([]*pointRead(nil), p.queue[:n]...)
+	p.queue = append(p.queue[:0], p.queue[n:]...)
+	p.mu.Unlock()
+	if !p.spawn(func() {
+		defer p.next()
+		p.share(batch)
+	}) {
+		for _, r := range batch {
+			r.err = ErrClosed
+			close(r.done)
+		}
+	}
+}
+
+func (p *pointReader) share(batch []*pointRead) {
+	ctx, cancel := context.WithTimeout(p.ctx, p.timeout)
+	defer cancel()
+	if len(batch) > 1 && p.txn(ctx, batch) == nil {
+		return
+	}
+	// Alone, or one of them (a server that lags, a compaction) failed all.
+	for _, r := range batch {
+		r.resp, r.err = p.m.rangeAt(ctx, r.req)
+		close(r.done)
+	}
+}
+
+func (p *pointReader) txn(ctx context.Context, batch []*pointRead) error {
+	req := &pb.TxnRequest{Success: make([]*pb.RequestOp, len(batch))}
+	for i, r := range batch {
+		r.req.Serializable = true
+		req.Success[i] = rangeOp(r.req)
+	}
+	resp, err := p.m.txn(ctx, req)
+	if err != nil {
+		return err
+	}
+	for i, r := range batch {
+		r.resp = resp.Responses[i].GetResponseRange()
+		r.resp.Header = resp.Header
+		close(r.done)
+	}
+	return nil
+}

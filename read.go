@@ -1,0 +1,192 @@
+package metaetcd
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/snapshot"
+	"github.com/metaetcd/metaetcd/internal/validate"
+)
+
+// fencedReadAfter is how long a linearizable read of one key waits for the closed revision before it asks the key's member
+// alone: something else, likely another member, holds the revision up.
+const fencedReadAfter = 250 * time.Millisecond
+
+// lookAgain is how often a read that waits for a revision makes sure that the clock it came from is still there.
+const lookAgain = 100 * time.Millisecond
+
+// linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
+// that covers it (section 7).
+func (c *core) linearize(ctx context.Context, f *feed) (int64, error) {
+	target, epoch, err := c.clock.Read(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		if w := f.log.Closed(); w >= target {
+			return w, nil
+		}
+		f.gaps.await(epoch, target)
+		wait, cancel := context.WithTimeout(ctx, lookAgain)
+		err := f.log.WaitClosed(wait, target)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			if err == nil {
+				return f.log.Closed(), nil
+			}
+			return 0, err
+		}
+		// A clock that was rebuilt may never reach a reading of its predecessor.
+		if now, e, err := c.clock.Read(ctx); err != nil {
+			return 0, err
+		} else if e != epoch {
+			target, epoch = now, e
+		}
+	}
+}
+
+// readRevision finds the closed revision that a range request is served at, and the one its header carries.
+func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) (at, header int64, err error) {
+	w := f.log.Closed()
+	if !req.Serializable {
+		if w, err = c.linearize(ctx, f); err != nil {
+			return 0, 0, err
+		}
+	}
+	if req.Revision <= 0 {
+		return w, w, nil
+	}
+	if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+		return 0, 0, err
+	}
+	return req.Revision, max(w, req.Revision), nil
+}
+
+// checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.
+func (c *core) checkRevision(ctx context.Context, f *feed, rev int64) error {
+	if rev < c.compacted.Load() {
+		return rpctypes.ErrGRPCCompacted
+	}
+	if rev <= f.log.Closed() {
+		return nil
+	}
+	w, err := c.linearize(ctx, f)
+	if err == nil && rev > w {
+		err = rpctypes.ErrGRPCFutureRev
+	}
+	return err
+}
+
+// rangeAt reads the snapshot at the closed revision r, with the events of own on top: what a transaction at r+1 wrote before
+// this read. The request's own revision is ignored; the response has no header.
+func (c *core) rangeAt(ctx context.Context, f *feed, req *pb.RangeRequest, r int64, own []*mergedlog.Event) (*pb.RangeResponse, error) {
+	key, end, empty := req.Key, req.RangeEnd, false
+	if len(end) > 0 {
+		key, end, empty = validate.Clip(key, end)
+	}
+	if empty {
+		return snapshot.Merge(req, nil)
+	}
+	native := rangeCopy(req, key, end)
+	members := c.ring.MembersOf(key, end)
+	snaps, err := f.snapshot(ctx, r, members, key, end)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]snapshot.Part, len(members))
+	read := func(ctx context.Context, i int) error {
+		tail := snaps[i].Tail
+		if len(own) > 0 {
+			tail = snapshot.Overlay(tail, own, members[i], key, end)
+		}
+		return c.readPart(ctx, native, members[i], snaps[i].Lo, tail, &parts[i])
+	}
+	if len(members) == 1 {
+		err = read(ctx, 0)
+	} else {
+		g, gctx := errgroup.WithContext(ctx)
+		for i := range members {
+			g.Go(func() error { return read(gctx, i) })
+		}
+		err = g.Wait()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.Merge(native, parts)
+}
+
+func rangeCopy(req *pb.RangeRequest, key, end []byte) *pb.RangeRequest {
+	return &pb.RangeRequest{
+		Key: key, RangeEnd: end, Limit: req.Limit, SortOrder: req.SortOrder, SortTarget: req.SortTarget, KeysOnly: req.KeysOnly, CountOnly: req.CountOnly,
+		MinModRevision: req.MinModRevision, MaxModRevision: req.MaxModRevision, MinCreateRevision: req.MinCreateRevision, MaxCreateRevision: req.MaxCreateRevision,
+	}
+}
+
+// readPart reads one member's base at lo and lays the tail over it.
+func (c *core) readPart(ctx context.Context, req *pb.RangeRequest, member int, lo int64, tail []*mergedlog.Event, part *snapshot.Part) error {
+	part.Tail = tail
+	if len(req.RangeEnd) == 0 && len(tail) > 0 {
+		// The tail says it all of a single key.
+		if tail[0].PrevKv != nil {
+			part.Count = 1
+		}
+		return nil
+	}
+	native := snapshot.Plan(req, tail)
+	native.Revision = lo
+	read := c.members[member].rangeAt
+	if len(req.RangeEnd) == 0 {
+		read = c.members[member].points.read
+	}
+	resp, err := read(ctx, native)
+	if err != nil {
+		return err
+	}
+	for _, kv := range resp.Kvs {
+		if err := record.ToUser(kv); err != nil {
+			return err
+		}
+	}
+	part.Kvs, part.Count = resp.Kvs, resp.Count
+	return nil
+}
+
+// snapshot finds where a snapshot at r is on each member: in memory, or in the members' histories.
+func (f *feed) snapshot(ctx context.Context, r int64, members []int, key, end []byte) ([]mergedlog.MemberSnapshot, error) {
+	snaps, err := f.log.Snapshot(r, members, key, end)
+	if errors.Is(err, mergedlog.ErrEvicted) {
+		return f.history.Snapshot(ctx, r, members, key, end)
+	}
+	return snaps, err
+}
+
+// current runs read at a present revision, again when compaction by another process overtook it: this process was behind.
+func (c *core) current(ctx context.Context, read func(f *feed) error) error {
+	for {
+		f, err := c.feedFor(ctx)
+		if err != nil {
+			return err
+		}
+		err = read(f)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.As(err, new(askedError)):
+			if err := c.catchUp(ctx, f); err != nil {
+				return err
+			}
+		case f.over() && c.ctx.Err() == nil && ctx.Err() == nil:
+			// The log restarted under the read.
+		default:
+			return err
+		}
+	}
+}

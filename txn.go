@@ -1,0 +1,308 @@
+package metaetcd
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+// readTxn answers a transaction that cannot write, from one snapshot of any number of members.
+func (c *core) readTxn(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
+	resp, _, err := c.answerUnstamped(ctx, plan, plan.Serializable())
+	return resp, err
+}
+
+// answerUnstamped evaluates a transaction on a closed snapshot. If it writes nothing there, that is its answer, at a revision
+// at which what was read was current; otherwise writes is true.
+func (c *core) answerUnstamped(ctx context.Context, plan *translate.Plan, serializable bool) (resp *pb.TxnResponse, writes bool, err error) {
+	err = c.current(ctx, func(f *feed) error {
+		at := f.log.Closed()
+		if !serializable {
+			if at, err = c.linearize(ctx, f); err != nil {
+				return err
+			}
+		}
+		resp, writes, err = c.answerAt(ctx, f, plan, at)
+		return err
+	})
+	return resp, writes, err
+}
+
+func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at int64) (*pb.TxnResponse, bool, error) {
+	view, err := c.viewAt(ctx, f, plan, at)
+	if err != nil {
+		return nil, false, err
+	}
+	run, err := plan.Evaluate(view)
+	if err != nil {
+		return nil, false, err
+	}
+	if run.WritesBeside(view.emptyRanges, view) {
+		return nil, true, c.checkReads(ctx, f, run)
+	}
+	results := make([]translate.Result, len(run.Steps))
+	for i, s := range run.Steps {
+		if s.Range == nil {
+			continue
+		}
+		rev := at
+		if s.Range.Revision > 0 {
+			if rev = s.Range.Revision; rev > at {
+				return nil, false, rpctypes.ErrGRPCFutureRev
+			}
+			if err := c.checkRevision(ctx, f, rev); err != nil {
+				return nil, false, asked(err, true)
+			}
+		}
+		if results[i].Range, err = c.rangeAt(ctx, f, s.Range, rev, nil); err != nil {
+			return nil, false, asked(err, s.Range.Revision > 0)
+		}
+	}
+	resp := plan.Answer(run, at, false, results)
+	resp.Header = c.header()
+	resp.Header.Revision = at
+	return resp, false, nil
+}
+
+// checkReads validates the revisions that a transaction's reads name, before anything lands.
+func (c *core) checkReads(ctx context.Context, f *feed, run *translate.Run) error {
+	for _, s := range run.Steps {
+		if s.Range != nil && s.Range.Revision > 0 {
+			if err := c.checkRevision(ctx, f, s.Range.Revision); err != nil {
+				return asked(err, true)
+			}
+		}
+	}
+	return nil
+}
+
+// snapView is what a plan needs of a snapshot.
+type snapView struct {
+	keys        map[string]*mvccpb.KeyValue
+	ranges      map[string][]*mvccpb.KeyValue
+	emptyRanges map[string]bool // deleted ranges that hold nothing
+}
+
+// Get implements translate.View.
+func (v *snapView) Get(key []byte) *mvccpb.KeyValue { return v.keys[string(key)] }
+
+// Range implements translate.View.
+func (v *snapView) Range(r translate.Range) []*mvccpb.KeyValue { return v.ranges[r.String()] }
+
+// viewAt reads what the plan compares or writes at a closed revision.
+func (c *core) viewAt(ctx context.Context, f *feed, plan *translate.Plan, at int64) (*snapView, error) {
+	type ask struct {
+		req  *pb.RangeRequest
+		resp *pb.RangeResponse
+	}
+	var asks []ask
+	for _, k := range plan.Keys {
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: k}})
+	}
+	for _, r := range plan.Compared {
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End}})
+	}
+	for _, r := range plan.Deleted {
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: true}})
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for i := range asks {
+		g.Go(func() (err error) {
+			asks[i].resp, err = c.rangeAt(gctx, f, asks[i].req, at, nil)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	v := &snapView{keys: map[string]*mvccpb.KeyValue{}, ranges: map[string][]*mvccpb.KeyValue{}, emptyRanges: map[string]bool{}}
+	for i, k := range plan.Keys {
+		if kvs := asks[i].resp.Kvs; len(kvs) == 1 {
+			v.keys[string(k)] = kvs[0]
+		}
+	}
+	for i, r := range plan.Compared {
+		v.ranges[r.String()] = asks[len(plan.Keys)+i].resp.Kvs
+	}
+	for i, r := range plan.Deleted {
+		v.emptyRanges[r.String()] = asks[len(plan.Keys)+len(plan.Compared)+i].resp.Count == 0
+	}
+	return v, nil
+}
+
+// reading is what a member said of some keys and ranges at one native revision.
+type reading struct {
+	rev         int64
+	keys        [][]byte
+	states      []translate.State
+	ranges      map[string][]*mvccpb.KeyValue
+	emptyRanges map[string]bool
+}
+
+// state returns a key's state and the native revision at which it was so.
+func (r *reading) state(key []byte) (translate.State, int64, bool) {
+	for i, k := range r.keys {
+		if string(k) == string(key) {
+			return r.states[i], r.rev, true
+		}
+	}
+	return translate.State{}, 0, false
+}
+
+// readKeys reads keys' states on their member. A serializable answer may be outdated; guards notice.
+func (m *member) readKeys(ctx context.Context, keys [][]byte, linearizable bool) (*reading, error) {
+	if len(keys) == 1 && !linearizable {
+		resp, err := m.points.read(ctx, &pb.RangeRequest{Key: keys[0]})
+		if err != nil {
+			return nil, err
+		}
+		s, err := translate.StateOf(resp)
+		return &reading{rev: resp.Header.Revision, keys: keys, states: []translate.State{s}}, err
+	}
+	req := &pb.TxnRequest{}
+	for _, k := range keys {
+		req.Success = append(req.Success, rangeOp(&pb.RangeRequest{Key: k, Serializable: !linearizable}))
+	}
+	resp, err := m.txn(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	rd := &reading{rev: resp.Header.Revision, keys: keys, states: make([]translate.State, len(keys))}
+	for i := range keys {
+		if rd.states[i], err = translate.StateOf(resp.Responses[i].GetResponseRange()); err != nil {
+			return nil, err
+		}
+	}
+	return rd, nil
+}
+
+// readState reads all that an exclusive transaction is evaluated on, at one native revision.
+func (m *member) readState(ctx context.Context, plan *translate.Plan, linearizable bool) (*reading, error) {
+	req := &pb.TxnRequest{}
+	add := func(r *pb.RangeRequest) {
+		r.Serializable = !linearizable
+		req.Success = append(req.Success, rangeOp(r))
+	}
+	for _, k := range plan.Keys {
+		add(&pb.RangeRequest{Key: k})
+	}
+	for _, r := range plan.Compared {
+		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End})
+	}
+	for _, r := range plan.Deleted {
+		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: true})
+	}
+	resp, err := m.txn(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	rd := &reading{rev: resp.Header.Revision, keys: plan.Keys, ranges: map[string][]*mvccpb.KeyValue{}, emptyRanges: map[string]bool{}}
+	rs := resp.Responses
+	for range plan.Keys {
+		s, err := translate.StateOf(rs[0].GetResponseRange())
+		if err != nil {
+			return nil, err
+		}
+		rd.states, rs = append(rd.states, s), rs[1:]
+	}
+	for _, r := range plan.Compared {
+		kvs := rs[0].GetResponseRange().GetKvs()
+		for _, kv := range kvs {
+			if err := record.ToUser(kv); err != nil {
+				return nil, err
+			}
+		}
+		rd.ranges[r.String()], rs = kvs, rs[1:]
+	}
+	for _, r := range plan.Deleted {
+		rd.emptyRanges[r.String()], rs = rs[0].GetResponseRange().GetCount() == 0, rs[1:]
+	}
+	return rd, nil
+}
+
+func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
+}
+
+// cached is what the state cache keeps of a state that was so at native revision rev.
+func cached(s translate.State, rev int64) statecache.State {
+	if s.KV == nil {
+		return statecache.State{NativeMod: rev}
+	}
+	return statecache.State{NativeMod: s.NativeMod, NativeCreate: s.NativeCreate, Stamp: s.KV.ModRevision, Create: s.KV.CreateRevision, Version: s.KV.Version, Lease: s.KV.Lease}
+}
+
+func uncached(key []byte, s statecache.State) translate.State {
+	if s.NativeCreate == 0 {
+		return translate.State{}
+	}
+	return translate.State{
+		KV:        &mvccpb.KeyValue{Key: key, ModRevision: s.Stamp, CreateRevision: s.Create, Version: s.Version, Lease: s.Lease},
+		NativeMod: s.NativeMod, NativeCreate: s.NativeCreate,
+	}
+}
+
+// replay answers the steps of a transaction that landed at stamp, in order.
+type replay struct {
+	c     *core
+	f     *feed
+	stamp int64
+	own   []*mergedlog.Event
+}
+
+func (r *replay) step(ctx context.Context, s translate.Step) (translate.Result, error) {
+	switch {
+	case s.Range != nil:
+		rev, own := r.stamp-1, r.own
+		if s.Range.Revision > 0 {
+			rev, own = s.Range.Revision, nil
+		}
+		resp, err := r.c.rangeAt(ctx, r.f, s.Range, rev, own)
+		return translate.Result{Range: resp}, err
+	case s.Put != nil:
+		prev, err := r.c.rangeAt(ctx, r.f, &pb.RangeRequest{Key: s.Put.Key}, r.stamp-1, r.own)
+		if err != nil {
+			return translate.Result{}, err
+		}
+		r.put(s.Put, prev.Kvs)
+		return translate.Result{Prev: prev.Kvs}, nil
+	default:
+		prev, err := r.c.rangeAt(ctx, r.f, &pb.RangeRequest{Key: s.Delete.Key, RangeEnd: s.Delete.RangeEnd}, r.stamp-1, r.own)
+		if err != nil {
+			return translate.Result{}, err
+		}
+		for _, kv := range prev.Kvs {
+			r.write(mvccpb.Event_DELETE, &mvccpb.KeyValue{Key: kv.Key, ModRevision: r.stamp}, kv)
+		}
+		return translate.Result{Prev: prev.Kvs, Deleted: int64(len(prev.Kvs))}, nil
+	}
+}
+
+func (r *replay) put(put *pb.PutRequest, prev []*mvccpb.KeyValue) {
+	kv := &mvccpb.KeyValue{Key: put.Key, Value: put.Value, ModRevision: r.stamp, CreateRevision: r.stamp, Version: 1, Lease: put.Lease}
+	var old *mvccpb.KeyValue
+	if len(prev) > 0 {
+		old = prev[0]
+		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
+		if put.IgnoreValue {
+			kv.Value = old.Value
+		}
+		if put.IgnoreLease {
+			kv.Lease = old.Lease
+		}
+	}
+	r.write(mvccpb.Event_PUT, kv, old)
+}
+
+func (r *replay) write(t mvccpb.Event_EventType, kv, prev *mvccpb.KeyValue) {
+	r.own = append(r.own, &mergedlog.Event{Rev: r.stamp, Type: t, Kv: kv, PrevKv: prev, Member: r.c.owner(kv.Key)})
+}

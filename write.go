@@ -1,0 +1,321 @@
+package metaetcd
+
+import (
+	"context"
+	"errors"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/snapshot"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+// errReconsider ends an operation that turned out, once its keys' state was known, not to change anything: it needs no stamp.
+var errReconsider = errors.New("nothing to write in the known state")
+
+// write runs a validated transaction; a put or a delete is one of a single operation. What changes nothing is answered
+// from a snapshot and takes no stamp, because etcd's revision would not move either.
+func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	plan := translate.NewPlan(req, c.ring)
+	if !plan.Writes || len(plan.Members) == 0 {
+		return c.readTxn(ctx, plan)
+	}
+	if len(plan.Members) > 1 {
+		return nil, c.crossMember(plan)
+	}
+	w := &writer{c: c, plan: plan, member: c.members[plan.Members[0]]}
+	for {
+		resp, done, err := w.attempt(ctx)
+		if done || err != nil {
+			return resp, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// writer is one transaction on its way to its member. Its lane builds it while the caller waits, never both at once.
+type writer struct {
+	c      *core
+	plan   *translate.Plan
+	member *member
+
+	read  *reading       // what was read for this transaction; nil: the state cache must do
+	run   *translate.Run // as built last
+	built []builtKey     // the states it was built on, for Learn
+	stale bool           // the last attempt was built on a state that no longer held
+}
+
+type builtKey struct {
+	key   []byte
+	state translate.State
+}
+
+// attempt tries to land the transaction once. done: resp is the answer.
+func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, err error) {
+	op, ready, err := w.prepare(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	if !ready {
+		return w.unstamped(ctx)
+	}
+	r, err := w.c.commit.Do(ctx, w.member.index, op)
+	switch {
+	case errors.Is(err, errReconsider):
+		return w.unstamped(ctx)
+	case err != nil:
+		return nil, false, err
+	case !r.Outcome.Landed:
+		return nil, false, nil
+	}
+	resp, err = w.answer(ctx, r)
+	return resp, true, err
+}
+
+// prepare makes the operation for the lane. It reports false when the known state says that nothing would be written.
+func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
+	op := &commit.Op{Keys: w.plan.Keys, Size: w.plan.Size(), Learn: w.learn}
+	if w.plan.Exclusive() {
+		rd, err := w.member.readState(ctx, w.plan, true)
+		if err != nil {
+			return nil, false, err
+		}
+		w.read = rd
+		op.Exclude = w.exclude
+		return op, w.wouldWrite(), nil
+	}
+	op.Build = w.build
+	missing := w.missing()
+	if len(missing) == 0 {
+		return op, w.wouldWrite(), nil
+	}
+	// The read runs beside the stamp: the lane builds the operation when both are there.
+	ready := make(chan struct{})
+	op.Ready = ready
+	linearizable := w.stale
+	if !w.c.spawn(func() {
+		defer close(ready)
+		w.fetch(w.c.ctx, missing, linearizable) // not the caller's context: the operation may outlive it
+	}) {
+		return nil, false, ErrClosed
+	}
+	return op, true, nil
+}
+
+// missing returns the keys whose state must be read first: unknown ones, unless the transaction itself demands that they
+// are absent, which then is a guess that the guards check; with NeedValue, all.
+func (w *writer) missing() [][]byte {
+	if w.plan.NeedValue && (w.read == nil || w.stale) {
+		return w.plan.Keys
+	}
+	var out [][]byte
+	for _, k := range w.plan.Keys {
+		if _, ok := w.known(k); !ok && !w.plan.DemandsAbsent(k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// fetch reads keys' states into the cache. A failure leaves them unknown: they count as absent, and the guards refuse.
+func (w *writer) fetch(ctx context.Context, keys [][]byte, linearizable bool) {
+	ctx, cancel := context.WithTimeout(ctx, w.c.cfg.MemberTimeout)
+	defer cancel()
+	rd, err := w.member.readKeys(ctx, keys, linearizable)
+	if err != nil {
+		return
+	}
+	for i, k := range keys {
+		w.c.cache.Learn(k, cached(rd.states[i], rd.rev))
+	}
+	if w.plan.NeedValue {
+		w.read = rd
+	}
+}
+
+// known returns a key's state as this process knows it.
+func (w *writer) known(key []byte) (translate.State, bool) {
+	s, ok := w.c.cache.Get(key)
+	if w.read != nil {
+		if r, at, found := w.read.state(key); found && (!ok || at >= s.NativeMod) {
+			return r, true
+		}
+		if w.plan.NeedValue {
+			return translate.State{}, false // what was read is outdated, and the cache has no values
+		}
+	}
+	if !ok {
+		return translate.State{}, false
+	}
+	return uncached(key, s), true
+}
+
+func (w *writer) state(key []byte) translate.State {
+	s, _ := w.known(key)
+	w.built = append(w.built, builtKey{key, s})
+	return s
+}
+
+// Get and Range make the writer the view that its transaction is evaluated on.
+func (w *writer) Get(key []byte) *mvccpb.KeyValue {
+	s, _ := w.known(key)
+	return s.KV
+}
+
+// Range implements translate.View.
+func (w *writer) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.ranges[r.String()] }
+
+// wouldWrite evaluates the transaction on what is known. An error of etcd's (a put that keeps the value of an absent
+// key) must be decided on a snapshot, like everything that writes nothing.
+func (w *writer) wouldWrite() bool {
+	run, err := w.plan.Evaluate(w)
+	if err != nil || !run.Writes(w) {
+		return false
+	}
+	w.run = run
+	if w.read != nil && w.plan.Exclusive() {
+		return run.WritesBeside(w.read.emptyRanges, w)
+	}
+	return true
+}
+
+func (w *writer) build(stamp int64, mark int) (*translate.Guarded, error) {
+	if !w.wouldWrite() {
+		return nil, errReconsider
+	}
+	w.built = w.built[:0]
+	return w.plan.Guard(w.run, w.state, stamp, mark, w.c.ring.Slot)
+}
+
+func (w *writer) exclude(stamp, epoch int64) (*translate.Exclusive, error) {
+	if !w.wouldWrite() {
+		return nil, errReconsider
+	}
+	w.built = w.built[:0]
+	return w.plan.Exclude(w.run, w.state, w.read.rev, stamp, epoch)
+}
+
+// learn keeps what the outcome tells of the keys' native states, before any other operation on them is built.
+func (w *writer) learn(stamp int64, o translate.Outcome) {
+	if !o.Landed {
+		w.stale = true
+		w.read = nil
+		for i, k := range o.Keys {
+			w.c.cache.Learn(k, cached(o.States[i], o.MemberRev))
+		}
+		if w.plan.NeedValue && len(o.Keys) == len(w.plan.Keys) {
+			w.read, w.stale = &reading{rev: o.MemberRev, keys: o.Keys, states: o.States}, false
+		}
+		return
+	}
+	for i, s := range w.run.Steps {
+		switch {
+		case s.Put != nil:
+			w.c.cache.Learn(s.Put.Key, w.putState(i, stamp, o.MemberRev))
+		case s.Delete != nil && len(s.Delete.RangeEnd) == 0:
+			w.c.cache.Learn(s.Delete.Key, statecache.State{NativeMod: o.MemberRev})
+		}
+	}
+}
+
+// putState is the state of step i's key after its put landed.
+func (w *writer) putState(i int, stamp, rev int64) statecache.State {
+	put := w.run.Steps[i].Put
+	st := statecache.State{NativeMod: rev, NativeCreate: rev, Stamp: stamp, Create: stamp, Version: 1, Lease: put.Lease}
+	if w.run.Recreates(i) {
+		return st
+	}
+	for _, b := range w.built {
+		if string(b.key) == string(put.Key) && b.state.KV != nil {
+			st.NativeCreate, st.Create, st.Version = b.state.NativeCreate, b.state.KV.CreateRevision, b.state.KV.Version+1
+			if put.IgnoreLease {
+				st.Lease = b.state.KV.Lease
+			}
+		}
+	}
+	return st
+}
+
+// unstamped answers from a snapshot if nothing is written there either. Otherwise what this process knew was outdated.
+func (w *writer) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
+	resp, writes, err := w.c.answerUnstamped(ctx, w.plan, false)
+	if err != nil || !writes {
+		return resp, true, err
+	}
+	if !w.plan.Exclusive() {
+		w.fetch(ctx, w.plan.Keys, true)
+	}
+	return nil, false, nil
+}
+
+// answer builds the response of a landed transaction.
+func (w *writer) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, error) {
+	results := r.Outcome.Results
+	if w.run.Reads || r.Settled {
+		var err error
+		if results, err = w.replay(ctx, r.Stamp); err != nil {
+			return nil, err
+		}
+	}
+	resp := w.plan.Answer(w.run, r.Stamp, true, results)
+	resp.Header = w.c.header()
+	resp.Header.Revision = r.Stamp
+	return resp, nil
+}
+
+// replay computes what the steps of a landed transaction answered: each on the snapshot before it with its own earlier
+// writes on top.
+func (w *writer) replay(ctx context.Context, stamp int64) ([]translate.Result, error) {
+	f, err := w.c.feedFor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.log.WaitClosed(ctx, stamp); err != nil {
+		return nil, err
+	}
+	rp := &replay{c: w.c, f: f, stamp: stamp}
+	out := make([]translate.Result, len(w.run.Steps))
+	for i, s := range w.run.Steps {
+		if out[i], err = rp.step(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// fencedRead reads one key with a stamp of its own, from its member alone (section 7): it goes on while another member
+// holds up the closed revision.
+func (c *core) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	member := c.owner(r.Key)
+	for {
+		res, err := c.commit.Do(ctx, member, &commit.Op{
+			Keys: [][]byte{r.Key}, Size: len(r.Key),
+			Build: func(stamp int64, mark int) (*translate.Guarded, error) {
+				return translate.Read(r.Key, stamp, mark, c.ring.Slot), nil
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		if !res.Outcome.Landed || res.Settled { // a settled read has lost its answer: it is free to be asked again
+			continue
+		}
+		var part snapshot.Part
+		if rs := res.Outcome.Results; len(rs) > 0 {
+			part.Kvs, part.Count = rs[0].Range.Kvs, rs[0].Range.Count
+		}
+		resp, err := snapshot.Merge(r, []snapshot.Part{part})
+		if err != nil {
+			return nil, err
+		}
+		c.metrics.fencedReads.Inc()
+		resp.Header = c.header()
+		resp.Header.Revision = res.Stamp
+		return resp, nil
+	}
+}
