@@ -14,6 +14,9 @@ import (
 )
 
 func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, current int64) error {
+	if r.Revision < 1 {
+		return rpctypes.ErrGRPCCompacted
+	}
 	if r.Revision > current {
 		return rpctypes.ErrGRPCFutureRev
 	}

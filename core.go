@@ -11,6 +11,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -39,6 +41,8 @@ type core struct {
 	ctx    context.Context // ends with Close or a fatal error
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	closing sync.Once
 
 	mu    sync.Mutex
 	feed  *feed         // nil while a new one is being opened
@@ -96,7 +100,7 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	}
 	for i, name := range c.ring.Names() {
 		cli := byName[name].Client
-		m := &member{index: i, name: name, cli: cli, kv: rawKV(cli), seen: c.metrics.memberRequest}
+		m := &member{index: i, name: name, cli: cli, kv: rawKV(cli), open: c.ctx, seen: c.metrics.memberRequest}
 		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout}
 		c.members = append(c.members, m)
 	}
@@ -111,7 +115,7 @@ func (c *core) commitConfig() commit.Config {
 		OnRefusal: c.metrics.refusal,
 	}
 	for _, m := range c.members {
-		cfg.Members = append(cfg.Members, commit.Member{Name: m.name, Txn: m.txn, Raise: func(ctx context.Context, epoch, stamp int64) error {
+		cfg.Members = append(cfg.Members, commit.Member{Name: m.name, Txn: m.send, Raise: func(ctx context.Context, epoch, stamp int64) error {
 			r, err := m.raise(ctx, epoch, stamp)
 			if err == nil {
 				currentLog{c}.fenceHolds(m.index, r)
@@ -201,13 +205,10 @@ func (c *core) present() *feed {
 func (c *core) feedFor(ctx context.Context) (*feed, error) {
 	for {
 		c.mu.Lock()
-		f, ready, fatal := c.feed, c.ready, c.fatal
+		f, ready := c.feed, c.ready
 		c.mu.Unlock()
 		if c.ctx.Err() != nil {
-			if fatal != nil {
-				return nil, fatal
-			}
-			return nil, ErrClosed
+			return nil, c.whyOver()
 		}
 		if f != nil {
 			return f, nil
@@ -219,6 +220,28 @@ func (c *core) feedFor(ctx context.Context) (*feed, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// whyOver is what requests get when the core is over.
+func (c *core) whyOver() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fatal != nil {
+		return c.fatal
+	}
+	return ErrClosed
+}
+
+// orOver returns the error that ended a request, or why the core is over if that is what ended it.
+func (c *core) orOver(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil || c.ctx.Err() == nil {
+		return err
+	}
+	switch status.Code(err) {
+	case codes.Canceled, codes.Unavailable, codes.Unknown:
+		return c.whyOver()
+	}
+	return err
 }
 
 // noteCompacted raises the revision below which reads are refused.
@@ -261,7 +284,10 @@ func (c *core) spawn(fn func()) bool {
 	return true
 }
 
-func (c *core) close() {
+// close ends the core and returns when nothing of it is left.
+func (c *core) close() { c.closing.Do(c.shutDown) }
+
+func (c *core) shutDown() {
 	c.mu.Lock()
 	c.cancel()
 	c.mu.Unlock()
@@ -284,15 +310,15 @@ func (c *core) close() {
 // currentLog is the newest feed's log, for those that outlive feeds. It is there before the feed serves.
 type currentLog struct{ c *core }
 
-func (l currentLog) Track(member int, epoch, stamp int64) {
+func (l currentLog) Track(member int, epoch int64, stamps ...int64) {
 	if log := l.c.log.Load(); log != nil {
-		log.Track(member, epoch, stamp)
+		log.Track(member, epoch, stamps...)
 	}
 }
 
-func (l currentLog) Untrack(member int, epoch, stamp int64) {
+func (l currentLog) Untrack(member int, epoch int64, stamps ...int64) {
 	if log := l.c.log.Load(); log != nil {
-		log.Untrack(member, epoch, stamp)
+		log.Untrack(member, epoch, stamps...)
 	}
 }
 
@@ -310,6 +336,14 @@ func (l currentLog) fenceHolds(member int, r raised) {
 func (l currentLog) highest() int64 {
 	if log := l.c.log.Load(); log != nil {
 		return log.Highest()
+	}
+	return 0
+}
+
+// closed is the newest closed revision.
+func (l currentLog) closed() int64 {
+	if log := l.c.log.Load(); log != nil {
+		return log.Closed()
 	}
 	return 0
 }

@@ -91,7 +91,10 @@ func asked(err error, named bool) error {
 	return askedError{err}
 }
 
-// grpcError is what a service returns: etcd's own errors by identity, contexts' errors as status codes.
+// grpcError is what the services return for an error of a request.
+func (c *core) grpcError(ctx context.Context, err error) error { return grpcError(c.orOver(ctx, err)) }
+
+// grpcError is an error as gRPC services return it: etcd's own errors by identity, contexts' errors as status codes.
 func grpcError(err error) error {
 	if err == nil {
 		return nil
@@ -111,13 +114,18 @@ func grpcError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
 	}
-	return unavailable{err}
+	return final{err}
 }
 
-// unavailable carries an error of the process itself over the services.
-type unavailable struct{ error }
+// final carries an error of the process itself over the services, with a code that no client takes for a passing fault.
+type final struct{ error }
 
-func (e unavailable) Unwrap() error { return e.error }
+func (e final) Unwrap() error { return e.error }
 
 // GRPCStatus implements the interface that package status looks for.
-func (e unavailable) GRPCStatus() *status.Status { return status.New(codes.Unavailable, e.Error()) }
+func (e final) GRPCStatus() *status.Status {
+	if errors.Is(e.error, ErrClosed) {
+		return status.New(codes.Canceled, e.Error())
+	}
+	return status.New(codes.FailedPrecondition, e.Error())
+}

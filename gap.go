@@ -155,9 +155,14 @@ func (g *gapKeeper) adapt(now time.Time) {
 			g.calm = now
 		}
 		g.fenced = fenced
-	case now.Sub(g.calm) >= quiet:
-		g.grace.Store(int64(max(g.Grace()/2, minGrace)))
-		g.calm = now
+	default:
+		for ; now.Sub(g.calm) >= quiet; g.calm = g.calm.Add(quiet) {
+			if g.Grace() == minGrace {
+				g.calm = now
+				break
+			}
+			g.grace.Store(int64(max(g.Grace()/2, minGrace)))
+		}
 	}
 }
 

@@ -21,5 +21,5 @@ func (c *core) health(ctx context.Context) error {
 		errs[len(c.members)] = fmt.Errorf("metaetcd: coordinator: %w", err)
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return c.orOver(ctx, errors.Join(errs...))
 }

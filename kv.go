@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -25,7 +26,8 @@ type kvServer struct {
 var _ pb.KVServer = (*kvServer)(nil)
 
 func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
-	defer s.c.metrics.request("Range")(&err)
+	start := time.Now()
+	defer func() { s.c.metrics.request("Range", start, err) }()
 	if err := validate.Range(r); err != nil {
 		return nil, err
 	}
@@ -33,7 +35,7 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.Rang
 		resp, err = s.read(ctx, f, r)
 		return err
 	})
-	return resp, grpcError(err)
+	return resp, s.c.grpcError(ctx, err)
 }
 
 // read serves a range request from one snapshot, or, when the closed revision is held up, from its key's member.
@@ -62,7 +64,8 @@ func (s *kvServer) read(ctx context.Context, f *feed, r *pb.RangeRequest) (*pb.R
 
 // RangeStream sends a range in chunks, all of one revision. The last one carries the header, More and Count.
 func (s *kvServer) RangeStream(r *pb.RangeRequest, out pb.KV_RangeStreamServer) (err error) {
-	defer s.c.metrics.request("RangeStream")(&err)
+	start := time.Now()
+	defer func() { s.c.metrics.request("RangeStream", start, err) }()
 	if err := validate.RangeStream(r); err != nil {
 		return err
 	}
@@ -81,7 +84,7 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, out pb.KV_RangeStreamServer) 
 			return out.Send(&pb.RangeStreamResponse{RangeResponse: resp})
 		}, ctx), r.Revision > 0)
 	})
-	return grpcError(err)
+	return s.c.grpcError(ctx, err)
 }
 
 const (
@@ -134,13 +137,14 @@ func nextChunk(keys int64, size int) int64 {
 }
 
 func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (_ *pb.PutResponse, err error) {
-	defer s.c.metrics.request("Put")(&err)
+	start := time.Now()
+	defer func() { s.c.metrics.request("Put", start, err) }()
 	if err := validate.Put(r); err != nil {
 		return nil, err
 	}
 	resp, err := s.c.write(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: r}}}})
 	if err != nil {
-		return nil, grpcError(err)
+		return nil, s.c.grpcError(ctx, err)
 	}
 	put := resp.Responses[0].GetResponsePut()
 	put.Header = resp.Header
@@ -148,13 +152,14 @@ func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (_ *pb.PutResponse
 }
 
 func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (_ *pb.DeleteRangeResponse, err error) {
-	defer s.c.metrics.request("DeleteRange")(&err)
+	start := time.Now()
+	defer func() { s.c.metrics.request("DeleteRange", start, err) }()
 	if err := validate.DeleteRange(r); err != nil {
 		return nil, err
 	}
 	resp, err := s.c.write(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}}})
 	if err != nil {
-		return nil, grpcError(err)
+		return nil, s.c.grpcError(ctx, err)
 	}
 	del := resp.Responses[0].GetResponseDeleteRange()
 	del.Header = resp.Header
@@ -162,30 +167,29 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (_
 }
 
 func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (_ *pb.TxnResponse, err error) {
-	defer s.c.metrics.request("Txn")(&err)
+	start := time.Now()
+	defer func() { s.c.metrics.request("Txn", start, err) }()
 	if err := validate.Txn(r, maxTxnOps); err != nil {
 		return nil, err
 	}
 	resp, err := s.c.write(ctx, r)
-	return resp, grpcError(err)
+	return resp, s.c.grpcError(ctx, err)
 }
 
 // Compact drops the history below a revision (section 7): the record first, by compare-and-swap, so that every process
 // refuses what is about to go; then each member's own history.
 func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (_ *pb.CompactionResponse, err error) {
-	defer s.c.metrics.request("Compact")(&err)
-	f, err := s.c.feedFor(ctx)
-	if err != nil {
-		return nil, grpcError(err)
-	}
-	w, err := s.c.linearize(ctx, f)
-	if err != nil {
-		return nil, grpcError(err)
-	}
-	if err := s.c.compact(ctx, f, r, w); err != nil {
-		return nil, grpcError(err)
-	}
+	start := time.Now()
+	defer func() { s.c.metrics.request("Compact", start, err) }()
 	h := s.c.header()
-	h.Revision = w
+	err = s.c.current(ctx, func(f *feed) error {
+		if h.Revision, err = s.c.linearize(ctx, f); err != nil {
+			return err
+		}
+		return asked(s.c.compact(ctx, f, r, h.Revision), true)
+	})
+	if err != nil {
+		return nil, s.c.grpcError(ctx, err)
+	}
 	return &pb.CompactionResponse{Header: h}, nil
 }

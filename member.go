@@ -22,6 +22,7 @@ type member struct {
 	cli    *clientv3.Client
 	kv     pb.KVClient
 	points *pointReader
+	open   context.Context                            // ends with the core
 	seen   func(member int, method string, err error) // counts requests
 }
 
@@ -43,7 +44,24 @@ func (u unbounded) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.Call
 	return u.KVClient.Txn(ctx, in, append(opts, callOptions...)...)
 }
 
+// whileOpen ends a request's context with the core: a member that does not answer must not hold up Close.
+func (m *member) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(m.open, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 func (m *member) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	ctx, cancel := m.whileOpen(ctx)
+	defer cancel()
+	return m.send(ctx, req)
+}
+
+// send is txn for writes: those in flight are awaited by Close.
+func (m *member) send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	resp, err := m.kv.Txn(ctx, req)
 	m.seen(m.index, "txn", err)
 	return resp, err
@@ -52,6 +70,8 @@ func (m *member) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 // rangeAt reads the member at a revision that this process has seen on it. The answer cannot depend on which server
 // gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
 func (m *member) rangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	ctx, cancel := m.whileOpen(ctx)
+	defer cancel()
 	req.Serializable = true
 	resp, err := m.kv.Range(ctx, req)
 	if errors.Is(err, rpctypes.ErrGRPCFutureRev) {

@@ -119,6 +119,9 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c, err := openCore(ctx, cfg)
 	if err != nil {
+		if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) { // a gRPC status does not unwrap to the context's error
+			err = fmt.Errorf("%w (%w)", err, ended)
+		}
 		return nil, err
 	}
 	cli := &Client{core: c, kv: &kvServer{c: c}, watch: &watchServer{c: c}}
@@ -150,12 +153,12 @@ func (c *Client) Register(s grpc.ServiceRegistrar) {
 }
 
 // Revision returns a revision that covers everything acknowledged before the call, by any process.
-func (c *Client) Revision(ctx context.Context) (int64, error) {
-	f, err := c.core.feedFor(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return c.core.linearize(ctx, f)
+func (c *Client) Revision(ctx context.Context) (rev int64, err error) {
+	err = c.core.current(ctx, func(f *feed) error {
+		rev, err = c.core.linearize(ctx, f)
+		return err
+	})
+	return rev, c.core.orOver(ctx, err)
 }
 
 // ClosedRevision returns the revision up to which this process knows everything: what serializable reads are served at.

@@ -73,16 +73,21 @@ func (m *metrics) unregister() {
 	m.registered = nil
 }
 
-// request times a user's request; the returned function is deferred with the request's error.
-func (m *metrics) request(method string) func(*error) {
-	start := time.Now()
-	return func(err *error) {
-		m.requests.WithLabelValues(method, status.Code(*err).String()).Observe(time.Since(start).Seconds())
-	}
+// request notes a user's request that began at start.
+func (m *metrics) request(method string, start time.Time, err error) {
+	m.requests.WithLabelValues(method, code(err)).Observe(time.Since(start).Seconds())
 }
 
 func (m *metrics) memberRequest(member int, method string, err error) {
-	m.memberReqs.WithLabelValues(m.names(member), method, status.Code(err).String()).Inc()
+	m.memberReqs.WithLabelValues(m.names(member), method, code(err)).Inc()
+}
+
+// code is status.Code's name; that of a success takes no look at the error.
+func code(err error) string {
+	if err == nil {
+		return "OK"
+	}
+	return status.Code(err).String()
 }
 
 func (m *metrics) batch(member, ops int) {
@@ -99,8 +104,12 @@ func (m *metrics) refusal(member int, fenced bool) {
 
 func (m *metrics) clockHooks() clock.Hooks {
 	return clock.Hooks{
-		Added:   func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
-		Rebuilt: func(int64, int64) { m.rebuilds.Inc() },
+		Added: func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
+		Rebuilt: func(epoch, _ int64) {
+			if epoch > 1 { // the first is the creation
+				m.rebuilds.Inc()
+			}
+		},
 	}
 }
 

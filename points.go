@@ -77,6 +77,7 @@ func (p *pointReader) next() {
 			r.err = ErrClosed
 			close(r.done)
 		}
+		p.next()
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -44,11 +46,11 @@ func (c *core) linearize(ctx context.Context, f *feed) (int64, error) {
 			return 0, err
 		}
 		// A clock that was rebuilt may never reach a reading of its predecessor.
-		if now, e, err := c.clock.Read(ctx); err != nil {
-			return 0, err
-		} else if e != epoch {
+		again, cancel := context.WithTimeout(ctx, lookAgain)
+		if now, e, err := c.clock.Read(again); err == nil && e != epoch {
 			target, epoch = now, e
 		}
+		cancel()
 	}
 }
 
@@ -64,14 +66,14 @@ func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) 
 		return w, w, nil
 	}
 	if err := c.checkRevision(ctx, f, req.Revision); err != nil {
-		return 0, 0, err
+		return 0, 0, asked(err, true)
 	}
 	return req.Revision, max(w, req.Revision), nil
 }
 
 // checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.
 func (c *core) checkRevision(ctx context.Context, f *feed, rev int64) error {
-	if rev < c.compacted.Load() {
+	if rev < 0 || rev < c.compacted.Load() {
 		return rpctypes.ErrGRPCCompacted
 	}
 	if rev <= f.log.Closed() {
@@ -146,7 +148,7 @@ func (c *core) readPart(ctx context.Context, req *pb.RangeRequest, member int, l
 	if len(req.RangeEnd) == 0 {
 		read = c.members[member].points.read
 	}
-	resp, err := read(ctx, native)
+	resp, err := whenBack(ctx, c, func() (*pb.RangeResponse, error) { return read(ctx, native) })
 	if err != nil {
 		return err
 	}
@@ -157,6 +159,24 @@ func (c *core) readPart(ctx context.Context, req *pb.RangeRequest, member int, l
 	}
 	part.Kvs, part.Count = resp.Kvs, resp.Count
 	return nil
+}
+
+// awayRetry is how long a read of a member that is away rests before it asks again.
+const awayRetry = 50 * time.Millisecond
+
+// whenBack repeats a read while its member does not answer: it is down, has no leader or cannot be reached, and clientv3 gave
+// up asking. Reads wait for it as long as their caller does, as writes do.
+func whenBack[T any](ctx context.Context, c *core, read func() (T, error)) (T, error) {
+	for {
+		resp, err := read()
+		switch status.Code(err) {
+		case codes.Unavailable, codes.DeadlineExceeded:
+			if c.ctx.Err() == nil && pause(ctx, awayRetry) == nil {
+				continue
+			}
+		}
+		return resp, err
+	}
 }
 
 // snapshot finds where a snapshot at r is on each member: in memory, or in the members' histories.

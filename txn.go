@@ -54,7 +54,7 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 			continue
 		}
 		rev := at
-		if s.Range.Revision > 0 {
+		if s.Range.Revision != 0 {
 			if rev = s.Range.Revision; rev > at {
 				return nil, false, rpctypes.ErrGRPCFutureRev
 			}
@@ -63,7 +63,7 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 			}
 		}
 		if results[i].Range, err = c.rangeAt(ctx, f, s.Range, rev, nil); err != nil {
-			return nil, false, asked(err, s.Range.Revision > 0)
+			return nil, false, asked(err, s.Range.Revision != 0)
 		}
 	}
 	resp := plan.Answer(run, at, false, results)
@@ -75,7 +75,7 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 // checkReads validates the revisions that a transaction's reads name, before anything lands.
 func (c *core) checkReads(ctx context.Context, f *feed, run *translate.Run) error {
 	for _, s := range run.Steps {
-		if s.Range != nil && s.Range.Revision > 0 {
+		if s.Range != nil && s.Range.Revision != 0 {
 			if err := c.checkRevision(ctx, f, s.Range.Revision); err != nil {
 				return asked(err, true)
 			}
@@ -263,7 +263,7 @@ func (r *replay) step(ctx context.Context, s translate.Step) (translate.Result, 
 	switch {
 	case s.Range != nil:
 		rev, own := r.stamp-1, r.own
-		if s.Range.Revision > 0 {
+		if s.Range.Revision != 0 {
 			rev, own = s.Range.Revision, nil
 		}
 		resp, err := r.c.rangeAt(ctx, r.f, s.Range, rev, own)

@@ -5,9 +5,9 @@ import (
 	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/watchhub"
 )
 
 // watchServer is etcd's Watch service: each stream is served by the feed that is there when it begins.
@@ -50,7 +50,7 @@ func (s source) Err() error {
 		return nil
 	}
 	if errors.Is(s.f.err, mergedlog.ErrOverrun) {
-		return rpctypes.ErrCompacted
+		return &watchhub.CompactedError{Rev: s.Compacted()}
 	}
 	return s.f.err
 }

@@ -46,7 +46,7 @@ type writer struct {
 
 	read  *reading       // what was read for this transaction; nil: the state cache must do
 	run   *translate.Run // as built last
-	built []builtKey     // the states it was built on, for Learn
+	built []builtKey     // the states it was evaluated and built on
 	stale bool           // the last attempt was built on a state that no longer held
 }
 
@@ -57,6 +57,9 @@ type builtKey struct {
 
 // attempt tries to land the transaction once. done: resp is the answer.
 func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, err error) {
+	if _, err := w.c.feedFor(ctx); err != nil {
+		return nil, false, err
+	}
 	op, ready, err := w.prepare(ctx)
 	if err != nil {
 		return nil, false, err
@@ -81,7 +84,7 @@ func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, 
 func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 	op := &commit.Op{Keys: w.plan.Keys, Size: w.plan.Size(), Learn: w.learn}
 	if w.plan.Exclusive() {
-		rd, err := w.member.readState(ctx, w.plan, true)
+		rd, err := whenBack(ctx, w.c, func() (*reading, error) { return w.member.readState(ctx, w.plan, true) })
 		if err != nil {
 			return nil, false, err
 		}
@@ -92,7 +95,7 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 	op.Build = w.build
 	missing := w.missing()
 	if len(missing) == 0 {
-		return op, w.wouldWrite(), nil
+		return op, w.plan.Blind() || w.wouldWrite(), nil
 	}
 	// The read runs beside the stamp: the lane builds the operation when both are there.
 	ready := make(chan struct{})
@@ -145,27 +148,31 @@ func (w *writer) known(key []byte) (translate.State, bool) {
 		if r, at, found := w.read.state(key); found && (!ok || at >= s.NativeMod) {
 			return r, true
 		}
-		if w.plan.NeedValue {
-			return translate.State{}, false // what was read is outdated, and the cache has no values
-		}
 	}
-	if !ok {
+	if !ok || w.plan.NeedValue { // the cache has no values
 		return translate.State{}, false
 	}
 	return uncached(key, s), true
 }
 
+// state returns a key's state as this attempt takes it. It is the same when the compares are evaluated and when their
+// keys are pinned, though the cache may learn something newer in between.
 func (w *writer) state(key []byte) translate.State {
+	for i := range w.built {
+		if string(w.built[i].key) == string(key) {
+			return w.built[i].state
+		}
+	}
 	s, _ := w.known(key)
+	if w.stale && w.plan.Blind() {
+		s.NativeMod = 0 // others write the key: the cheaper pin was refused
+	}
 	w.built = append(w.built, builtKey{key, s})
 	return s
 }
 
 // Get and Range make the writer the view that its transaction is evaluated on.
-func (w *writer) Get(key []byte) *mvccpb.KeyValue {
-	s, _ := w.known(key)
-	return s.KV
-}
+func (w *writer) Get(key []byte) *mvccpb.KeyValue { return w.state(key).KV }
 
 // Range implements translate.View.
 func (w *writer) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.ranges[r.String()] }
@@ -173,8 +180,9 @@ func (w *writer) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.ran
 // wouldWrite evaluates the transaction on what is known. An error of etcd's (a put that keeps the value of an absent
 // key) must be decided on a snapshot, like everything that writes nothing.
 func (w *writer) wouldWrite() bool {
+	w.built = w.built[:0]
 	run, err := w.plan.Evaluate(w)
-	if err != nil || !run.Writes(w) {
+	if err != nil || !run.Writes(w) || !w.readable(run) {
 		return false
 	}
 	w.run = run
@@ -184,11 +192,21 @@ func (w *writer) wouldWrite() bool {
 	return true
 }
 
+// readable reports whether the revisions that a run's reads name are known to be there. Those that are not must be asked
+// for before anything lands, which a snapshot does.
+func (w *writer) readable(run *translate.Run) bool {
+	for _, s := range run.Steps {
+		if s.Range != nil && s.Range.Revision != 0 && (s.Range.Revision < w.c.compacted.Load() || s.Range.Revision > currentLog{w.c}.closed()) {
+			return false
+		}
+	}
+	return true
+}
+
 func (w *writer) build(stamp int64, mark int) (*translate.Guarded, error) {
 	if !w.wouldWrite() {
 		return nil, errReconsider
 	}
-	w.built = w.built[:0]
 	return w.plan.Guard(w.run, w.state, stamp, mark, w.c.ring.Slot)
 }
 
@@ -196,12 +214,14 @@ func (w *writer) exclude(stamp, epoch int64) (*translate.Exclusive, error) {
 	if !w.wouldWrite() {
 		return nil, errReconsider
 	}
-	w.built = w.built[:0]
 	return w.plan.Exclude(w.run, w.state, w.read.rev, stamp, epoch)
 }
 
 // learn keeps what the outcome tells of the keys' native states, before any other operation on them is built.
 func (w *writer) learn(stamp int64, o translate.Outcome) {
+	if o.Together || o.Fenced && !o.Landed {
+		return // it says nothing of these keys
+	}
 	if !o.Landed {
 		w.stale = true
 		w.read = nil

@@ -50,7 +50,7 @@ func clients(t *testing.T, f func(t *testing.T, c *clientv3.Client)) {
 	t.Run("lazy", func(t *testing.T) {
 		c, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:1"}})
 		require.NoError(t, err)
-		defer c.Close()
+		defer func() { require.NoError(t, c.Close()) }()
 		f(t, c)
 	})
 }
@@ -183,10 +183,10 @@ func TestGetStream(t *testing.T) {
 				}
 			}
 			require.EqualValues(t, 3*responseBuffer, chunks)
-			switch fail {
-			case nil:
+			switch {
+			case fail == nil:
 				require.NoError(t, last)
-			case io.EOF:
+			case errors.Is(fail, io.EOF):
 				require.Equal(t, codes.Unknown, status.Code(last), "a handler's io.EOF is no clean end")
 			default:
 				require.Equal(t, rpctypes.ErrCompacted, last)

@@ -11,7 +11,8 @@ import (
 // toStatus makes of a server's error what a connection makes of it: a gRPC status error. What carries a status keeps
 // it; the errors of a context become Canceled and DeadlineExceeded; everything else is Unknown.
 func toStatus(err error) error {
-	if direct, ok := err.(interface{ GRPCStatus() *status.Status }); ok && direct.GRPCStatus() != nil { //nolint:errorlint // a wrapped status must be rebuilt: its message is the whole chain's
+	// Not errors.As: the message of a wrapped status has to be the whole chain's.
+	if direct, ok := err.(interface{ GRPCStatus() *status.Status }); ok && direct.GRPCStatus() != nil {
 		return err
 	}
 	st, ok := status.FromError(err)

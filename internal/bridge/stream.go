@@ -47,8 +47,8 @@ func open[Req, Resp any](ctx context.Context, name string, handler func(serverEn
 		headerSent: make(chan struct{}),
 		done:       make(chan struct{}),
 	}
-	p.call.method = name
-	p.call.onSend = func() { close(p.headerSent) }
+	p.method = name
+	p.onSend = func() { close(p.headerSent) }
 	sctx, stop := context.WithCancel(p.serverContext(ctx))
 	p.server = sctx
 	go func() {
@@ -203,7 +203,7 @@ func (s serverEnd[Req, Resp]) SetHeader(md metadata.MD) error { return s.p.SetHe
 func (s serverEnd[Req, Resp]) SendHeader(md metadata.MD) error { return s.p.SendHeader(md) }
 
 // SetTrailer implements grpc.ServerStream.
-func (s serverEnd[Req, Resp]) SetTrailer(md metadata.MD) { _ = s.p.call.SetTrailer(md) }
+func (s serverEnd[Req, Resp]) SetTrailer(md metadata.MD) { _ = s.p.SetTrailer(md) }
 
 // SendMsg implements grpc.ServerStream.
 func (s serverEnd[Req, Resp]) SendMsg(m any) error {

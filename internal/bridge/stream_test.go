@@ -65,7 +65,7 @@ func TestWatch(t *testing.T) {
 		require.Equal(t, "k", string(r.Events[0].Kv.Key))
 		cancel() // the last watch of a stream takes the stream with it
 		require.Equal(t, codes.Canceled, status.Code(<-ended))
-		for range ch { //nolint:revive // until it is closed
+		for range ch {
 		}
 		require.NoError(t, w.Close())
 	})
@@ -81,7 +81,7 @@ func TestWatchStreamErrorReachesTheWatcher(t *testing.T) {
 		}
 		return rpctypes.ErrGRPCCompacted
 	}}), nil)
-	defer w.Close()
+	defer func() { require.NoError(t, w.Close()) }()
 	r := <-w.Watch(t.Context(), "k")
 	require.True(t, r.Canceled)
 	require.Equal(t, rpctypes.ErrCompacted, r.Err())
@@ -113,7 +113,7 @@ func (fakeLease) LeaseKeepAlive(s pb.Lease_LeaseKeepAliveServer) error {
 func TestLease(t *testing.T) {
 	clients(t, func(t *testing.T, c *clientv3.Client) {
 		l := clientv3.NewLeaseFromLeaseClient(LeaseClient(fakeLease{}), c, time.Second)
-		defer l.Close()
+		defer func() { require.NoError(t, l.Close()) }()
 		g, err := l.Grant(t.Context(), 5)
 		require.NoError(t, err)
 		require.EqualValues(t, 7, g.ID)
@@ -295,7 +295,7 @@ func BenchmarkUnary(b *testing.B) {
 func BenchmarkStream(b *testing.B) {
 	c := WatchClient(&fakeWatch{serve: func(s pb.Watch_WatchServer) error {
 		r := &pb.WatchResponse{}
-		for s.Send(r) == nil { //nolint:revive // until the context ends
+		for s.Send(r) == nil {
 		}
 		return nil
 	}})

@@ -5,7 +5,7 @@
 //
 //	queue     it waits for a stamp: everything that waits shares one add on the clock
 //	stamped   it holds a stamp and waits for room in a flight
-//	flight    its batch is one member transaction on the way; at most two flights per lane, on disjoint keys and slot clocks
+//	flight    its batch is one member transaction on the way; one flight per lane, and a second one on disjoint keys and slot clocks when it is full
 //	landed    or refused, or settled on the member's log when the member's answer was lost
 //
 // Stamps are taken while the last flight is still out, so the clock's round trip hides behind the member's.

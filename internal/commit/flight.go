@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -19,6 +20,9 @@ import (
 // stallAfter is how long a flight may be out before its lane counts as stalled.
 const stallAfter = time.Second
 
+// resendAfter is how long surrendered stamps rest that no member would mark.
+const resendAfter = 100 * time.Millisecond
+
 // boarded is an operation with its part of the request.
 type boarded struct {
 	*Op
@@ -32,10 +36,10 @@ type flight struct {
 	ops       []boarded
 	surrender []int64
 	exclusive *translate.Exclusive
-	alone     *Op // the exclusive operation
+	alone     *Op         // the exclusive operation
+	parts     [][]boarded // of a batch that the server refused: what is still to be sent, last first
 
-	// Guarded by the lane's lock.
-	stalled, over bool
+	stalled bool // guarded by the lane's lock
 }
 
 // build makes the picked operations' parts of the request. Whatever cannot travel goes back or ends; waits: some
@@ -44,6 +48,7 @@ func (f *flight) build(picked []*Op) (waits bool) {
 	l, limit := f.l, f.l.p.cfg.MaxTxnOps
 	costliest := 0
 	var back []*Op
+	var wanted []int // slot clocks that those set: who needs them too does not pass
 	for i, op := range picked {
 		if err := op.ctx.Err(); err != nil {
 			f.give(op, err)
@@ -63,20 +68,26 @@ func (f *flight) build(picked []*Op) (waits bool) {
 			continue
 		}
 		c := max(costliest, g.Cost())
-		switch n := len(f.ops) + len(f.surrender); {
+		switch n := len(f.ops); {
 		case !translate.Fits(1, g.Cost(), limit):
 			f.give(op, rpctypes.ErrGRPCTooManyOps)
-		case translate.Fits(n+1, c, limit) && l.claim(g.Slots):
+		case l.passed(g):
+			f.give(op, translate.ErrStale)
+		case translate.Fits(n+1, c, limit) && disjoint(wanted, g.Below) && l.claim(f, g):
 			costliest = c
 			f.ops = append(f.ops, boarded{op, g})
 		default:
-			back = append(back, op)
+			back, wanted = append(back, op), append(wanted, g.Slots...)
 		}
 	}
 	if len(back) > 0 {
 		l.putBack(back)
 	}
 	return len(back) > 0
+}
+
+func disjoint(a, b []int) bool {
+	return !slices.ContainsFunc(a, func(x int) bool { return slices.Contains(b, x) })
 }
 
 func (f *flight) buildExclusive(op *Op) {
@@ -97,56 +108,68 @@ func (f *flight) buildExclusive(op *Op) {
 // error ends it.
 func (f *flight) give(op *Op, err error) {
 	l := f.l
-	stale := errors.Is(err, translate.ErrStale)
-	f.giveUp(l.index, op.stamp)
+	var given []stamp
 	l.mu.Lock()
 	l.freeKeys(op)
-	if op.exclusive() {
-		l.alone = false
-	}
-	if stale {
-		l.queue = append([]*Op{op}, l.queue...)
-	}
-	l.mu.Unlock()
-	if !stale {
+	if errors.Is(err, translate.ErrStale) {
+		given = l.requeueLocked([]*Op{op})
+	} else {
+		given = l.unstampLocked([]*Op{op})
 		op.finish(Result{Err: err})
 	}
+	l.mu.Unlock()
+	l.p.surrender(l.index, given...)
 	wake(l.wakeTake)
 }
 
-func (f *flight) giveUp(index int, stamps ...int64) {
-	ss := make([]stamp, len(stamps))
-	for i, n := range stamps {
+// stamps completes numbers to stamps of the flight's epoch.
+func (f *flight) stamps(numbers ...int64) []stamp {
+	ss := make([]stamp, len(numbers))
+	for i, n := range numbers {
 		ss[i] = stamp{n, f.epoch}
 	}
-	f.l.p.surrender(index, ss...)
+	return ss
+}
+
+// giveUp surrenders stamps of the flight.
+func (f *flight) giveUp(index int, numbers ...int64) {
+	f.l.p.surrender(index, f.stamps(numbers...)...)
 }
 
 // fly sends the flight and delivers every outcome. It occupies its place in the lane until all of them are known.
 func (f *flight) fly() {
-	timer := time.AfterFunc(stallAfter, f.stall)
+	stalled := make(chan struct{})
+	timer := time.AfterFunc(stallAfter, func() {
+		defer close(stalled)
+		f.stall()
+	})
 	if f.exclusive != nil {
 		f.sendAlone()
 	} else {
-		f.send(f.ops, f.surrender)
+		f.parts = [][]boarded{f.ops}
+		for n := 1; n > 0; n = len(f.parts) {
+			ops := f.parts[n-1]
+			f.parts = f.parts[:n-1]
+			f.send(ops)
+		}
 	}
-	timer.Stop()
+	if !timer.Stop() {
+		<-stalled
+	}
 	f.land()
 }
 
 // stall tells the lane that the flight is overdue. Once.
 func (f *flight) stall() {
 	l := f.l
+	var given []stamp
 	l.mu.Lock()
-	first := !f.stalled && !f.over
-	if first {
+	if !f.stalled {
 		f.stalled = true
-		l.stalled++
+		given = l.stallLocked()
 	}
 	l.mu.Unlock()
-	if first {
-		l.giveUpStamps()
-	}
+	l.p.surrender(l.index+1, given...)
 }
 
 // land frees the flight's place.
@@ -154,7 +177,7 @@ func (f *flight) land() {
 	l := f.l
 	l.mu.Lock()
 	l.flights--
-	f.over = true
+	l.inAir = slices.DeleteFunc(l.inAir, func(x *flight) bool { return x == f })
 	if f.alone != nil {
 		l.alone = false
 	}
@@ -171,13 +194,16 @@ func (f *flight) land() {
 	wake(l.wakeSend)
 }
 
-func (f *flight) send(ops []boarded, surrender []int64) {
-	p := f.l.p
+// send sends operations in one member transaction, with the surrendered stamps that are not sent yet.
+func (f *flight) send(ops []boarded) {
+	p, surrender := f.l.p, f.surrender
+	f.surrender = nil
 	b := translate.Batch{Epoch: f.epoch, Surrender: surrender, Ops: make([]*translate.Guarded, len(ops))}
 	for i, o := range ops {
 		b.Ops[i] = o.guarded
-		p.cfg.Log.Track(f.l.index, f.epoch, o.stamp)
 	}
+	p.cfg.Log.Track(f.l.index, f.epoch, stampsOf(ops)...)
+	b.Together = len(ops) > 1 && f.l.together() && b.CanTogether(p.cfg.MaxTxnOps)
 	if h := p.cfg.OnBatch; h != nil {
 		h(f.l.index, len(ops))
 	}
@@ -189,30 +215,52 @@ func (f *flight) send(ops []boarded, surrender []int64) {
 	var wrong *translate.WrongEpochError
 	switch {
 	case err == nil:
-		for i, o := range ops {
-			f.deliver(o.Op, o.guarded.Slots, Result{Outcome: outs[i]})
+		if len(outs) > 0 && outs[0].Together {
+			f.l.beCareful()
 		}
+		f.deliver(ops, func(i int) Result { return Result{Outcome: outs[i]} })
 	case errors.As(err, &wrong):
 		f.sync()
-		for _, o := range ops {
-			f.deliver(o.Op, o.guarded.Slots, Result{Outcome: translate.Outcome{Fenced: true}})
-		}
+		f.deliver(ops, refused)
 	case !definite(err):
+		f.stall()
+		f.giveUp(f.l.index+1, surrender...) // they may have their mark; a second one does no harm
+		f.takeBack()
 		f.settle(ops, err)
 	case len(ops) > 1:
 		// The error is some operation's own, and does not say whose. Nothing landed, so the stamps may be sent again.
-		f.send(ops[:len(ops)/2], surrender)
-		f.send(ops[len(ops)/2:], nil)
+		f.surrender = surrender
+		f.parts = append(f.parts, ops[len(ops)/2:], ops[:len(ops)/2])
 	default:
-		f.giveUp(f.l.index+1, surrender...)
-		for _, o := range ops {
-			f.giveUp(f.l.index+1, o.stamp)
-			f.deliver(o.Op, o.guarded.Slots, Result{Err: err})
+		f.deliver(ops, func(int) Result { return Result{Err: err} })
+		if len(ops) == 0 {
+			f.pause(resendAfter)
 		}
+		f.giveUp(f.l.index+1, append(stampsOf(ops), surrender...)...)
 	}
 }
 
+// takeBack sends the operations back that were not sent yet: their stamps would wait for the outcome of those that were.
+func (f *flight) takeBack() {
+	l := f.l
+	var ops []*Op
+	var numbers []int64
+	l.mu.Lock()
+	for _, part := range slices.Backward(f.parts) {
+		for _, o := range part {
+			l.freeLocked(o)
+			ops, numbers = append(ops, o.Op), append(numbers, o.stamp)
+		}
+	}
+	f.parts = nil
+	given := l.requeueLocked(ops)
+	l.mu.Unlock()
+	l.p.cfg.Log.Untrack(l.index, f.epoch, numbers...)
+	l.p.surrender(l.index+1, given...)
+}
+
 func (f *flight) sendAlone() {
+	ops := []boarded{{Op: f.alone, guarded: &translate.Guarded{}}}
 	f.l.p.cfg.Log.Track(f.l.index, f.epoch, f.alone.stamp)
 	resp, err := f.txn(f.exclusive.Txn)
 	var out translate.Outcome
@@ -222,15 +270,16 @@ func (f *flight) sendAlone() {
 	var wrong *translate.WrongEpochError
 	switch {
 	case err == nil:
-		f.deliver(f.alone, nil, Result{Outcome: out})
+		f.deliver(ops, func(int) Result { return Result{Outcome: out} })
 	case errors.As(err, &wrong):
 		f.sync()
-		f.deliver(f.alone, nil, Result{Outcome: translate.Outcome{Fenced: true}})
+		f.deliver(ops, refused)
 	case !definite(err):
-		f.settle([]boarded{{Op: f.alone, guarded: &translate.Guarded{}}}, err)
+		f.stall()
+		f.settle(ops, err)
 	default:
+		f.deliver(ops, func(int) Result { return Result{Err: err} })
 		f.giveUp(f.l.index+1, f.alone.stamp)
-		f.deliver(f.alone, nil, Result{Err: err})
 	}
 }
 
@@ -265,45 +314,66 @@ func (f *flight) sync() {
 	}
 }
 
-// deliver tells an operation its outcome, frees what it held in the lane and ends it.
-func (f *flight) deliver(op *Op, slots []int, r Result) {
+func stampsOf(ops []boarded) []int64 {
+	out := make([]int64, len(ops))
+	for i, o := range ops {
+		out[i] = o.stamp
+	}
+	return out
+}
+
+// refused is the result of operations that left nothing, in another epoch.
+func refused(int) Result { return Result{Outcome: translate.Outcome{Fenced: true}} }
+
+// deliver tells operations their outcomes, frees what they held in the lane and ends them.
+func (f *flight) deliver(ops []boarded, result func(i int) Result) {
 	l := f.l
-	r.Stamp, r.Epoch = op.stamp, f.epoch
-	if r.Err == nil && op.Learn != nil {
-		op.Learn(op.stamp, r.Outcome)
+	stamps := stampsOf(ops)
+	for i, o := range ops {
+		if r := result(i); r.Err == nil {
+			if o.Learn != nil {
+				o.Learn(o.stamp, r.Outcome)
+			}
+			if h := l.p.cfg.OnRefusal; h != nil && !r.Outcome.Landed {
+				h(l.index, r.Outcome.Fenced)
+			}
+		}
 	}
-	if h := l.p.cfg.OnRefusal; h != nil && r.Err == nil && !r.Outcome.Landed {
-		h(l.index, r.Outcome.Fenced)
-	}
-	l.p.cfg.Log.Untrack(l.index, f.epoch, op.stamp)
-	l.p.release(op.stamp)
+	l.p.cfg.Log.Untrack(l.index, f.epoch, stamps...)
+	l.p.release(f.stamps(stamps...)...)
 	l.mu.Lock()
-	l.freeKeys(op)
-	for _, s := range slots {
-		delete(l.busySlots, s)
+	for _, o := range ops {
+		l.freeLocked(o)
 	}
 	l.mu.Unlock()
-	op.finish(r)
+	for i, o := range ops {
+		r := result(i)
+		r.Stamp, r.Epoch = o.stamp, f.epoch
+		o.finish(r)
+	}
 }
 
 // settle reads the outcomes off the member's log after the member's answer was lost. Until the log shows them, it raises
 // the fence: then they show up, or can never land.
 func (f *flight) settle(ops []boarded, cause error) {
-	f.stall()
+	if len(ops) == 0 {
+		f.pause(resendAfter)
+		return
+	}
 	p := f.l.p
 	p.cfg.Logger.Info("settling a member transaction whose answer was lost", zap.String("member", f.l.member.Name), zap.Int("operations", len(ops)), zap.Error(cause))
 	var high int64
 	for _, o := range ops {
 		high = max(high, o.stamp)
 	}
-	for _, o := range ops {
-		out, err := f.outcome(o.stamp, high)
+	for i := range ops {
+		out, err := f.outcome(ops[i].stamp, high)
+		landed := out.Kind == mergedlog.Landed
+		r := Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
 		if err != nil {
-			f.deliver(o.Op, o.guarded.Slots, Result{Err: fmt.Errorf("%w: %w", ErrUnknown, err)})
-			continue
+			r = Result{Err: fmt.Errorf("%w: %w", ErrUnknown, err)}
 		}
-		r := Result{Settled: true, Outcome: translate.Outcome{Landed: out.Kind == mergedlog.Landed, MemberRev: out.Rev, Fenced: true}}
-		f.deliver(o.Op, o.guarded.Slots, r)
+		f.deliver(ops[i:i+1], func(int) Result { return r })
 	}
 }
 
@@ -312,15 +382,10 @@ func (f *flight) outcome(stamp, high int64) (mergedlog.Outcome, error) {
 	for {
 		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Grace())
 		out, err := p.cfg.Log.Outcome(ctx, f.l.index, f.epoch, stamp)
+		waited := ctx.Err() != nil
 		cancel()
-		if err == nil {
-			return out, nil
-		}
-		if p.ctx.Err() != nil {
-			return mergedlog.Outcome{}, err
-		}
-		if !errors.Is(err, context.DeadlineExceeded) {
-			return mergedlog.Outcome{}, err // the log has ended
+		if err == nil || !waited || p.ctx.Err() != nil {
+			return out, err // an error without waiting: the log has ended
 		}
 		rctx, rcancel := context.WithTimeout(p.ctx, p.cfg.Timeout)
 		if err := f.l.member.Raise(rctx, f.epoch, high); err != nil {

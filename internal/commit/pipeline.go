@@ -2,6 +2,7 @@ package commit
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +21,8 @@ type Clock interface {
 
 // Log settles unknown outcomes; see internal/mergedlog.
 type Log interface {
-	Track(member int, epoch, stamp int64)
-	Untrack(member int, epoch, stamp int64)
+	Track(member int, epoch int64, stamps ...int64)
+	Untrack(member int, epoch int64, stamps ...int64)
 	Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error)
 }
 
@@ -51,15 +52,17 @@ type Config struct {
 
 // Pipeline is the group commit of one process. Safe for concurrent use.
 type Pipeline struct {
-	cfg    Config
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	lanes  []*lane
+	cfg     Config
+	closing chan struct{} // closed by Close
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	lanes   []*lane
+	once    sync.Once
 
 	mu   sync.Mutex
-	held map[int64]struct{} // stamps taken whose fate is not known yet
-	lost []stamp            // surrendered stamps that no lane could take
+	held map[int64]int64 // stamps taken whose fate is not known yet, and their epochs
+	lost []stamp         // surrendered stamps that no lane could take
 }
 
 // New starts the lanes.
@@ -76,7 +79,7 @@ func New(cfg Config) *Pipeline {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	p := &Pipeline{cfg: cfg, held: map[int64]struct{}{}}
+	p := &Pipeline{cfg: cfg, closing: make(chan struct{}), held: map[int64]int64{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for i, m := range cfg.Members {
 		p.lanes = append(p.lanes, newLane(p, i, m))
@@ -89,13 +92,20 @@ func New(cfg Config) *Pipeline {
 	return p
 }
 
-// Close ends the lanes. Operations that wait get ErrClosed.
+// Close ends the lanes. Operations that wait get ErrClosed, and their stamps are marked. What is in flight is awaited, but
+// not for long: the outcomes that are missing then are ErrUnknown, and what has no mark is for others to fence off, as
+// after a crash. It is idempotent.
 func (p *Pipeline) Close() {
-	p.cancel()
+	p.once.Do(func() {
+		close(p.closing)
+		for _, l := range p.lanes {
+			l.close()
+		}
+	})
+	timer := time.AfterFunc(stallAfter, p.cancel)
 	p.wg.Wait()
-	for _, l := range p.lanes {
-		l.drain()
-	}
+	timer.Stop()
+	p.cancel()
 }
 
 // Do lands op on a member: it returns when the operation landed, was refused or failed, or when ctx ends. In the last
@@ -109,6 +119,11 @@ func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
 	case r := <-op.result:
 		return r, r.Err
 	case <-ctx.Done():
+	}
+	select {
+	case r := <-op.result: // known all the same
+		return r, r.Err
+	default:
 		return Result{}, ctx.Err()
 	}
 }
@@ -122,25 +137,22 @@ func (p *Pipeline) Holds(stamp int64) bool {
 }
 
 // Stalled reports whether a member has left a flight without an answer for so long that its lane takes no stamps.
-func (p *Pipeline) Stalled(member int) bool {
-	l := p.lanes[member]
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.stalled > 0
-}
+func (p *Pipeline) Stalled(member int) bool { return p.lanes[member].overdue() }
 
-func (p *Pipeline) hold(first int64, n int) {
+func (p *Pipeline) hold(first, epoch int64, n int) {
 	p.mu.Lock()
 	for i := range n {
-		p.held[first+int64(i)] = struct{}{}
+		p.held[first+int64(i)] = epoch
 	}
 	p.mu.Unlock()
 }
 
-func (p *Pipeline) release(stamps ...int64) {
+func (p *Pipeline) release(stamps ...stamp) {
 	p.mu.Lock()
 	for _, s := range stamps {
-		delete(p.held, s)
+		if p.held[s.n] == s.epoch { // a new epoch hands out numbers again that did not land
+			delete(p.held, s.n)
+		}
 	}
 	p.mu.Unlock()
 }
@@ -148,22 +160,24 @@ func (p *Pipeline) release(stamps ...int64) {
 // stamp is a stamp of an epoch.
 type stamp struct{ n, epoch int64 }
 
-// surrender gives stamps that will not be sent to the first lane from index on that works, to mark them.
+// surrender gives stamps that will not be sent to the first lane from index on that works, to mark them. Those that none
+// can take wait for a lane to recover.
 func (p *Pipeline) surrender(index int, stamps ...stamp) {
-	if len(stamps) == 0 {
-		return
-	}
-	for _, s := range stamps {
-		p.release(s.n)
-	}
-	for i := range p.lanes {
-		if p.lanes[(index+i)%len(p.lanes)].carry(stamps) {
+	p.release(stamps...)
+	for len(stamps) > 0 {
+		for i := range p.lanes {
+			if p.lanes[(index+i)%len(p.lanes)].carry(stamps) {
+				return
+			}
+		}
+		p.mu.Lock()
+		p.lost = append(p.lost, stamps...)
+		p.mu.Unlock()
+		if !slices.ContainsFunc(p.lanes, (*lane).works) {
 			return
 		}
+		stamps = p.found() // a lane recovered meanwhile, and may have looked too early
 	}
-	p.mu.Lock()
-	p.lost = append(p.lost, stamps...)
-	p.mu.Unlock()
 }
 
 // found returns the stamps that no lane could take; a lane that works again asks for them.

@@ -1,5 +1,5 @@
 // Package etcdfake is an etcd in memory, for tests: the KV service over the present revision, with etcd's own rules
-// for transactions, versions and revisions, and with faults. It keeps no history, knows no leases and has no watches.
+// for transactions, versions and revisions, and with faults. It keeps no history; of leases it knows only which exist.
 package etcdfake
 
 import (
@@ -32,6 +32,8 @@ type Server struct {
 	compacted int64
 	keys      []string // sorted
 	kvs       map[string]*mvccpb.KeyValue
+	leases    map[int64]bool
+	watchers  []func(rev int64, events []*mvccpb.Event)
 }
 
 // Snapshot is what a Server holds at one moment.
@@ -68,6 +70,26 @@ func (s *Server) Restore(from Snapshot) {
 	if s.kvs == nil {
 		s.kvs = make(map[string]*mvccpb.KeyValue)
 	}
+}
+
+// Grant makes leases that keys can be put with. They never end.
+func (s *Server) Grant(ids ...int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leases == nil {
+		s.leases = make(map[int64]bool)
+	}
+	for _, id := range ids {
+		s.leases[id] = true
+	}
+}
+
+// Watch calls seen with the events of every revision from now on, like a watch of all keys with their previous pairs. The
+// server waits for it: seen must not send requests.
+func (s *Server) Watch(seen func(rev int64, events []*mvccpb.Event)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers = append(s.watchers, seen)
 }
 
 // SetDown makes every request fail as unavailable, or no longer.

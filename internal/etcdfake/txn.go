@@ -3,6 +3,7 @@ package etcdfake
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -10,6 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
 // branch says which way a transaction goes; the nested ones follow in order.
@@ -20,13 +23,9 @@ type branch struct {
 
 // txn checks, decides on the state before it, and then executes in order: all its writes share one revision.
 func (s *Server) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
-	if err := checkTxn(req, maxTxnOps); err != nil {
+	// The reserved names, which only metaetcd itself refuses, are checked last.
+	if err := validate.Txn(req, maxTxnOps); err != nil && !errors.Is(err, validate.ErrReservedKey) {
 		return nil, err
-	}
-	for _, ops := range [][]*pb.RequestOp{req.Success, req.Failure} {
-		if _, err := writesOf(ops); err != nil {
-			return nil, err
-		}
 	}
 	way := s.decide(req)
 	if err := s.checkOps(req, way); err != nil {
@@ -36,6 +35,9 @@ func (s *Server) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	resp := x.run(req, way)
 	if x.wrote {
 		s.rev++
+		for _, seen := range s.watchers {
+			seen(x.rev, x.events)
+		}
 	}
 	resp.Header = s.header()
 	return resp, nil
@@ -75,7 +77,7 @@ func (s *Server) checkOps(req *pb.TxnRequest, way *branch) error {
 			if (p.IgnoreValue || p.IgnoreLease) && s.kvs[string(p.Key)] == nil {
 				return rpctypes.ErrGRPCKeyNotFound
 			}
-			if p.Lease != 0 {
+			if p.Lease != 0 && !s.leases[p.Lease] {
 				return rpctypes.ErrGRPCLeaseNotFound
 			}
 		case *pb.RequestOp_RequestTxn:
@@ -124,8 +126,29 @@ func holds(c *pb.Compare, kv *mvccpb.KeyValue) bool {
 // execution carries out one transaction.
 type execution struct {
 	*Server
-	rev   int64 // of its writes
-	wrote bool
+	rev    int64 // of its writes
+	wrote  bool
+	events []*mvccpb.Event
+	before map[string]*mvccpb.KeyValue // of the keys in events
+}
+
+// note makes an event of a write. As in etcd, its PrevKv is the pair before the transaction, and a creation has none.
+func (x *execution) note(kind mvccpb.Event_EventType, kv, prev *mvccpb.KeyValue) {
+	if len(x.watchers) == 0 {
+		return
+	}
+	key := string(kv.Key)
+	if _, again := x.before[key]; !again {
+		if x.before == nil {
+			x.before = make(map[string]*mvccpb.KeyValue)
+		}
+		x.before[key] = prev
+	}
+	ev := &mvccpb.Event{Type: kind, Kv: view(kv)}
+	if old := x.before[key]; old != nil && (kind == mvccpb.DELETE || kv.CreateRevision != kv.ModRevision) {
+		ev.PrevKv = view(old)
+	}
+	x.events = append(x.events, ev)
 }
 
 func (x *execution) run(req *pb.TxnRequest, way *branch) *pb.TxnResponse {
@@ -184,7 +207,7 @@ func (x *execution) put(req *pb.PutRequest) *pb.PutResponse {
 	x.wrote = true
 	key, prev := string(req.Key), x.kvs[string(req.Key)]
 	kv := &mvccpb.KeyValue{
-		Key: []byte(key), Value: bytes.Clone(req.Value), ModRevision: x.rev, CreateRevision: x.rev, Version: 1,
+		Key: []byte(key), Value: bytes.Clone(req.Value), ModRevision: x.rev, CreateRevision: x.rev, Version: 1, Lease: req.Lease,
 	}
 	if prev != nil {
 		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
@@ -193,9 +216,13 @@ func (x *execution) put(req *pb.PutRequest) *pb.PutResponse {
 		x.keys = slices.Insert(x.keys, i, key)
 	}
 	if req.IgnoreValue {
-		kv.Value = prev.Value
+		kv.Value = prev.Value // etcd panics as well when the transaction itself has deleted the key
+	}
+	if req.IgnoreLease {
+		kv.Lease = prev.Lease
 	}
 	x.kvs[key] = kv
+	x.note(mvccpb.PUT, kv, prev)
 	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: x.rev}}
 	if req.PrevKv && prev != nil {
 		resp.PrevKv = view(prev)
@@ -211,6 +238,7 @@ func (x *execution) remove(req *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
 		if req.PrevKv {
 			resp.PrevKvs = append(resp.PrevKvs, view(x.kvs[key]))
 		}
+		x.note(mvccpb.DELETE, &mvccpb.KeyValue{Key: []byte(key), ModRevision: x.rev}, x.kvs[key])
 		delete(x.kvs, key)
 		i, _ := slices.BinarySearch(x.keys, key)
 		x.keys = slices.Delete(x.keys, i, i+1)

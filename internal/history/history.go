@@ -29,16 +29,24 @@ const (
 // until their context ends.
 type History struct {
 	cfg        Config
+	log        live
 	pasts      []*past
 	pageBytes  int64
 	indexBound int
+}
+
+// live is what a history asks of its log.
+type live interface {
+	Began() int64
+	Closed() int64
+	Lo(member int, r int64) (lo, hi int64, ok bool)
 }
 
 // New returns the history behind a log. It reads nothing before it is asked.
 func New(cfg Config) *History { return newHistory(cfg, pageBytes, indexBound) }
 
 func newHistory(cfg Config, pageBytes int64, indexBound int) *History {
-	h := &History{cfg: cfg, pageBytes: pageBytes, indexBound: indexBound}
+	h := &History{cfg: cfg, log: cfg.Log, pageBytes: pageBytes, indexBound: indexBound}
 	all := make([]int, len(cfg.Members))
 	for i, m := range cfg.Members {
 		h.pasts = append(h.pasts, &past{Member: m, h: h, id: i, turn: make(chan struct{}, 1)})
@@ -101,7 +109,7 @@ func (p *past) snapshot(ctx context.Context, r int64, key, end []byte) (mergedlo
 // it.
 func (h *History) check(r int64) error {
 	switch {
-	case r > h.cfg.Log.Closed():
+	case r > h.log.Closed():
 		return mergedlog.ErrNotClosed
 	case r < h.cfg.Compacted()-1:
 		return h.overtaken(r)

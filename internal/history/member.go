@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // Member is the past of one member. It is safe for concurrent use.
@@ -18,9 +19,10 @@ type Member interface {
 	// whole, until fn wants no more or fails; fn owns what it gets. Without prevKV previous values are left out. It
 	// fails with a *MemberCompactedError if the member is compacted above from, and with the context's error and fn's.
 	Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (more bool, err error)) error
-	// Get reads a key as of the native revision rev, 0 for the present; nil if there is none. It fails with a
-	// *MemberCompactedError without a revision if the member is compacted above rev.
-	Get(ctx context.Context, key string, rev int64) (*mvccpb.KeyValue, error)
+	// Clock returns the record `clock` as of a native revision: the highest stamp that had come to the member by
+	// then; 0 before it was initialised. It fails with a *MemberCompactedError, without a revision, if the member is
+	// compacted above rev.
+	Clock(ctx context.Context, rev int64) (int64, error)
 }
 
 // MemberCompactedError says that native revisions below Rev are gone.
@@ -29,6 +31,9 @@ type MemberCompactedError struct {
 }
 
 func (e *MemberCompactedError) Error() string {
+	if e.Rev == 0 {
+		return "metaetcd: member is compacted"
+	}
 	return fmt.Sprintf("metaetcd: member is compacted at its revision %d", e.Rev)
 }
 
@@ -87,13 +92,15 @@ func eachRevision(evs []*clientv3.Event, fn func(r mergedlog.MemberRevision) (bo
 	return true, nil
 }
 
-func (c *client) Get(ctx context.Context, key string, rev int64) (*mvccpb.KeyValue, error) {
-	resp, err := c.kv.Get(ctx, key, clientv3.WithRev(rev))
+// Clock asks linearizably: a server that lags may not have the revision yet.
+func (c *client) Clock(ctx context.Context, rev int64) (int64, error) {
+	resp, err := c.kv.Get(ctx, record.KeyClock, clientv3.WithRev(rev))
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted):
-		return nil, &MemberCompactedError{}
+		return 0, &MemberCompactedError{}
 	case err != nil || len(resp.Kvs) == 0:
-		return nil, err
+		return 0, err
 	}
-	return resp.Kvs[0], nil
+	_, stamp, err := record.ParsePair(resp.Kvs[0].Value)
+	return stamp, err
 }

@@ -3,11 +3,9 @@ package history
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync/atomic"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // past is what was learned of one member's past.
@@ -16,9 +14,8 @@ type past struct {
 	h  *History
 	id int
 
-	origin atomic.Int64 // native revision that completed the member's creation; 0: not known yet
-	index  atomic.Pointer[index]
-	turn   chan struct{} // full while somebody extends the index
+	index atomic.Pointer[index]
+	turn  chan struct{} // full while somebody extends the index
 }
 
 // bounds returns lo(r) and hi(r), and makes the index cover r if the log does not.
@@ -27,7 +24,7 @@ func (p *past) bounds(ctx context.Context, r int64) (lo, hi int64, err error) {
 	if err := p.h.check(r); err != nil {
 		return 0, 0, err
 	}
-	if r >= p.h.cfg.Log.Began() {
+	if r >= p.h.log.Began() {
 		return p.live(r)
 	}
 	x, err := p.cover(ctx, r)
@@ -44,7 +41,7 @@ func (p *past) lo(ctx context.Context, r int64) (lo int64, err error) {
 	if err := p.h.check(r); err != nil {
 		return 0, err
 	}
-	if r >= p.h.cfg.Log.Began() {
+	if r >= p.h.log.Began() {
 		lo, _, err = p.live(r)
 		return lo, err
 	}
@@ -61,7 +58,7 @@ func (p *past) lo(ctx context.Context, r int64) (lo int64, err error) {
 
 // hi returns hi(r) or a later revision, for any r not below one that bounds was asked for.
 func (p *past) hi(r int64) (int64, error) {
-	if r < p.h.cfg.Log.Began() {
+	if r < p.h.log.Began() {
 		return p.index.Load().hi(r), nil
 	}
 	_, hi, err := p.live(r)
@@ -70,7 +67,7 @@ func (p *past) hi(r int64) (int64, error) {
 
 // live returns the bounds that the log knows, for r from its start on.
 func (p *past) live(r int64) (lo, hi int64, err error) {
-	lo, hi, ok := p.h.cfg.Log.Lo(p.id, r)
+	lo, hi, ok := p.h.log.Lo(p.id, r)
 	if !ok {
 		return 0, 0, p.h.overtaken(r)
 	}
@@ -84,7 +81,7 @@ func (p *past) loOf(ctx context.Context, x *index, r int64) (int64, error) {
 		return p.bisect(ctx, from, to, r)
 	}
 	// What came after the index is above the log's start.
-	lo, _, err := p.live(p.h.cfg.Log.Began())
+	lo, _, err := p.live(p.h.log.Began())
 	return max(lo, x.upTo), err
 }
 
@@ -94,7 +91,7 @@ func (p *past) known(r int64) (*index, error) {
 	if x := p.index.Load(); x != nil {
 		return x, nil
 	}
-	_, hi, ok := p.h.cfg.Log.Lo(p.id, p.h.cfg.Log.Began())
+	_, hi, ok := p.h.log.Lo(p.id, p.h.log.Began())
 	if !ok {
 		return nil, p.h.overtaken(r)
 	}
@@ -165,15 +162,11 @@ func (p *past) readStamps(ctx context.Context, x *index) error {
 
 // find returns lo(r) and the clock there, for an r below what the index later covers.
 func (p *past) find(ctx context.Context, later *index, r int64) (lo, clock int64, err error) {
-	origin, err := p.begin(ctx)
-	if err != nil {
+	if lo, err = p.bisect(ctx, 1, later.after, r); err != nil {
 		return 0, 0, err
 	}
-	if lo, err = p.bisect(ctx, origin, later.after, r); err != nil {
-		return 0, 0, err
-	}
-	clock, err = p.clock(ctx, lo)
-	if isCompacted(err) || err == nil && clock > r {
+	clock, err = p.Clock(ctx, lo)
+	if isCompacted(err) {
 		err = p.h.overtaken(r)
 	}
 	return lo, clock, err
@@ -185,7 +178,7 @@ func (p *past) bisect(ctx context.Context, from, to, r int64) (int64, error) {
 	gone := false
 	for from < to {
 		mid := to - (to-from)/2
-		clock, err := p.clock(ctx, mid)
+		clock, err := p.Clock(ctx, mid)
 		switch {
 		case isCompacted(err):
 			from, gone = mid, true
@@ -207,7 +200,7 @@ func (p *past) bisect(ctx context.Context, from, to, r int64) (int64, error) {
 // turned out to be compacted: it can if everything before is at or below r, else it is overtaken. ok is false if
 // the member was compacted again.
 func (p *past) rebase(ctx context.Context, rev, r int64) (ok bool, err error) {
-	clock, err := p.clock(ctx, rev)
+	clock, err := p.Clock(ctx, rev)
 	switch {
 	case isCompacted(err):
 		return false, nil
@@ -219,36 +212,8 @@ func (p *past) rebase(ctx context.Context, rev, r int64) (ok bool, err error) {
 	return true, nil
 }
 
-// firstClock is where the clock of a new cluster stands; no stamp is at or below it.
+// firstClock is where the clock of a new cluster stands; no stamp is at or below it. So what came before a member was
+// initialised is before every lo.
 const firstClock = 1
-
-// clock reads the highest stamp that had come to the member by a native revision.
-func (p *past) clock(ctx context.Context, rev int64) (int64, error) {
-	kv, err := p.Get(ctx, record.KeyClock, rev)
-	if err != nil {
-		return 0, err
-	}
-	if kv == nil {
-		return 0, fmt.Errorf("metaetcd: member %d has no clock at its revision %d", p.id, rev)
-	}
-	_, stamp, err := record.ParsePair(kv.Value)
-	return stamp, err
-}
-
-// begin returns the native revision behind which every write is metaetcd's.
-func (p *past) begin(ctx context.Context) (int64, error) {
-	if rev := p.origin.Load(); rev != 0 {
-		return rev, nil
-	}
-	kv, err := p.Get(ctx, record.KeyTopology, 0)
-	if err != nil {
-		return 0, err
-	}
-	if kv == nil {
-		return 0, fmt.Errorf("metaetcd: member %d has no topology record", p.id)
-	}
-	p.origin.Store(kv.CreateRevision)
-	return kv.CreateRevision, nil
-}
 
 func isCompacted(err error) bool { return errors.As(err, new(*MemberCompactedError)) }

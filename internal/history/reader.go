@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -74,7 +75,7 @@ func (t *reader) page(ctx context.Context) error {
 			return err
 		}
 	}
-	slices.SortStableFunc(t.events, func(a, b *mergedlog.Event) int { return int(a.Rev - b.Rev) })
+	slices.SortStableFunc(t.events, func(a, b *mergedlog.Event) int { return cmp.Compare(a.Rev, b.Rev) })
 	return nil
 }
 

@@ -15,11 +15,11 @@ import (
 // overtaken it, possibly after some calls of fn, which were right.
 func (h *History) Replay(ctx context.Context, key, end []byte, from, to int64, fn func(evs []*mergedlog.Event) error) error {
 	from = max(from, 1)
-	if from > to {
+	switch {
+	case from > to:
 		return nil
-	}
-	if from < h.cfg.Compacted() {
-		return h.overtaken(from - 1)
+	case to > h.log.Closed():
+		return mergedlog.ErrNotClosed
 	}
 	m, err := h.merge(ctx, key, end, from, to)
 	if err != nil {

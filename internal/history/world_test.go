@@ -18,7 +18,7 @@ import (
 const keysPerMember = 4 // two keys to a slot
 
 // world is a cluster that obeys the protocol, in one epoch: members with native histories and a clock. Its methods
-// without a lock are for the one goroutine that makes it.
+// without a lock are for the one goroutine that makes it. Without a t nothing is random.
 type world struct {
 	t       *rapid.T
 	members []*member
@@ -71,7 +71,7 @@ func newWorld(t *rapid.T, members int) *world {
 			w: w, id: i, slots: map[int]int64{}, keys: map[string]*mvccpb.KeyValue{},
 			revs: make([][]*mvccpb.Event, 2), clocks: make([]int64, 2), states: make([]map[string]string, 2),
 		}
-		m.create(w.draw(2) == 0)
+		m.create(t != nil && w.draw(2) == 0)
 		w.members = append(w.members, m)
 	}
 	return w
@@ -79,21 +79,21 @@ func newWorld(t *rapid.T, members int) *world {
 
 // create initialises the member, after somebody else had used it or not.
 func (m *member) create(used bool) {
-	next := func(evs ...*mvccpb.Event) {
+	next := func(clock int64, evs ...*mvccpb.Event) {
 		for _, ev := range evs {
 			ev.Kv.ModRevision = int64(len(m.revs))
 		}
-		m.revs, m.clocks, m.states = append(m.revs, evs), append(m.clocks, 1), append(m.states, nil)
+		m.revs, m.clocks, m.states = append(m.revs, evs), append(m.clocks, clock), append(m.states, nil)
 	}
 	if used {
-		next(&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("foreign"), Value: []byte("x")}})
-		next(&mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("foreign")}})
+		next(0, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("foreign"), Value: []byte("x")}})
+		next(0, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("foreign")}})
 	}
 	rec := func(key string, value []byte) *mvccpb.Event {
 		return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: value}}
 	}
-	next(rec(record.KeyFence, record.Pair(0, 0)), rec(record.KeyClock, record.Pair(0, 1)), rec(string(record.SlotKey(0)), record.Number(0)))
-	next(rec(record.KeyTopology, nil))
+	next(1, rec(record.KeyFence, record.Pair(0, 0)), rec(record.KeyClock, record.Pair(0, 1)), rec(string(record.SlotKey(0)), record.Number(0)))
+	next(1, rec(record.KeyTopology, nil))
 	m.origin = m.rev()
 }
 
@@ -412,19 +412,13 @@ func (m *member) Watch(ctx context.Context, from int64, prevKV bool, fn func(r m
 	return errPastTheEnd
 }
 
-// Get implements Member.
-func (m *member) Get(ctx context.Context, key string, rev int64) (*mvccpb.KeyValue, error) {
+// Clock implements Member.
+func (m *member) Clock(ctx context.Context, rev int64) (int64, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return 0, err
 	}
-	if c := m.serve(); rev != 0 && rev < c {
-		return nil, &MemberCompactedError{}
+	if c := m.serve(); rev < c {
+		return 0, &MemberCompactedError{}
 	}
-	switch key {
-	case record.KeyTopology:
-		return &mvccpb.KeyValue{CreateRevision: m.origin}, nil
-	case record.KeyClock:
-		return &mvccpb.KeyValue{Value: record.Pair(0, m.clocks[rev])}, nil
-	}
-	return nil, fmt.Errorf("unexpected key %q", key)
+	return m.clocks[rev], nil
 }

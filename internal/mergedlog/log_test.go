@@ -260,3 +260,20 @@ func TestLoNeedsNoEvents(t *testing.T) {
 		require.False(t, ok, "%d is not between Start and W", r)
 	}
 }
+
+func TestDeleteBehindAPutOfTheSameRevision(t *testing.T) {
+	l := New(Config{Members: 1, SlotOf: func([]byte) int { return 1 }})
+	l.Open(0, MemberState{Rev: 10, Epoch: 1, Fence: 4, Clock: 4})
+	require.NoError(t, l.Start(4))
+	h := record.Header{Stamp: 5, Create: 5}
+	require.NoError(t, l.Append(0, []MemberRevision{{Rev: 11, Events: []*mvccpb.Event{
+		{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: h.Value([]byte("v")), CreateRevision: 11, ModRevision: 11, Version: 1}},
+		{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: 11}},
+		{Kv: &mvccpb.KeyValue{Key: record.SlotKey(1), Value: record.Number(5), CreateRevision: 1, ModRevision: 11, Version: 2}},
+	}}}))
+	evs, _, err := l.Since(5, 10)
+	require.NoError(t, err)
+	require.Len(t, evs, 2)
+	require.Equal(t, "v", string(evs[1].PrevKv.Value), "the put is what the delete removed")
+	require.EqualValues(t, 5, evs[1].Rev)
+}

@@ -1,6 +1,7 @@
 package mergedlog
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math"
@@ -98,7 +99,9 @@ func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 			if m.reason == record.Exclusive {
 				p.exclusive = m.stamp
 			}
-			err = p.mark(m.stamp, m.reason)
+			if err = p.mark(m.stamp, m.reason); err == nil {
+				err = p.furtherMarks(ev.Kv.Value, m.reason)
+			}
 		}
 	case record.Clock:
 		var stamp int64
@@ -110,6 +113,18 @@ func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 	case record.Compacted, record.Lock:
 		if p.onRecord != nil && ev.Type == mvccpb.Event_PUT {
 			p.onRecord(p.member, p.rev, ev.Kv)
+		}
+	}
+	return err
+}
+
+// furtherMarks notes the other stamps of a batch that was refused as a whole.
+func (p *parser) furtherMarks(value []byte, reason record.Reason) error {
+	rest, err := record.FurtherStamps(value, reason)
+	for ; err == nil && len(rest) > 0; rest = rest[8:] {
+		var stamp int64
+		if stamp, err = record.ParseNumber(rest[:8]); err == nil {
+			err = p.mark(stamp, reason)
 		}
 	}
 	return err
@@ -134,6 +149,11 @@ func (p *parser) parseEvent(ev *mvccpb.Event) error {
 			return p.foreign(ev, fmt.Errorf("%w: delete without a stamp", record.ErrMalformed))
 		}
 		e.Kv.ModRevision = e.Rev
+		if put := p.putBefore(ev.Kv.Key); put != nil {
+			e.PrevKv = put
+			p.evs = append(p.evs, e)
+			return nil
+		}
 	} else {
 		e.NativeCreate = ev.Kv.CreateRevision
 		created := ev.Kv.CreateRevision == ev.Kv.ModRevision
@@ -161,6 +181,17 @@ func (p *parser) parseEvent(ev *mvccpb.Event) error {
 		return p.foreign(ev, err)
 	}
 	p.evs = append(p.evs, e)
+	return nil
+}
+
+// putBefore returns what an earlier event of the same member revision put at the key of a delete: a transaction may do
+// both, and the native previous value is that before the transaction.
+func (p *parser) putBefore(key []byte) *mvccpb.KeyValue {
+	for _, e := range slices.Backward(p.evs) {
+		if e.Type == mvccpb.Event_PUT && bytes.Equal(e.Kv.Key, key) {
+			return e.Kv
+		}
+	}
 	return nil
 }
 

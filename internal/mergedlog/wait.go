@@ -154,20 +154,27 @@ type verdict struct {
 	changed chan struct{} // closed when that may have changed; nil: nobody waits
 }
 
-// Track makes the log remember what becomes of a stamp. It comes before the stamp is sent to the member.
-func (l *Log) Track(member int, epoch, stamp int64) {
+// Track makes the log remember what becomes of stamps. It comes before they are sent to the member.
+func (l *Log) Track(member int, epoch int64, stamps ...int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.members[member].doubts[doubt{epoch, stamp}] = verdict{}
+	for _, s := range stamps {
+		l.members[member].doubts[doubt{epoch, s}] = verdict{}
+	}
 }
 
-// Untrack forgets a stamp.
-func (l *Log) Untrack(member int, epoch, stamp int64) {
+// Untrack forgets stamps.
+func (l *Log) Untrack(member int, epoch int64, stamps ...int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m, d := l.members[member], doubt{epoch, stamp}
-	m.wakeDoubts(func(o doubt) bool { return o == d })
-	delete(m.doubts, d)
+	m := l.members[member]
+	for _, s := range stamps {
+		d := doubt{epoch, s}
+		if v := m.doubts[d]; v.changed != nil {
+			m.wakeDoubts(func(o doubt) bool { return o == d })
+		}
+		delete(m.doubts, d)
+	}
 }
 
 // Outcome waits until it is certain what became of a tracked stamp: its mark shows up in the member's stream, in

@@ -174,8 +174,35 @@ func (w *world) surrender(m *worldMember) {
 	}
 }
 
+// refuse lets a batch be refused as a whole: one record is the mark of all its stamps.
+func (w *world) refuse(m *worldMember) {
+	var stamps []int64
+	for len(stamps) < 3 && len(w.flying) > 0 {
+		f := w.pick()
+		if w.onSend != nil {
+			w.onSend(m.id, f)
+		}
+		if f.epoch == m.state.Epoch {
+			stamps = append(stamps, f.stamp)
+		}
+	}
+	if len(stamps) == 0 {
+		return
+	}
+	t := m.begin()
+	for _, s := range stamps {
+		t.seen(s, false, record.SlotAhead)
+	}
+	t.record(record.MarkKey(0), record.MarksValue(stamps, record.SlotAhead))
+	t.commit(w)
+}
+
 // batch lands some stamps on the member, one operation each, on disjoint slots.
 func (w *world) batch(m *worldMember) {
+	if w.draw(6) == 0 {
+		w.refuse(m)
+		return
+	}
 	t := m.begin()
 	free := []int{0, 2}
 	for len(free) > 0 && len(w.flying) > 0 {

@@ -187,3 +187,29 @@ func ParseMark(b []byte) (stamp int64, why Reason, err error) {
 	}
 	return stamp, why, nil
 }
+
+// MarksValue encodes one record that is the mark of several stamps: of a batch that was refused as a whole. The reason
+// is Fenced, SlotAhead or Surrendered.
+func MarksValue(stamps []int64, why Reason) []byte {
+	b := make([]byte, 0, 8*len(stamps)+1)
+	b = binary.BigEndian.AppendUint64(b, uint64(stamps[0]))
+	b = append(b, byte(why))
+	for _, s := range stamps[1:] {
+		b = binary.BigEndian.AppendUint64(b, uint64(s))
+	}
+	return b
+}
+
+// FurtherStamps returns the bytes of the stamps behind the first in a record that ParseMark accepted; they are
+// decoded by ParseNumber, eight bytes each. Only refusals have such.
+func FurtherStamps(b []byte, why Reason) ([]byte, error) {
+	switch why {
+	case Fenced, SlotAhead, Surrendered:
+	default:
+		return nil, nil
+	}
+	if rest := b[9:]; len(rest)%8 == 0 {
+		return rest, nil
+	}
+	return nil, fmt.Errorf("%w: mark of %d bytes", ErrMalformed, len(b))
+}

@@ -211,3 +211,29 @@ func FuzzParsePair(f *testing.F) {
 		require.Equal(t, b, Pair(epoch, n))
 	})
 }
+
+func TestMarksValueHoldsEveryStamp(t *testing.T) {
+	for _, why := range []Reason{Fenced, SlotAhead, Surrendered} {
+		stamps := []int64{5, 7, math.MaxInt64 - 1}
+		b := MarksValue(stamps, why)
+		first, got, err := ParseMark(b)
+		require.NoError(t, err)
+		require.Equal(t, why, got)
+		all := []int64{first}
+		rest, err := FurtherStamps(b, got)
+		require.NoError(t, err)
+		for ; len(rest) > 0; rest = rest[8:] {
+			n, err := ParseNumber(rest[:8])
+			require.NoError(t, err)
+			all = append(all, n)
+		}
+		require.Equal(t, stamps, all)
+		require.Equal(t, MarkValue(5, why), MarksValue(stamps[:1], why))
+
+		_, err = FurtherStamps(b[:len(b)-1], why)
+		require.ErrorIs(t, err, ErrMalformed)
+	}
+	rest, err := FurtherStamps(append(MarkValue(5, Exclusive), "more"...), Exclusive)
+	require.NoError(t, err)
+	require.Empty(t, rest, "what later versions put behind other reasons is not stamps")
+}

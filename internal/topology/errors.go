@@ -26,7 +26,8 @@ var (
 
 var errCoordinatorNotEmpty = fmt.Errorf("the coordinator %w", ErrNotEmpty)
 
-// Error says why a meta cluster cannot be opened with a configuration. Nothing was written.
+// Error says why a meta cluster cannot be opened with a configuration. Nothing was written, unless a process with
+// another configuration was creating a meta cluster from the same etcds at the same time.
 type Error struct {
 	Kind      error  // is one of the errors above
 	Member    string // the member it is about; empty: the coordinator, or the configuration as a whole

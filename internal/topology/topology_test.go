@@ -3,6 +3,7 @@ package topology_test
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,6 +236,39 @@ func TestCreatorsAtOnceAgree(t *testing.T) {
 			rt.FailNow()
 		}
 	})
+}
+
+// A process sees b before, and a after another process has created the meta cluster and begun to use it. That looks as
+// if b had lost its data.
+func TestACreationSeenHalfIsNoLoss(t *testing.T) {
+	w := newWorld("a", "b")
+	seen := make(chan struct{}, 2) // answers of b
+	b := w.members(func(_ context.Context, _ proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+		resp, err := do()
+		select {
+		case seen <- struct{}{}:
+		default:
+		}
+		return resp, err
+	}, "b")
+	var created topology.Info
+	between := sync.OnceFunc(func() {
+		<-seen // no topology
+		<-seen // nor anything else
+		ms := w.members(nil, "a", "b")
+		var err error
+		created, err = w.open(t.Context(), ms, topology.Spec{})
+		require.NoError(t, err)
+		w.startClock(t, created, ms)
+	})
+	a := w.members(func(_ context.Context, _ proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+		between()
+		return do()
+	}, "a")
+	info, err := w.open(t.Context(), append(a, b...), topology.Spec{})
+	require.NoError(t, err)
+	require.Equal(t, created.ClusterID, info.ClusterID)
+	require.False(t, info.Fresh)
 }
 
 func TestUnreachableMembersAreWaitedFor(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -14,14 +15,28 @@ import (
 // Batch is one member transaction of a process (section 5): operations on disjoint keys and disjoint Slots, and stamps
 // given up. The epoch, the fence and the lock are compared once for all: below the lowest stamp, because
 // a fence among the stamps of a batch is rare and a refused stamp costs only another one.
+//
+// Operations land each by itself, as nested transactions, or Together: all if all their guards hold, else none. Together
+// takes a fraction of the bytes and of the work on both sides, and is right as long as refusals are rare: a
+// refusal then says neither whose guard it was nor what the present states are.
 type Batch struct {
 	Epoch     int64
 	Ops       []*Guarded
 	Surrender []int64
+	Together  bool // see CanTogether
 }
 
-// Cost is what an operation takes of a member's max-txn-ops behind the list it stands in.
-func (g *Guarded) Cost() int { return cost(g.Txn) }
+// Cost is what an operation takes of a member's max-txn-ops as a nested transaction.
+func (g *Guarded) Cost() int {
+	if g.read {
+		return cost(g.Txn)
+	}
+	n := max(len(g.Txn.Compare), len(g.Txn.Success), 1+len(g.keys))
+	if g.apart {
+		n++
+	}
+	return n
+}
 
 func cost(t *pb.TxnRequest) int {
 	n, inner := max(len(t.Compare), len(t.Success), len(t.Failure)), 0
@@ -35,38 +50,92 @@ func cost(t *pb.TxnRequest) int {
 	return n + inner
 }
 
-// Fits reports whether a batch of n operations and surrendered stamps, the costliest of them of the given cost, stays
-// within a member's max-txn-ops: etcd takes the longest list of every level off the budget of the levels below.
+const (
+	// frame is what a batch has behind its operations: a mark of the surrendered stamps, and the clock.
+	frame = 2
+	// refusalCost is what the branch of a refused batch takes behind the list of the batch.
+	refusalCost = frame + 1 + 3
+)
+
+// Fits reports whether a batch of n operations, the costliest of them of the given cost, stays within a member's
+// max-txn-ops: etcd takes the longest list of every level off the budget of the levels below.
 func Fits(n, costliest, maxTxnOps int) bool {
-	list := max(n+1, 3)                          // and the clock; 3 compares
-	return list+max(costliest, n+2) <= maxTxnOps // refused as a whole: as many marks, and the clock's own transaction
+	return max(n+frame, 3)+max(costliest, refusalCost) <= maxTxnOps
 }
 
-// surrenderedMarks is where the marks of surrendered stamps begin, clear of the operations' own, so that a batch can be split.
-const surrenderedMarks = 1 << 15
+// CanTogether reports whether the operations may land together within a member's max-txn-ops.
+func (b *Batch) CanTogether(maxTxnOps int) bool {
+	compares, effects := 3, frame
+	for _, op := range b.Ops {
+		if op.apart {
+			return false
+		}
+		compares += len(op.Txn.Compare)
+		effects += len(op.Txn.Success)
+	}
+	return max(compares, effects)+refusalCost <= maxTxnOps
+}
+
+// surrenderedMark is the index of the mark of surrendered stamps, clear of the operations' own, so that a batch can be split.
+const surrenderedMark = 1 << 15
 
 // Request builds the member transaction. In it, every stamp leaves its mark, and `clock` is raised to the highest of them.
 func (b *Batch) Request() *pb.TxnRequest {
 	low, high := int64(math.MaxInt64), int64(0)
-	n := len(b.Ops) + len(b.Surrender)
-	then := make([]*pb.RequestOp, 0, n+1)
-	refused := make([]*pb.RequestOp, 0, n+1)
+	stamps := make([]int64, len(b.Ops))
 	for i, op := range b.Ops {
+		stamps[i] = op.Stamp
 		low, high = min(low, op.Stamp), max(high, op.Stamp)
-		then = append(then, txnOp(op.Txn))
-		refused = append(refused, markOp(i, op.Stamp, record.Fenced))
 	}
-	for i, s := range b.Surrender {
-		high = max(high, s)
-		m := markOp(surrenderedMarks+i, s, record.Surrendered)
-		then, refused = append(then, m), append(refused, m)
+	tail := make([]*pb.RequestOp, 0, frame)
+	if len(b.Surrender) > 0 {
+		high = max(high, slices.Max(b.Surrender))
+		tail = append(tail, marksOp(surrenderedMark, b.Surrender, record.Surrendered))
 	}
-	clock := raiseClock(b.Epoch, high)
-	return &pb.TxnRequest{
+	tail = append(tail, raiseClock(b.Epoch, high))
+	req := &pb.TxnRequest{Compare: guardMember(b.Epoch, low)}
+	if b.Together {
+		b.together(req)
+	} else {
+		req.Success = make([]*pb.RequestOp, 0, len(b.Ops)+frame)
+		for _, op := range b.Ops {
+			req.Success = append(req.Success, txnOp(op.nested()))
+		}
+	}
+	req.Success = append(req.Success, tail...)
+	req.Failure = []*pb.RequestOp{ifEpoch(b.Epoch, append(b.refusal(stamps, low), tail...))}
+	return req
+}
+
+// together puts all guards and all effects on the outer level.
+func (b *Batch) together(req *pb.TxnRequest) {
+	compares, effects := len(req.Compare), frame
+	for _, op := range b.Ops {
+		compares += len(op.Txn.Compare)
+		effects += len(op.Txn.Success)
+	}
+	req.Compare = append(make([]*pb.Compare, 0, compares), req.Compare...)
+	req.Success = make([]*pb.RequestOp, 0, effects)
+	for _, op := range b.Ops {
+		req.Compare = append(req.Compare, op.Txn.Compare...)
+		req.Success = append(req.Success, op.Txn.Success...)
+	}
+}
+
+// refusal marks the stamps of a batch that is refused as a whole: by the fence or the lock, or, Together, by some guard.
+func (b *Batch) refusal(stamps []int64, low int64) []*pb.RequestOp {
+	if len(stamps) == 0 {
+		return nil
+	}
+	fenced := marksOp(0, stamps, record.Fenced)
+	if !b.Together {
+		return []*pb.RequestOp{fenced}
+	}
+	return []*pb.RequestOp{txnOp(&pb.TxnRequest{
 		Compare: guardMember(b.Epoch, low),
-		Success: append(then, clock),
-		Failure: []*pb.RequestOp{ifEpoch(b.Epoch, append(refused, clock))},
-	}
+		Success: []*pb.RequestOp{marksOp(0, stamps, record.SlotAhead)},
+		Failure: []*pb.RequestOp{fenced},
+	})}
 }
 
 // guardMember holds while the member works in epoch, its fence is below low and nobody holds its lock.
@@ -103,7 +172,8 @@ type Outcome struct {
 	Landed    bool
 	MemberRev int64    // native revision of the member transaction
 	Results   []Result // landed: of the effects, in order
-	Fenced    bool     // refused by the fence or the lock; otherwise by a guard of its own:
+	Fenced    bool     // refused by the fence or the lock
+	Together  bool     // refused with the whole batch, by some operation's guard; otherwise by a guard of its own:
 	Keys      [][]byte // the keys it pinned
 	States    []State  // and their present states
 }
@@ -131,10 +201,22 @@ func (b *Batch) Decode(resp *pb.TxnResponse) ([]Outcome, error) {
 		if err := wrongEpoch(resp); err != nil {
 			return nil, err
 		}
+		out := Outcome{Fenced: true, MemberRev: rev}
+		if b.Together {
+			marks := resp.Responses[0].GetResponseTxn().GetResponses()
+			if len(marks) == 0 {
+				return nil, errShape
+			}
+			out.Together = marks[0].GetResponseTxn().GetSucceeded()
+			out.Fenced = !out.Together
+		}
 		for i := range outs {
-			outs[i] = Outcome{Fenced: true, MemberRev: rev}
+			outs[i] = out
 		}
 		return outs, nil
+	}
+	if b.Together {
+		return b.decodeTogether(resp, outs)
 	}
 	if len(resp.Responses) < len(b.Ops) {
 		return nil, errShape
@@ -150,6 +232,23 @@ func (b *Batch) Decode(resp *pb.TxnResponse) ([]Outcome, error) {
 		}
 		out.MemberRev = rev
 		outs[i] = out
+	}
+	return outs, nil
+}
+
+func (b *Batch) decodeTogether(resp *pb.TxnResponse, outs []Outcome) ([]Outcome, error) {
+	rest := resp.Responses
+	for i, op := range b.Ops {
+		n := len(op.Txn.Success)
+		if len(rest) < n {
+			return nil, errShape
+		}
+		rs, err := results(rest[:n], op.write)
+		if err != nil {
+			return nil, err
+		}
+		outs[i] = Outcome{Landed: true, MemberRev: resp.Header.GetRevision(), Results: rs}
+		rest = rest[n:]
 	}
 	return outs, nil
 }
@@ -237,7 +336,11 @@ func results(rs []*pb.ResponseOp, n int) ([]Result, error) {
 	}
 	out := make([]Result, n)
 	for i := range out {
-		switch r := rs[i].Response.(type) {
+		op := rs[i]
+		if t := op.GetResponseTxn(); t != nil && len(t.Responses) == 1 { // see Run.undoes
+			op = t.Responses[0]
+		}
+		switch r := op.Response.(type) {
 		case *pb.ResponseOp_ResponsePut:
 			if kv := r.ResponsePut.PrevKv; kv != nil {
 				out[i].Prev = []*mvccpb.KeyValue{kv}

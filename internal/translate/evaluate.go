@@ -35,7 +35,8 @@ type Run struct {
 }
 
 // Evaluate decides the branches on a view, as etcd does: all compares of all levels on the state before the transaction.
-// A put that keeps a value or lease of an absent key is rpctypes.ErrGRPCKeyNotFound.
+// A put that keeps a value or lease of an absent key is rpctypes.ErrGRPCKeyNotFound. So is one whose key an earlier step
+// deletes: etcd overlooks that, and every one of its servers panics when it runs the put.
 func (p *Plan) Evaluate(v View) (*Run, error) {
 	run := &Run{}
 	if err := run.add(p.Req, v); err != nil {
@@ -59,10 +60,11 @@ func (r *Run) add(req *pb.TxnRequest, v View) error {
 	for _, op := range ops {
 		switch o := op.Request.(type) {
 		case *pb.RequestOp_RequestPut:
-			if (o.RequestPut.IgnoreValue || o.RequestPut.IgnoreLease) && v.Get(o.RequestPut.Key) == nil {
+			r.Steps = append(r.Steps, Step{Put: o.RequestPut})
+			keeps := o.RequestPut.IgnoreValue || o.RequestPut.IgnoreLease
+			if keeps && (v.Get(o.RequestPut.Key) == nil || r.Recreates(len(r.Steps)-1)) {
 				return rpctypes.ErrGRPCKeyNotFound
 			}
-			r.Steps = append(r.Steps, Step{Put: o.RequestPut})
 		case *pb.RequestOp_RequestDeleteRange:
 			r.Steps = append(r.Steps, Step{Delete: o.RequestDeleteRange})
 		case *pb.RequestOp_RequestRange:

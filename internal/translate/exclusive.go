@@ -4,7 +4,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
-	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
 // Exclusive is a transaction that needs the whole member at its stamp (section 4): nothing above the stamp landed
@@ -43,7 +42,7 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 		x.keys = append(x.keys, t.key)
 		refused = append(refused, rangeOp(&pb.RangeRequest{Key: t.key}))
 	}
-	then := p.exclusiveEffects(run, state, stamp)
+	then := run.effects(state, stamp, 3)
 	x.write = len(then)
 	then = append(then,
 		putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: record.Pair(epoch, stamp)}),
@@ -51,27 +50,6 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 		markOp(0, stamp, record.Exclusive))
 	x.Txn = &pb.TxnRequest{Compare: cs, Success: then, Failure: []*pb.RequestOp{ifEpoch(epoch, refused)}}
 	return x, nil
-}
-
-func (p *Plan) exclusiveEffects(run *Run, state func([]byte) State, stamp int64) []*pb.RequestOp {
-	ops := make([]*pb.RequestOp, 0, len(run.Steps)+3)
-	for i, s := range run.Steps {
-		switch {
-		case s.Put != nil:
-			ops = append(ops, putOp(storedPut(s.Put, state(s.Put.Key), stamp, run.Recreates(i))))
-		case s.Delete != nil:
-			d := s.Delete
-			if len(d.RangeEnd) > 0 {
-				k, e, empty := validate.Clip(d.Key, d.RangeEnd)
-				if empty {
-					k, e = []byte(record.FirstUserKey), []byte(record.FirstUserKey) // an empty range, so that answers stay in step
-				}
-				d = &pb.DeleteRangeRequest{Key: k, RangeEnd: e, PrevKv: d.PrevKv}
-			}
-			ops = append(ops, deleteOp(d))
-		}
-	}
-	return ops
 }
 
 // Cost is what the transaction takes of a member's max-txn-ops.

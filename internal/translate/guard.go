@@ -7,12 +7,13 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
 // State is what is known of one key on its member.
 type State struct {
 	KV           *mvccpb.KeyValue // user's view; nil: absent
-	NativeMod    int64            // native ModRevision of a present key
+	NativeMod    int64            // native ModRevision of a present key; 0 lets a blind put go over other writers' puts
 	NativeCreate int64            // native CreateRevision of a present key
 	HasValue     bool             // KV.Value is the value (a cached header has none)
 }
@@ -23,11 +24,14 @@ var ErrStale = errors.New("state is newer than the stamp")
 // Guarded is one operation of a member transaction: what lands at Stamp if its guards hold.
 type Guarded struct {
 	Stamp int64
-	Txn   *pb.TxnRequest // nested: guards; the effects; else the mark and the present state of the pinned keys
+	Txn   *pb.TxnRequest // the guards and the effects; see nested
 	Slots []int          // slots whose clocks it sets; of all operations of a member transaction they are disjoint
+	Below []int          // slots whose clocks must be below the stamp; Slots are among them
 	keys  [][]byte       // pinned keys, in the order of the refusal's reads
 	write int            // effects that answer the user, at the front of Success
+	mark  int            // index of its mark record
 	read  bool           // built by Read
+	apart bool           // it takes a transaction of its own
 }
 
 // touch is what a run does to one key.
@@ -75,20 +79,21 @@ func (r *Run) Recreates(i int) bool {
 	return false
 }
 
-// Guard builds the operation that applies run at stamp, in the shared mode of section 4. state must hold every key
-// that the run touches; mark is the operation's index in its member transaction. ErrStale: take a newer stamp.
+// Guard builds the operation that applies run at stamp, in the shared mode of section 4. state must hold every key that
+// the run touches, as the run was evaluated on it: that is what is pinned. mark is the operation's index in its member
+// transaction. ErrStale: take a newer stamp.
 func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark int, slotOf func([]byte) int) (*Guarded, error) {
-	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}}
+	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}, mark: mark, apart: run.undoes()}
 	be := record.Number(stamp)
 	touched := run.touched()
 	g.Txn.Compare = make([]*pb.Compare, 0, 3*len(touched))
-	g.Txn.Failure = make([]*pb.RequestOp, 0, 1+len(touched))
-	g.Txn.Failure = append(g.Txn.Failure, markOp(mark, stamp, record.SlotAhead))
-	var guarded, set []int // slots: few, so scans beat maps
+	g.keys = make([][]byte, 0, len(touched))
+	var set []int // slots: few, so scans beat maps
+	g.Below = make([]int, 0, len(touched))
 	for _, t := range touched {
 		s := slotOf(t.key)
-		if !contains(guarded, s) {
-			guarded = append(guarded, s)
+		if !contains(g.Below, s) {
+			g.Below = append(g.Below, s)
 			g.Txn.Compare = append(g.Txn.Compare, valueBelow(record.SlotKey(s), be))
 		}
 		if !t.headed() && !contains(set, s) {
@@ -99,14 +104,26 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 			return nil, err
 		}
 		g.keys = append(g.keys, t.key)
-		g.Txn.Failure = append(g.Txn.Failure, rangeOp(&pb.RangeRequest{Key: t.key}))
 	}
-	g.Txn.Success = g.effects(run, state, stamp, len(set))
+	g.Txn.Success = run.effects(state, stamp, len(set))
+	g.write = len(g.Txn.Success)
 	for _, s := range set {
 		g.Txn.Success = append(g.Txn.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
 	}
 	g.Slots = set
 	return g, nil
+}
+
+// nested is the operation as a transaction of its own: refused, it leaves its mark and tells the pinned keys' states.
+func (g *Guarded) nested() *pb.TxnRequest {
+	if g.Txn.Failure == nil {
+		g.Txn.Failure = make([]*pb.RequestOp, 0, 1+len(g.keys))
+		g.Txn.Failure = append(g.Txn.Failure, markOp(g.mark, g.Stamp, record.SlotAhead))
+		for _, k := range g.keys {
+			g.Txn.Failure = append(g.Txn.Failure, rangeOp(&pb.RangeRequest{Key: k}))
+		}
+	}
+	return g.Txn
 }
 
 // pin appends what holds exactly while the key's state is the known one, and its stamp below the operation's.
@@ -116,24 +133,61 @@ func (p *Plan) pin(cs []*pb.Compare, key []byte, s State, stamp int64, be []byte
 		return append(cs, createIs(key, 0)), nil
 	case s.KV.ModRevision >= stamp:
 		return nil, ErrStale
-	case p.blind:
+	case p.blind && s.NativeMod == 0:
 		return append(cs, createIs(key, s.NativeCreate), valueBelow(key, be)), nil
 	}
 	return append(cs, modIs(key, s.NativeMod)), nil
 }
 
-func (g *Guarded) effects(run *Run, state func([]byte) State, stamp int64, more int) []*pb.RequestOp {
-	ops := make([]*pb.RequestOp, 0, len(run.Steps)+more)
-	for i, s := range run.Steps {
+// effects are the native operations of the run's writes, one for each, in order; there is room for more behind them.
+func (r *Run) effects(state func([]byte) State, stamp int64, more int) []*pb.RequestOp {
+	ops := make([]*pb.RequestOp, 0, len(r.Steps)+more)
+	nest := r.undoes()
+	for i, s := range r.Steps {
+		var op *pb.RequestOp
 		switch {
 		case s.Put != nil:
-			ops = append(ops, putOp(storedPut(s.Put, state(s.Put.Key), stamp, run.Recreates(i))))
+			op = putOp(storedPut(s.Put, state(s.Put.Key), stamp, r.Recreates(i)))
 		case s.Delete != nil:
-			ops = append(ops, deleteOp(s.Delete))
+			op = deleteOp(nativeDelete(s.Delete))
+		default:
+			continue
+		}
+		if nest {
+			op = txnOp(&pb.TxnRequest{Success: []*pb.RequestOp{op}})
+		}
+		ops = append(ops, op)
+	}
+	return ops
+}
+
+// undoes reports whether a step deletes what an earlier one puts. Etcd lets that pass if the put and, behind it, the
+// delete are in nested transactions, and there they must stay on the member.
+func (r *Run) undoes() bool {
+	for i, s := range r.Steps {
+		if s.Delete == nil {
+			continue
+		}
+		for _, before := range r.Steps[:i] {
+			if before.Put != nil && (Range{s.Delete.Key, s.Delete.RangeEnd}).Contains(before.Put.Key) {
+				return true
+			}
 		}
 	}
-	g.write = len(ops)
-	return ops
+	return false
+}
+
+// nativeDelete is the user's delete without the reserved names in its range. One of only those stays, as an empty
+// range, so that answers stay in step.
+func nativeDelete(d *pb.DeleteRangeRequest) *pb.DeleteRangeRequest {
+	if len(d.RangeEnd) == 0 {
+		return d
+	}
+	k, e, empty := validate.Clip(d.Key, d.RangeEnd)
+	if empty {
+		k, e = []byte(record.FirstUserKey), []byte(record.FirstUserKey)
+	}
+	return &pb.DeleteRangeRequest{Key: k, RangeEnd: e, PrevKv: d.PrevKv}
 }
 
 // storedPut is the user's put with the header in front of the value.
@@ -162,7 +216,9 @@ func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
 	return &Guarded{
 		Stamp: stamp,
 		Slots: []int{s},
+		Below: []int{s},
 		read:  true,
+		apart: true,
 		Txn: &pb.TxnRequest{
 			Compare: []*pb.Compare{valueBelow(record.SlotKey(s), be)},
 			Success: []*pb.RequestOp{
@@ -233,4 +289,8 @@ func txnOp(r *pb.TxnRequest) *pb.RequestOp {
 
 func markOp(i int, stamp int64, why record.Reason) *pb.RequestOp {
 	return putOp(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarkValue(stamp, why)})
+}
+
+func marksOp(i int, stamps []int64, why record.Reason) *pb.RequestOp {
+	return putOp(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarksValue(stamps, why)})
 }

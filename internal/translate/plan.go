@@ -15,7 +15,9 @@ import (
 type Range struct{ Key, End []byte }
 
 // String names the range, uniquely.
-func (r Range) String() string { return strconv.Quote(string(r.Key)) + "-" + strconv.Quote(string(r.End)) }
+func (r Range) String() string {
+	return strconv.Quote(string(r.Key)) + "-" + strconv.Quote(string(r.End))
+}
 
 // Contains reports whether key lies in the range.
 func (r Range) Contains(key []byte) bool {
@@ -37,9 +39,11 @@ type Plan struct {
 	Deleted   []Range  // ranges that are deleted
 	Members   []int    // members that all of the above lie on, sorted
 	Writes    bool     // some branch has a put or a delete
-	NeedValue bool     // evaluating takes values, not only headers: a value compare, IgnoreValue
+	NeedValue bool     // evaluating takes values, not only headers: a value compare, IgnoreValue; or an exact version, see blind
 
-	blind bool // one unconditional put: pinned by its create revision, so that other writers of the key do not refuse it
+	// blind: one unconditional put. It may land on top of puts that its writer does not know of (see State.NativeMod),
+	// which leaves the writer with a lower bound of the key's version.
+	blind bool
 }
 
 // NewPlan analyses a transaction that validate.Txn has accepted.
@@ -65,7 +69,7 @@ func (p *Plan) Blind() bool { return p.blind }
 
 func (p *Plan) walk(req *pb.TxnRequest) {
 	for _, c := range req.Compare {
-		p.NeedValue = p.NeedValue || c.Target == pb.Compare_VALUE
+		p.NeedValue = p.NeedValue || c.Target == pb.Compare_VALUE || c.Target == pb.Compare_VERSION && c.GetVersion() > 0
 		if len(c.RangeEnd) > 0 {
 			if k, e, empty := validate.Clip(c.Key, c.RangeEnd); !empty {
 				p.Compared = append(p.Compared, Range{k, e})

@@ -3,6 +3,7 @@ package watchhub
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -44,16 +45,20 @@ func (s *stream) setAside(w *watcher) {
 	s.behind = slices.DeleteFunc(s.behind, func(b *watcher) bool { return b == w })
 }
 
-// catchUp reads a piece of the log from the cursor of one of the watchers behind, for all of them that it helps. The
-// watchers take turns, so that one with a long way to go does not hold up the others. It says whether to go on.
-func (s *stream) catchUp() (busy bool, err error) {
-	if len(s.behind) == 0 {
+// noLimit lets catchUp read whatever is closed.
+const noLimit = math.MaxInt64 - 1
+
+// catchUp reads a piece of the log, up to the revision limit, from the cursor of one of the watchers behind, for all of
+// them that it helps. The watchers take turns, so that one with a long way to go does not hold up the others. It says
+// whether anybody needed it.
+func (s *stream) catchUp(limit int64) (worked bool, err error) {
+	w := s.nextBehind(limit)
+	if w == nil {
+		s.rejoin()
 		return false, nil
 	}
-	s.turnOf = (s.turnOf + 1) % len(s.behind)
-	w := s.behind[s.turnOf]
 	from := w.sender.cursor
-	if compacted := s.hub.src.Compacted(); from < compacted && !w.gone.Load() {
+	if compacted := s.hub.src.Compacted(); from < compacted {
 		s.setAside(w)
 		return true, s.overtaken(w, compacted)
 	}
@@ -68,13 +73,35 @@ func (s *stream) catchUp() (busy bool, err error) {
 		s.hub.end(s.hub.terminal(err))
 		return false, s.finish()
 	}
+	if next > limit+1 {
+		next = limit + 1
+		evs = evs[:len(evs)-len(since(evs, next))]
+	}
 	if err := s.deliver(evs, from, next); err != nil {
 		return false, err
 	}
 	if next > s.hub.position.Load() {
+		s.rejoin()
+	}
+	return true, nil
+}
+
+// nextBehind returns the watcher whose turn it is, of those that lack revisions up to limit.
+func (s *stream) nextBehind(limit int64) *watcher {
+	for range s.behind {
+		s.turnOf = (s.turnOf + 1) % len(s.behind)
+		if w := s.behind[s.turnOf]; w.sender.cursor <= limit {
+			return w
+		}
+	}
+	return nil
+}
+
+// rejoin syncs whoever has caught up with the dispatcher.
+func (s *stream) rejoin() {
+	if len(s.behind) > 0 {
 		s.behind = s.hub.join(s, s.behind)
 	}
-	return len(s.behind) > 0, nil
 }
 
 // deliver sends the events in [from, next) to the watchers whose cursor is in there.
@@ -153,8 +180,8 @@ func (s *stream) replay(ctx context.Context, w *watcher, from, to int64) {
 			from = evs[len(evs)-1].Rev + 1
 			return s.hand(piece{w: w, events: slices.Clone(evs), next: from})
 		})
-		var compacted *CompactedError
-		if err == nil || ctx.Err() != nil || errors.As(err, &compacted) {
+		compacted, overtaken := errors.AsType[*CompactedError](err)
+		if err == nil || ctx.Err() != nil || overtaken {
 			// A replay that was stopped reports too: the sender counts them.
 			_ = s.hand(piece{w: w, next: to + 1, done: true, err: compacted})
 			return

@@ -96,7 +96,7 @@ func TestClientCancelOneOfTwo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	a, b := w.Watch(ctx, "a"), w.Watch(t.Context(), "a")
 	cancel()
-	for range a { //nolint:revive // until it is closed
+	for range a {
 	}
 	eventually(t, func() bool { n, _, _ := f.hub.Stats(); return n == 1 }, "the hub should know")
 	f.src.commit(put("a", "1"))

@@ -30,6 +30,6 @@
 //   - Whatever a stream sends goes through one goroutine in the order of its queue. All events of one revision are in
 //     one response, or in its fragments, which nothing interrupts.
 //   - A progress notification at r is sent only when everything up to r was sent to every watcher that it speaks for,
-//     and r is not below what such a watcher was created at.
+//     and r is not below what such a watcher was created at or has seen: clients resume above r.
 //   - The header of a response with events never promises more than that watcher has been sent.
 package watchhub

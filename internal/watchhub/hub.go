@@ -2,6 +2,7 @@ package watchhub
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -160,8 +161,7 @@ func (h *Hub) deliverLocked(evs []*mergedlog.Event, rev int64) {
 	for _, g := range h.synced.match(evs) {
 		b := &batch{rev: rev, events: g.take()}
 		b.bytes = sizeAll(b.events)
-		for i := len(g.watchers) - 1; i >= 0; i-- {
-			w := g.watchers[i]
+		for _, w := range slices.Backward(g.watchers) {
 			own := since(b.events, w.next)
 			if len(own) > 0 && !w.stream.offer(w, b, own) {
 				h.fallBehindLocked(w, own[0].Rev)

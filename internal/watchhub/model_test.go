@@ -23,7 +23,8 @@ type modelWatch struct {
 	start    int64 // the first revision it is to see; known once it is created
 	got      []*mvccpb.Event
 	last     int64 // highest revision promised
-	partial  bool  // a fragment is to follow
+	notified int64
+	partial  bool // a fragment is to follow
 	canceled bool
 	compact  int64
 }
@@ -88,14 +89,20 @@ func (s *modelStream) progress(rev int64) error {
 		if w.start == 0 || w.canceled {
 			continue
 		}
-		if rev < w.start-1 {
-			return fmt.Errorf("progress %d of a watch that starts at %d", rev, w.start)
-		}
-		if err := w.complete(s.events(), rev); err != nil {
+		if err := s.progressOf(w, rev); err != nil {
 			return fmt.Errorf("progress %d: %w", rev, err)
 		}
 	}
 	return nil
+}
+
+// progressOf checks that nothing up to rev is missing, and that the client will not resume below what it has.
+func (s *modelStream) progressOf(w *modelWatch, rev int64) error {
+	if rev < w.start-1 || rev < w.notified || len(w.got) > 0 && rev < w.got[len(w.got)-1].Kv.ModRevision {
+		return fmt.Errorf("below the start %d, the last notification %d, or an event", w.start, w.notified)
+	}
+	w.notified = rev
+	return w.complete(s.events(), rev)
 }
 
 // complete checks what came against the log, which it must hold up to rev.
@@ -152,6 +159,9 @@ func (s *modelStream) take(w *modelWatch, r *pb.WatchResponse) error {
 		return nil
 	}
 	w.last = r.Header.Revision
+	if len(r.Events) == 0 {
+		return s.progressOf(w, w.last)
+	}
 	if n := len(w.got); n > 0 && w.last < w.got[n-1].Kv.ModRevision {
 		return fmt.Errorf("header %d below its events", w.last)
 	}

@@ -65,8 +65,7 @@ func (s *stream) ending(err error) error {
 // shows it to every one of them, while it swallows the reason of a single cancellation. Compaction is the exception.
 func (s *stream) finish() error {
 	err := s.hub.err
-	var compacted *CompactedError
-	if errors.As(err, &compacted) {
+	if compacted, ok := errors.AsType[*CompactedError](err); ok {
 		s.scratch = s.snapshot(s.scratch[:0])
 		for _, w := range s.scratch {
 			if err := s.overtaken(w, compacted.Rev); err != nil {
@@ -81,7 +80,7 @@ func (s *stream) finish() error {
 	return status.Error(codes.FailedPrecondition, err.Error())
 }
 
-// turn sends what is queued and one piece for those behind, and says whether there is more of the latter.
+// turn sends what is queued and a piece for those behind, and says whether there is more of the latter.
 func (s *stream) turn() (busy bool, err error) {
 	sent := s.hub.position.Load() // before take: what it promises is in the queue by now
 	items := s.take()
@@ -90,19 +89,16 @@ func (s *stream) turn() (busy bool, err error) {
 			return false, err
 		}
 	}
-	if busy, err = s.catchUp(); err != nil {
-		return false, err
+	if s.asked && s.progressDue(sent) {
+		err = s.gather(sent)
+	} else {
+		_, err = s.catchUp(noLimit)
 	}
-	if s.asked {
-		if err := s.answerProgress(sent); err != nil {
-			return false, err
-		}
-	}
-	if s.tick {
+	if err == nil && s.tick {
 		s.tick = false
 		err = s.notify(sent)
 	}
-	return busy, err
+	return len(s.behind) > 0, err
 }
 
 func (s *stream) process(it *item) (err error) {
@@ -146,7 +142,7 @@ func (s *stream) sendEvents(w *watcher, evs []*mergedlog.Event, rev int64) error
 			upTo = rev
 		}
 		if own := w.events(evs[:n]); own != nil {
-			w.sender.notifyDue = false
+			w.sender.notifyDue, w.sender.told = false, own[len(own)-1].Kv.ModRevision
 			s.hub.events.Add(uint64(len(own)))
 			if err := s.respond(w, &pb.WatchResponse{Header: s.hub.header(upTo), WatchId: w.id, Events: own}); err != nil {
 				return err
@@ -164,56 +160,78 @@ func (s *stream) respond(w *watcher, r *pb.WatchResponse) error {
 	return s.grpc.Send(r)
 }
 
-// answerProgress answers the client's progress request if it can; sent is what every synced watcher has. A watcher
-// that is behind has what its cursor says, so a client that reads gets its answer, however busy the log is.
-func (s *stream) answerProgress(sent int64) error {
-	rev, want, live := sent, s.askedRev, false
-	s.scratch = s.snapshot(s.scratch[:0])
-	for _, w := range s.scratch {
-		if !w.sender.created || w.sender.dead {
-			continue
-		}
+// progressDue says whether only watchers behind can stand in the way of an answer to the client's progress request;
+// sent is what every synced watcher has. A request with nobody to tell is dropped, as in etcd.
+func (s *stream) progressDue(sent int64) bool {
+	want, live := s.askedRev, false
+	s.eachLive(func(w *watcher) {
 		live = true
 		want = max(want, w.floor)
+	})
+	switch {
+	case !live:
+		s.asked, s.askedRev = false, 0
+	case sent < want:
+		s.hub.await(s, want)
+	default:
+		return true
+	}
+	return false
+}
+
+// gather brings those behind to where the synced watchers are, sent, and answers the client's progress request there.
+// The queue waits meanwhile: if it were drained, the others would move on, and with a log that is always ahead of its
+// reader there might never be a revision at which all watchers are.
+func (s *stream) gather(sent int64) error {
+	for worked := true; worked; {
+		var err error
+		if worked, err = s.catchUp(sent); err != nil {
+			return err
+		}
+	}
+	rev, told := sent, s.askedRev
+	s.eachLive(func(w *watcher) {
+		told = max(told, w.floor, w.sender.told)
 		if w.sender.behind {
 			rev = min(rev, w.sender.cursor-1)
 		}
+	})
+	switch {
+	case rev >= told:
+		s.asked, s.askedRev = false, 0
+		return s.grpc.Send(s.progress(clientv3.InvalidWatchID, rev))
+	case sent < told: // a watcher that has caught up is ahead of the dispatcher
+		s.hub.await(s, told)
+	}
+	return nil // a replay is under way: its pieces bring the sender back
+}
+
+// eachLive calls f for the watchers that the client knows and that were not cancelled.
+func (s *stream) eachLive(f func(w *watcher)) {
+	s.scratch = s.snapshot(s.scratch[:0])
+	for _, w := range s.scratch {
+		if w.sender.created && !w.sender.dead {
+			f(w)
+		}
 	}
 	clear(s.scratch)
-	switch {
-	case !live: // etcd has nobody to tell either
-	case rev >= want:
-		if err := s.grpc.Send(s.progress(clientv3.InvalidWatchID, rev)); err != nil {
-			return err
-		}
-	default:
-		if sent < want {
-			s.hub.await(s, want)
-		}
-		return nil
-	}
-	s.asked, s.askedRev = false, 0
-	return nil
 }
 
 // notify serves the watchers with progress_notify that had no event since the last tick. As in etcd, those that are
 // not synced are left out.
-func (s *stream) notify(sent int64) error {
-	s.scratch = s.snapshot(s.scratch[:0])
-	defer func() { clear(s.scratch) }()
-	for _, w := range s.scratch {
+func (s *stream) notify(sent int64) (err error) {
+	s.eachLive(func(w *watcher) {
 		st := &w.sender
-		if !w.notify || !st.created || st.dead {
-			continue
+		if !w.notify || err != nil {
+			return
 		}
-		if st.notifyDue && !st.behind && sent >= w.floor {
-			if err := s.grpc.Send(s.progress(w.id, sent)); err != nil {
-				return err
-			}
+		if st.notifyDue && !st.behind && sent >= max(w.floor, st.told) {
+			st.told = sent
+			err = s.grpc.Send(s.progress(w.id, sent))
 		}
 		st.notifyDue = true
-	}
-	return nil
+	})
+	return err
 }
 
 func (s *stream) progress(id, rev int64) *pb.WatchResponse {

@@ -24,7 +24,7 @@ type watcher struct {
 	notify   bool // progress_notify
 	noPut    bool
 	noDelete bool
-	floor    int64 // no progress is announced below it; set before Created is queued
+	floor    int64 // where it was created: no progress is announced below; set before Created is queued
 
 	gone atomic.Bool // cancelled by the client: nothing more is sent
 
@@ -46,6 +46,7 @@ type senderState struct {
 	dead      bool               // cancelled by the server; the client may still cancel it
 	behind    bool               // not synced; everything below cursor was sent
 	cursor    int64              // while behind
+	told      int64              // highest revision of an event or a notification that it was sent
 	notifyDue bool               // no events since the last tick
 	stop      context.CancelFunc // while replaying
 }

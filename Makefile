@@ -1,0 +1,55 @@
+# Everything here needs Go and nothing else (the race detector also needs a C compiler; without one, tests run without it).
+
+MODULES := . metaetcdtest tests examples
+
+GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Packages tested at the same time: server tests are heavy, and time limits are meant for two cores.
+P ?= 2
+TIMEOUT ?= 15m
+RACE ?= $(if $(shell command -v $$(go env CC) 2>/dev/null),-race)
+LIBRARY := github.com/metaetcd/metaetcd,github.com/metaetcd/metaetcd/internal/...
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## a tour in ten seconds: a coordinator and three members in one process
+	@cd examples && go run ./quickstart
+
+.PHONY: test
+test: ## all tests of all modules, race detector on
+ifeq ($(RACE),)
+	@echo "no C compiler: testing without the race detector" >&2
+endif
+	@set -e; for m in $(MODULES); do \
+		echo "== test $$m"; \
+		(cd $$m && go test $(RACE) -count=1 -p $(P) -timeout $(TIMEOUT) ./...); \
+	done
+
+.PHONY: lint
+lint: ## gofumpt, go vet, staticcheck and the linters of .golangci.yml, and tidy go.mod files
+	@set -e; for m in $(MODULES); do \
+		echo "== lint $$m"; \
+		(cd $$m && go mod tidy -diff && $(GOLANGCI_LINT) run --allow-parallel-runners ./...); \
+	done
+
+.PHONY: fmt
+fmt: ## format the code as lint wants it
+	@set -e; for m in $(MODULES); do (cd $$m && $(GOLANGCI_LINT) fmt ./...); done
+
+.PHONY: cover
+cover: ## statement coverage of the library by all modules' tests
+	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; for m in . tests; do \
+		(cd $$m && go test -count=1 -p $(P) -timeout $(TIMEOUT) -coverpkg=$(LIBRARY) ./... -args -test.gocoverdir="$$dir"); \
+	done; go tool covdata percent -i="$$dir"; \
+	go tool covdata textfmt -i="$$dir" -o coverage.out; go tool cover -func=coverage.out | tail -n 1
+
+.PHONY: bench
+bench: ## the meta cluster against one plain etcd: one table (BENCH='-run put -rounds 9', see -help)
+	@cd tests && go run ./bench $(BENCH)
+
+.PHONY: bench-scale
+bench-scale: ## 1, 2 and 4 members against one etcd, disks throttled alike (Linux, root, cgroup v1; SCALE='-help')
+	@cd tests && go run ./bench/scale $(SCALE)

@@ -1,0 +1,110 @@
+package metaetcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd"
+)
+
+// dial makes a client of one etcd cluster. It connects when it is used; keep-alives make it notice a cluster that is
+// cut off in silence.
+func dial(endpoints ...string) *clientv3.Client {
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return cli
+}
+
+// open opens a meta cluster of two members, or creates it.
+func open(ctx context.Context) *metaetcd.Client {
+	c, err := metaetcd.New(ctx, metaetcd.Config{
+		Coordinator: dial("127.0.0.1:2379"),
+		Members: []metaetcd.Member{
+			{Name: "ash", Client: dial("127.0.0.1:3379")},
+			{Name: "birch", Client: dial("127.0.0.1:4379")},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return c
+}
+
+// The program of the README.
+func Example() {
+	ctx := context.Background()
+	c, err := metaetcd.New(ctx, metaetcd.Config{
+		Coordinator: dial("127.0.0.1:2379"),
+		Members: []metaetcd.Member{
+			{Name: "ash", Client: dial("127.0.0.1:3379")},
+			{Name: "birch", Client: dial("127.0.0.1:4379")},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Put(ctx, "/greeting", "hello"); err != nil {
+		log.Fatal(err)
+	}
+	list, err := c.Get(ctx, "/", clientv3.WithPrefix())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("revision", list.Header.Revision, "keys", list.Count)
+}
+
+// List, then watch from the next revision: nothing is lost in between, and nothing comes twice.
+func ExampleClient_Watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c := open(ctx)
+	defer c.Close()
+
+	list, err := c.Get(ctx, "/jobs/", clientv3.WithPrefix())
+	if err != nil {
+		log.Fatal(err)
+	}
+	for resp := range c.Watch(ctx, "/jobs/", clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1)) {
+		if err := resp.Err(); err != nil {
+			log.Fatal(err) // rpctypes.ErrCompacted: list again
+		}
+		for _, ev := range resp.Events {
+			fmt.Println(ev.Kv.ModRevision, ev.Type, string(ev.Kv.Key))
+		}
+	}
+}
+
+// A transaction whose keys lie on several members is refused before anything is written. Sharding by path segments keeps
+// keys together.
+func ExampleCrossMemberError() {
+	ctx := context.Background()
+	c := open(ctx)
+	defer c.Close()
+
+	_, err := c.Txn(ctx).Then(clientv3.OpPut("/a", "1"), clientv3.OpPut("/b", "2")).Commit()
+	if refused, ok := errors.AsType[*metaetcd.CrossMemberError](err); ok {
+		for member, keys := range refused.Members {
+			fmt.Println(member, keys)
+		}
+	}
+}
+
+// Code that takes a *clientv3.Client gets one whose KV and Watcher are the meta cluster's.
+func ExampleClient_Install() {
+	c := open(context.Background())
+	defer c.Close()
+
+	cli := dial("127.0.0.1:3379") // Status, Endpoints, Lease and the rest stay this server's own
+	defer cli.Close()
+	c.Install(cli)
+}

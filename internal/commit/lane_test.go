@@ -1,0 +1,417 @@
+package commit_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+var ctx = context.Background()
+
+func TestStampsAreTakenAfterArrival(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		open := c.clock.shut()
+		keys := c.keysOn(0, 3)
+		first := p.later(ctx, put(keys[0], ""))
+		second, third := p.later(ctx, put(keys[1], "")), p.later(ctx, put(keys[2], ""))
+		open()
+		require.Equal(t, int64(2), first.landed(c).Stamp)
+		require.Equal(t, []int64{3, 4}, sorted(second.landed(c).Stamp, third.landed(c).Stamp))
+		require.Equal(t, []int64{1, 2}, c.clock.takes, "the add that was under way is not joined, the next one is shared")
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func sorted(xs ...int64) []int64 {
+	slices.Sort(xs)
+	return xs
+}
+
+// While a flight is out, others gather; a second one goes when it is full. enter checks that they share nothing.
+func TestTwoFlightsAtMost(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		m := c.members[0]
+		m.setFault(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+			time.Sleep(5 * time.Millisecond)
+			return do()
+		})
+		var wg sync.WaitGroup
+		for w := range 200 {
+			wg.Go(func() {
+				for i := range 5 {
+					req := put(fmt.Sprintf("key-%d", (7*w+i)%90), "")
+					if i == 3 {
+						req = beside(fmt.Sprintf("key-%d", w%20), req)
+					}
+					_, err := p.write(ctx, req)
+					require.NoError(t, err)
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, 2, m.mostInAir)
+		require.Zero(t, p.refused, "a process never refuses itself")
+		require.Less(t, len(p.batches), 200, "operations share flights")
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func TestOneKeyLandsInTheOrderOfStamps(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		key := c.keysOn(0, 1)[0]
+		var all []*pending
+		for range 40 {
+			all = append(all, p.later(ctx, put(key, "")))
+		}
+		for _, x := range all {
+			x.landed(c)
+		}
+		require.Zero(t, p.refused)
+		puts := c.members[0].puts
+		require.Len(t, puts, 40)
+		require.True(t, slices.IsSortedFunc(puts, func(a, b landing) int { return int(a.stamp - b.stamp) }))
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// Operations that set the same slot clock cannot travel together; each gets its turn, with the stamp that it has.
+func TestSlotClocksAreSharedInTurn(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		shared, keys := "shared", c.keysOn(0, 10)
+		release := c.members[0].hang()
+		head := p.later(ctx, put(keys[9], ""))
+		var all []*pending
+		for _, key := range keys[:9] {
+			member, op := c.op(beside(shared, put(key, "")))
+			op.Keys = [][]byte{[]byte(key)} // so that only the slot clock is shared
+			all = append(all, p.doLater(ctx, member, op))
+		}
+		release()
+		head.landed(c)
+		for _, x := range all {
+			x.landed(c)
+		}
+		require.Zero(t, p.refused)
+		require.Len(t, c.clock.taken, 10)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// An error that is one operation's own does not say whose: the flight is halved until it is alone.
+func TestOnlyTheGuiltyFail(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		keys := c.keysOn(0, 31)
+		release := c.members[0].hang()
+		head := p.later(ctx, put(keys[30], ""))
+		var good, bad []*pending
+		for i, key := range keys[:30] {
+			if i == 3 || i == 17 {
+				bad = append(bad, p.later(ctx, leased(key, "", 99)))
+			} else {
+				good = append(good, p.later(ctx, put(key, "")))
+			}
+		}
+		release()
+		head.landed(c)
+		stamps := map[int64]bool{}
+		for _, x := range good {
+			stamps[x.landed(c).Stamp] = true
+		}
+		for _, x := range bad {
+			<-x.done
+			require.ErrorIs(t, x.err, rpctypes.ErrGRPCLeaseNotFound)
+			require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(x.Stamp))
+			stamps[x.Stamp] = true
+		}
+		require.Len(t, stamps, 30)
+		require.Len(t, c.clock.taken, 31, "nobody needed another stamp")
+		require.Zero(t, p.refused)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func TestErrorsOfBuild(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		var stamps []int64
+		build := func(err error) *commit.Op {
+			_, op := c.op(put("a", ""))
+			real := op.Build
+			op.Build = func(stamp int64, mark int) (*translate.Guarded, error) {
+				stamps = append(stamps, stamp)
+				if len(stamps) < 3 {
+					return nil, err
+				}
+				return real(stamp, mark)
+			}
+			return op
+		}
+		r, err := p.Do(ctx, 0, build(translate.ErrStale))
+		require.NoError(t, err)
+		require.True(t, r.Outcome.Landed)
+		require.Equal(t, []int64{2, 3, 4}, stamps, "an outdated stamp is replaced")
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+
+		stamps = nil
+		_, err = p.Do(ctx, 0, build(errNothing))
+		require.ErrorIs(t, err, errNothing)
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(stamps[0]))
+
+		big := put("a", "")
+		for i := range 125 {
+			big = beside(fmt.Sprint(i), big)
+		}
+		_, err = p.try(ctx, big)
+		require.ErrorIs(t, err, rpctypes.ErrGRPCTooManyOps)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// What the caller's context ends, ends wherever it is; its stamp is marked by another flight.
+func TestCallersThatLeave(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		keys := c.keysOn(0, 5)
+		release := c.members[0].hang()
+		leaving, leave := context.WithCancel(ctx)
+		flying := p.later(leaving, put(keys[0], "flies"))
+		stamped := p.later(leaving, put(keys[1], "never"))
+		open := c.clock.shut()
+		taking := p.later(leaving, put(keys[2], "never"))
+		queued := p.later(leaving, put(keys[3], "never"))
+		leave()
+		for _, x := range []*pending{flying, stamped, taking, queued} {
+			require.True(t, x.over())
+			require.ErrorIs(t, x.err, context.Canceled)
+		}
+		open()
+		release()
+		last := p.later(ctx, put(keys[4], "last")).landed(c)
+		require.Equal(t, []string{"flies", "last"}, values(c.members[0].puts))
+		require.Equal(t, int64(5), last.Stamp, "what waited without a caller took no stamp")
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// A key that a flight holds is not given free by others that wait for it and leave.
+func TestKeysAreHeldByTheirFlight(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		key := c.keysOn(0, 1)[0]
+		release := c.members[0].hang()
+		flying := p.later(ctx, put(key, "first"))
+		leaving, leave := context.WithCancel(ctx)
+		gone := p.later(leaving, put(key, "never"))
+		last := p.later(ctx, put(key, "last"))
+		leave()
+		require.True(t, gone.over())
+		for range 100 { // a full second flight must not pass them
+			p.later(ctx, put(fmt.Sprint(c.clock.next), ""))
+		}
+		require.False(t, last.over())
+		release()
+		flying.landed(c)
+		last.landed(c)
+		p.stop()
+		require.Zero(t, p.refused)
+		c.settled(p)
+	})
+}
+
+func TestExclusiveTravelsAlone(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		keys := c.keysOn(0, 8)
+		release := c.members[0].hang()
+		var all []*pending
+		for i, key := range keys {
+			all = append(all, p.later(ctx, put(key, "")))
+			if i == 3 {
+				all = append(all, p.later(ctx, remove("a", "z")), p.later(ctx, remove("a", "z")))
+			}
+		}
+		release()
+		for _, x := range all {
+			x.landed(c)
+		}
+		require.Equal(t, int64(4), all[4].Outcome.Results[0].Deleted, "what was written before it")
+		require.Zero(t, all[5].Outcome.Results[0].Deleted)
+		require.Zero(t, p.refused)
+		m := c.members[0]
+		require.Len(t, m.deletes, 4)
+		for _, d := range m.deletes {
+			require.Equal(t, all[4].Stamp, d.stamp)
+		}
+		require.Len(t, m.puts, 8)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// Exclusive operations that end before they fly let the next one go.
+func TestExclusiveThatNeverFlies(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		open := c.clock.shut()
+		leaving, leave := context.WithCancel(ctx)
+		var all []*pending
+		for _, caller := range []context.Context{ctx, ctx, leaving, leaving, ctx} {
+			_, op := c.op(remove("a", "z"))
+			op.Exclude = func(int64, int64) (*translate.Exclusive, error) { return nil, errNothing }
+			all = append(all, p.doLater(caller, 0, op))
+		}
+		leave()
+		last := p.later(ctx, put("a", ""))
+		open()
+		last.landed(c)
+		for _, x := range all {
+			<-x.done
+			require.Error(t, x.err)
+		}
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func TestClockFails(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		broken := &failing{clock: c.clock, err: rpctypes.ErrGRPCNoLeader}
+		p := c.start(nil, func(cfg *commit.Config) { cfg.Clock = broken })
+		_, err := p.try(ctx, put("a", ""))
+		require.ErrorIs(t, err, rpctypes.ErrGRPCNoLeader)
+		_, err = p.try(ctx, remove("a", "b"))
+		require.ErrorIs(t, err, rpctypes.ErrGRPCNoLeader)
+		broken.err = nil
+		_, err = p.try(ctx, put("a", ""))
+		require.NoError(t, err)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+type failing struct {
+	*clock
+	err error
+}
+
+func (f *failing) Take(ctx context.Context, k int64) (int64, int64, error) {
+	if f.err != nil {
+		return 0, 0, f.err
+	}
+	return f.clock.Take(ctx, k)
+}
+
+func TestSmallBudgets(t *testing.T) {
+	for _, ops := range []int{11, 16, 30, 20_000} {
+		bubble(t, 1, func(t *testing.T, c *cluster) {
+			p := c.start(nil, func(cfg *commit.Config) { cfg.MaxTxnOps = ops })
+			var all []*pending
+			for i := range 200 {
+				all = append(all, p.later(ctx, put(fmt.Sprint(i), "")))
+			}
+			for _, x := range all {
+				x.landed(c)
+			}
+			p.stop()
+			c.settled(p)
+		})
+	}
+}
+
+// What cannot be built for long gives up its stamp meanwhile: it would hold up every reader.
+func TestSlowReadsHoldNoStamps(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		keys := c.keysOn(0, 4)
+		ready := make(chan struct{})
+		slow := func(ctx context.Context, key string) *pending {
+			member, op := c.op(put(key, key))
+			op.Ready = ready
+			return p.doLater(ctx, member, op)
+		}
+		leaving, leave := context.WithCancel(ctx)
+		stays, leaves, quick := slow(ctx, keys[0]), slow(leaving, keys[1]), p.later(ctx, put(keys[2], "quick"))
+		require.True(t, quick.over())
+		require.True(t, p.Holds(2))
+		require.Empty(t, c.reasons(2))
+		time.Sleep(1100 * time.Millisecond)
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.False(t, p.Holds(2))
+		again := p.later(ctx, put(keys[0], "before"))
+		require.True(t, again.over(), "nor does it hold its key")
+		leave()
+		require.True(t, leaves.over())
+		require.False(t, stays.over())
+		close(ready)
+		require.Greater(t, stays.landed(c).Stamp, again.Stamp)
+		require.Equal(t, []string{"before", keys[0], "quick"}, []string{c.members[0].puts[1].value, c.members[0].puts[2].value, c.members[0].puts[0].value})
+
+		// One whose caller leaves before that is not waited for either.
+		ready = make(chan struct{})
+		leaving, leave = context.WithCancel(ctx)
+		gone := slow(leaving, keys[3])
+		held := c.clock.next - 1
+		require.True(t, p.Holds(held))
+		leave()
+		require.True(t, gone.over())
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(held))
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func TestCallersThatLeaveAQueue(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		c.members[0].setFault(loseRequest)
+		leaving, leave := context.WithCancel(ctx)
+		head := p.later(leaving, put("head", ""))
+		time.Sleep(time.Second)
+		require.True(t, p.Stalled(0))
+		for i := range 10_000 {
+			member, op := c.op(put(fmt.Sprint(i), ""))
+			go func() { _, _ = p.Do(leaving, member, op) }()
+			if i%1000 == 999 {
+				synctest.Wait()
+				leave()
+				leaving, leave = context.WithCancel(ctx)
+			}
+		}
+		leave()
+		synctest.Wait()
+		require.Less(t, p.Queued(0), 3000)
+		c.members[0].setFault(nil)
+		<-head.done
+		_, err := p.write(ctx, put("last", ""))
+		require.NoError(t, err)
+		require.Less(t, len(c.clock.taken), 10, "who has gone needs no stamp")
+		p.stop()
+		c.settled(p)
+	})
+}

@@ -1,0 +1,150 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/metaetcd/metaetcd/internal/bridge"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// server answers every watch with the same responses, and has been compacted, or not.
+type server struct {
+	pb.UnimplementedWatchServer
+	pb.UnimplementedKVServer
+	responses []*pb.WatchResponse
+	end       error // of the stream, after the responses
+	asked     *pb.WatchCreateRequest
+	compacted int64
+}
+
+func (s *server) Watch(stream pb.Watch_WatchServer) error {
+	req, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	s.asked = req.GetCreateRequest()
+	responses := append([]*pb.WatchResponse{{Created: true}}, s.responses...)
+	for _, resp := range responses {
+		resp = proto.Clone(resp).(*pb.WatchResponse)
+		resp.Header = &pb.ResponseHeader{Revision: 9}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+	}
+	if s.end != nil {
+		return s.end
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+func (s *server) Range(_ context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 9}}
+	switch {
+	case req.Revision != 0 && req.Revision < s.compacted:
+		return nil, rpctypes.ErrGRPCCompacted
+	case req.Revision > 9:
+		return nil, rpctypes.ErrGRPCFutureRev
+	case req.Revision == 8:
+		resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, Value: []byte("not ours")}}
+	case string(req.Key) == record.KeyClock && req.Revision > 6:
+		resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, Value: record.Pair(3, 77)}}
+	}
+	return resp, nil
+}
+
+func (s *server) member() Member {
+	// A watcher without a client panics when it is cancelled while events arrive: it has no logger.
+	cli := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(zap.NewNop()))
+	return &client{
+		kv:      clientv3.NewKVFromKVClient(bridge.KVClient(s), cli),
+		watcher: func() clientv3.Watcher { return clientv3.NewWatchFromWatchClient(bridge.WatchClient(s), cli) },
+	}
+}
+
+func eventsAt(revs ...int64) *pb.WatchResponse {
+	resp := &pb.WatchResponse{}
+	for _, rev := range revs {
+		resp.Events = append(resp.Events, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("a"), ModRevision: rev}})
+	}
+	return resp
+}
+
+// watch collects how many events each revision had, up to the revision last.
+func watch(ctx context.Context, m Member, from, last int64) (revs [][2]int64, err error) {
+	err = m.Watch(ctx, from, true, func(r mergedlog.MemberRevision) (bool, error) {
+		revs = append(revs, [2]int64{r.Rev, int64(len(r.Events))})
+		return r.Rev < last, nil
+	})
+	return revs, err
+}
+
+func TestWatch(t *testing.T) {
+	s := &server{responses: []*pb.WatchResponse{eventsAt(5, 5, 6), {}, eventsAt(7, 8), eventsAt(9)}}
+	revs, err := watch(context.Background(), s.member(), 5, 7)
+	require.NoError(t, err)
+	require.Equal(t, [][2]int64{{5, 2}, {6, 1}, {7, 1}}, revs)
+	require.Equal(t, int64(5), s.asked.StartRevision)
+	require.Equal(t, []byte{0}, s.asked.Key)
+	require.Equal(t, []byte{0}, s.asked.RangeEnd)
+	require.True(t, s.asked.PrevKv)
+
+	boom := errors.New("boom")
+	err = s.member().Watch(context.Background(), 5, false, func(mergedlog.MemberRevision) (bool, error) { return true, boom })
+	require.Equal(t, boom, err)
+	require.False(t, s.asked.PrevKv)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	err = s.member().Watch(ctx, 5, false, func(r mergedlog.MemberRevision) (bool, error) {
+		if r.Rev == 9 {
+			cancel()
+		}
+		return true, nil
+	})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestWatchEnds(t *testing.T) {
+	s := &server{responses: []*pb.WatchResponse{eventsAt(5), {Canceled: true, CompactRevision: 8}}}
+	revs, err := watch(context.Background(), s.member(), 5, 7)
+	require.Equal(t, &MemberCompactedError{Rev: 8}, err)
+	require.EqualError(t, err, "metaetcd: member is compacted at its revision 8")
+	require.Len(t, revs, 1)
+
+	s = &server{end: rpctypes.ErrGRPCNoLeader}
+	_, err = watch(context.Background(), s.member(), 5, 7)
+	require.ErrorIs(t, err, rpctypes.ErrNoLeader)
+
+	s = &server{responses: []*pb.WatchResponse{{Canceled: true}}}
+	_, err = watch(context.Background(), s.member(), 5, 7)
+	require.Equal(t, errWatchEnded, err)
+}
+
+func TestClock(t *testing.T) {
+	ctx := context.Background()
+	m := (&server{compacted: 5}).member()
+	stamp, err := m.Clock(ctx, 7)
+	require.NoError(t, err)
+	require.Equal(t, int64(77), stamp)
+	stamp, err = m.Clock(ctx, 5)
+	require.NoError(t, err)
+	require.Zero(t, stamp)
+	_, err = m.Clock(ctx, 4)
+	require.Equal(t, &MemberCompactedError{}, err)
+	require.EqualError(t, err, "metaetcd: member is compacted")
+	_, err = m.Clock(ctx, 10)
+	require.ErrorIs(t, err, rpctypes.ErrFutureRev)
+	_, err = m.Clock(ctx, 8)
+	require.ErrorIs(t, err, record.ErrMalformed)
+}

@@ -1,0 +1,188 @@
+package translate_test
+
+import (
+	gotesting "testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+func put(key, value string) *pb.TxnRequest {
+	p := &pb.PutRequest{Key: []byte(key), Value: []byte(value)}
+	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: p}}}}
+}
+
+func remove(key, end string) *pb.TxnRequest {
+	d := &pb.DeleteRangeRequest{Key: []byte(key), RangeEnd: []byte(end), PrevKv: true}
+	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: d}}}}
+}
+
+// both runs two transactions after each other in one.
+func both(a, b *pb.TxnRequest) *pb.TxnRequest {
+	return &pb.TxnRequest{Success: []*pb.RequestOp{nested(a), nested(b)}}
+}
+
+// absent compares a key with absence.
+func absent(key string, req *pb.TxnRequest) *pb.TxnRequest {
+	req.Compare = append(req.Compare, &pb.Compare{Key: []byte(key), Target: pb.Compare_MOD, TargetUnion: &pb.Compare_ModRevision{}})
+	return req
+}
+
+// land sends a transaction built on what v knows, in a batch of its own.
+func (m *member) land(req *pb.TxnRequest, v *view, stamp int64) translate.Outcome {
+	m.t.Helper()
+	plan := translate.NewPlan(req, m.ring)
+	run, err := plan.Evaluate(v)
+	require.NoError(m.t, err)
+	g, err := plan.Guard(run, v.state, stamp, 0, m.ring.Slot)
+	require.NoError(m.t, err)
+	return m.sendOne(g)
+}
+
+func (m *member) sendOne(g *translate.Guarded) translate.Outcome {
+	m.t.Helper()
+	b := translate.Batch{Epoch: 1, Ops: []*translate.Guarded{g}}
+	outs, err := b.Decode(m.send(b.Request()))
+	require.NoError(m.t, err)
+	require.Len(m.t, outs, 1)
+	return outs[0]
+}
+
+func TestBlindPutsGoOverOlderPutsOnly(t *gotesting.T) {
+	m := newMember(t)
+	require.True(t, m.land(put("a", "1"), m.look(), 10).Landed)
+	v := m.look().over([]byte("a"))
+	require.True(t, m.land(put("a", "2"), m.look(), 30).Landed)
+
+	out := m.land(put("a", "3"), v, 20)
+	require.False(t, out.Landed, "a put above the stamp had landed")
+	require.Equal(t, int64(30), out.States[0].KV.ModRevision)
+	require.True(t, m.land(put("a", "4"), v, 40).Landed)
+
+	require.True(t, m.land(remove("a", ""), m.look(), 50).Landed)
+	require.True(t, m.land(put("a", "5"), m.look(), 60).Landed)
+	require.False(t, m.land(put("a", "6"), v, 70).Landed, "the key is another one than the header would say")
+	require.Equal(t, int64(60), m.users()["a"].CreateRevision)
+}
+
+func TestComparedKeysAreProtected(t *gotesting.T) {
+	m := newMember(t)
+	v := m.look()
+	require.True(t, m.land(absent("a", put("b", "")), v, 20).Landed)
+	require.False(t, m.land(put("a", ""), v, 10).Landed, "a was seen absent at 20")
+	require.True(t, m.land(put("a", ""), v, 30).Landed)
+}
+
+func TestDeletedKeysAreProtected(t *gotesting.T) {
+	m := newMember(t)
+	v := m.look()
+	require.True(t, m.land(put("a", ""), v, 10).Landed)
+	require.True(t, m.land(remove("a", ""), m.look(), 30).Landed)
+	require.False(t, m.land(put("a", ""), v, 20).Landed)
+	require.True(t, m.land(put("a", ""), v, 40).Landed)
+}
+
+// Etcd lets a key be put in a nested transaction and deleted in a later one.
+func TestPutThatIsDeletedAgain(t *gotesting.T) {
+	m := newMember(t)
+	for stamp, before := range []string{"", "old"} {
+		stamp := int64(10 * (stamp + 1))
+		if before != "" {
+			require.True(t, m.land(put("a", before), m.look(), stamp-1).Landed)
+		}
+		out := m.land(both(put("a", "new"), remove("a", "")), m.look(), stamp)
+		require.True(t, out.Landed)
+		require.Len(t, out.Results, 2)
+		require.Equal(t, int64(1), out.Results[1].Deleted)
+		require.Equal(t, "new", string(out.Results[1].Prev[0].Value))
+		require.Equal(t, stamp, out.Results[1].Prev[0].ModRevision)
+		require.Empty(t, m.users())
+		_, clocks := m.marks(out.MemberRev)
+		require.Equal(t, map[int]int64{m.ring.Slot([]byte("a")): stamp}, clocks)
+	}
+}
+
+// A range delete may name what is not the user's.
+func TestReservedNamesAreNotDeleted(t *gotesting.T) {
+	m := newMember(t)
+	for i, end := range []string{"\x01", "\x00", "b"} {
+		stamp := int64(10 * (i + 1))
+		req := both(remove("\x00", end), put("f", ""))
+		plan, v := translate.NewPlan(req, m.ring), m.look()
+		run, err := plan.Evaluate(v)
+		require.NoError(t, err)
+		require.Equal(t, end != "\x01", plan.Exclusive())
+		if !plan.Exclusive() {
+			require.True(t, m.land(req, v, stamp).Landed)
+		} else {
+			x, err := plan.Exclude(run, v.state, v.rev, stamp, 1)
+			require.NoError(t, err)
+			out, err := x.Decode(m.send(x.Txn))
+			require.NoError(t, err)
+			require.True(t, out.Landed)
+		}
+		require.Len(t, m.get("\x00", "\x01").Kvs, 3+slots+marksOf(m), "records")
+		require.Contains(t, m.users(), "f")
+	}
+}
+
+func marksOf(m *member) (n int) {
+	for _, kv := range m.get("\x00", "\x01").Kvs {
+		if record.KindOf(kv.Key) == record.Mark {
+			n++
+		}
+	}
+	return n
+}
+
+// What etcd's servers panic at must not reach a member.
+func TestKeepingTheValueOfADeletedKey(t *gotesting.T) {
+	m := newMember(t)
+	require.True(t, m.land(put("b", "v"), m.look(), 10).Landed)
+	for _, keep := range []*pb.PutRequest{{Key: []byte("b"), IgnoreValue: true}, {Key: []byte("b"), IgnoreLease: true}} {
+		req := remove("a", "\x00")
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: keep}})
+		_, err := translate.NewPlan(req, m.ring).Evaluate(m.look())
+		require.Equal(t, rpctypes.ErrGRPCKeyNotFound, err)
+	}
+}
+
+func TestRead(t *gotesting.T) {
+	m := newMember(t)
+	slot := m.ring.Slot([]byte("a"))
+	read := func(stamp int64) translate.Outcome {
+		return m.sendOne(translate.Read([]byte("a"), stamp, 0, m.ring.Slot))
+	}
+	out := read(10)
+	require.True(t, out.Landed)
+	require.Empty(t, out.Results, "absent")
+
+	out = read(9)
+	require.False(t, out.Landed, "the slot's clock is ahead")
+	require.False(t, out.Fenced)
+	marks, _ := m.marks(out.MemberRev)
+	require.Equal(t, map[int64]mark{9: {reasons: []record.Reason{record.SlotAhead}}}, marks)
+
+	require.True(t, m.land(put("a", "v"), m.look(), 20).Landed)
+	out = read(15)
+	require.False(t, out.Landed, "the key is ahead")
+	marks, _ = m.marks(out.MemberRev)
+	require.Equal(t, map[int64]mark{15: {reasons: []record.Reason{record.SlotAhead}}}, marks)
+
+	out = read(30)
+	require.True(t, out.Landed)
+	require.Equal(t, "v", string(out.Results[0].Range.Kvs[0].Value))
+	require.Equal(t, int64(20), out.Results[0].Range.Kvs[0].ModRevision)
+	_, clocks := m.marks(out.MemberRev)
+	require.Equal(t, map[int]int64{slot: 30}, clocks)
+	require.False(t, m.land(put("a", "w"), m.look(), 25).Landed, "what was read at 30 is protected")
+
+	m.put(record.KeyFence, record.Pair(1, 40))
+	out = read(35)
+	require.False(t, out.Landed)
+	require.True(t, out.Fenced)
+}

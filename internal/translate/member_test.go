@@ -1,0 +1,201 @@
+package translate_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+const slots = 4
+
+type testing interface {
+	require.TestingT
+	Helper()
+}
+
+// member is a member cluster with its reserved records.
+type member struct {
+	t    testing
+	kv   pb.KVClient
+	ring *ring.Ring
+}
+
+func newMember(t testing) *member {
+	server := etcdfake.New(1)
+	server.Grant(leases[2:]...)
+	r, err := ring.New([]string{"m"}, slots, ring.Policy{})
+	require.NoError(t, err)
+	m := &member{t: t, kv: server.Client(nil), ring: r}
+	m.put(record.KeyFence, record.Pair(1, 0))
+	m.put(record.KeyClock, record.Pair(1, 0))
+	m.put(record.KeyLock, nil)
+	for s := range slots {
+		m.put(string(record.SlotKey(s)), record.Number(0))
+	}
+	return m
+}
+
+// put writes a record as another process would, and returns the native revision.
+func (m *member) put(key string, value []byte) int64 {
+	m.t.Helper()
+	resp, err := m.kv.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: value})
+	require.NoError(m.t, err)
+	return resp.Header.Revision
+}
+
+func (m *member) send(req *pb.TxnRequest) *pb.TxnResponse {
+	m.t.Helper()
+	resp, err := m.kv.Txn(context.Background(), proto.Clone(req).(*pb.TxnRequest))
+	require.NoError(m.t, err)
+	return resp
+}
+
+func (m *member) get(key, end string) *pb.RangeResponse {
+	m.t.Helper()
+	resp, err := m.kv.Range(context.Background(), &pb.RangeRequest{Key: []byte(key), RangeEnd: []byte(end)})
+	require.NoError(m.t, err)
+	return resp
+}
+
+func (m *member) state(key string) translate.State {
+	m.t.Helper()
+	s, err := translate.StateOf(m.get(key, ""))
+	require.NoError(m.t, err)
+	return s
+}
+
+// users returns the keyspace in the user's view.
+func (m *member) users() etcd {
+	m.t.Helper()
+	e := etcd{}
+	for _, kv := range m.get(record.FirstUserKey, "\x00").Kvs {
+		native := kv.Lease
+		require.NoError(m.t, record.ToUser(kv))
+		require.Equal(m.t, kv.Lease, native, "the lease that the member knows of %q", kv.Key)
+		e[string(kv.Key)] = kv
+	}
+	return e
+}
+
+// mark is what a member revision shows of a stamp.
+type mark struct {
+	effects int             // headers and slot clocks
+	reasons []record.Reason // of mark records
+}
+
+// marks reads the stamps off a member revision, and the slots whose clocks it set.
+func (m *member) marks(rev int64) (marks map[int64]mark, clocks map[int]int64) {
+	m.t.Helper()
+	marks, clocks = map[int64]mark{}, map[int]int64{}
+	note := func(stamp int64, why record.Reason) {
+		m := marks[stamp]
+		if why == 0 {
+			m.effects++
+		} else {
+			m.reasons = append(m.reasons, why)
+		}
+		marks[stamp] = m
+	}
+	for _, kv := range m.get("\x00", "\x00").Kvs {
+		if kv.ModRevision != rev {
+			continue
+		}
+		switch record.KindOf(kv.Key) {
+		case record.User:
+			h, _, err := record.ParseHeader(kv.Value)
+			require.NoError(m.t, err)
+			note(h.Stamp, 0)
+		case record.Slot:
+			stamp, err := record.ParseNumber(kv.Value)
+			require.NoError(m.t, err)
+			clocks[record.SlotOf(kv.Key)] = stamp
+			note(stamp, 0)
+		case record.Mark:
+			stamp, why, err := record.ParseMark(kv.Value)
+			require.NoError(m.t, err)
+			note(stamp, why)
+			rest, err := record.FurtherStamps(kv.Value, why)
+			require.NoError(m.t, err)
+			for ; len(rest) > 0; rest = rest[8:] {
+				stamp, err := record.ParseNumber(rest)
+				require.NoError(m.t, err)
+				note(stamp, why)
+			}
+		}
+	}
+	return marks, clocks
+}
+
+// pair reads a record that holds an epoch and a number.
+func (m *member) pair(key string) (epoch, n int64) {
+	m.t.Helper()
+	epoch, n, err := record.ParsePair(m.get(key, "").Kvs[0].Value)
+	require.NoError(m.t, err)
+	return epoch, n
+}
+
+// view is a state that a writer has read of a member at one of its revisions.
+type view struct {
+	rev    int64
+	states map[string]translate.State
+	user   etcd
+}
+
+func (m *member) look() *view {
+	m.t.Helper()
+	v := &view{states: map[string]translate.State{}, user: m.users()}
+	for _, key := range alphabet {
+		v.states[key] = m.state(key)
+	}
+	v.rev = m.get("\x00", "").Header.Revision
+	return v
+}
+
+func (v *view) state(key []byte) translate.State { return v.states[string(key)] }
+func (v *view) Get(key []byte) *mvccpb.KeyValue  { return v.states[string(key)].KV }
+func (v *view) Range(r translate.Range) (kvs []*mvccpb.KeyValue) {
+	for _, key := range v.user.keys(r.Key, r.End) {
+		kvs = append(kvs, v.user[key])
+	}
+	return kvs
+}
+
+// forget makes the writer take a key for absent.
+func (v *view) forget(key []byte) *view {
+	less := &view{rev: v.rev, states: maps.Clone(v.states), user: maps.Clone(v.user)}
+	delete(less.states, string(key))
+	delete(less.user, string(key))
+	return less
+}
+
+// over lets a blind put of a key go over other writers' puts.
+func (v *view) over(key []byte) *view {
+	more := &view{rev: v.rev, states: maps.Clone(v.states), user: v.user}
+	s := v.states[string(key)]
+	s.NativeMod = 0
+	more.states[string(key)] = s
+	return more
+}
+
+func wrongEpoch(err error) (epoch int64, ok bool) {
+	var wrong *translate.WrongEpochError
+	if errors.As(err, &wrong) {
+		return wrong.Epoch, true
+	}
+	return 0, false
+}
+
+var infinity = append(record.Infinity(), "some id"...)
+
+const locked = math.MaxInt64 // as record.ParseNumber reads an infinite slot clock

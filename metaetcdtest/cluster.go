@@ -1,0 +1,128 @@
+package metaetcdtest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd"
+)
+
+// openTimeout bounds metaetcd.New in Client.
+const openTimeout = 30 * time.Second
+
+// Cluster is the servers of one meta cluster. It keeps nothing of the meta cluster itself: that is created by the first
+// metaetcd.New on its Config.
+type Cluster struct {
+	Coordinator *Node
+	Members     []*Node // named member-0, member-1, …
+
+	t    testing.TB
+	opts *options
+}
+
+// New starts a coordinator and the given number of members and waits until they serve. Everything is stopped and removed
+// when the test ends. The coordinator's data is kept in memory (/dev/shm) where the system has it.
+func New(t testing.TB, members int, opts ...Option) *Cluster {
+	t.Helper()
+	if members < 1 {
+		t.Fatalf("metaetcdtest: a meta cluster of %d members", members)
+	}
+	o := newOptions(opts)
+	c := &Cluster{t: t, opts: o, Coordinator: newNode(t, "coordinator", 1, memoryDir(t), true, o)}
+	for i := range members {
+		c.Members = append(c.Members, newNode(t, fmt.Sprintf("member-%d", i), o.servers, t.TempDir(), o.noFsync, o))
+	}
+	nodes := c.Nodes()
+	t.Cleanup(func() { closeNodes(nodes) })
+	startNodes(t, nodes)
+	return c
+}
+
+// Plain starts one ordinary etcd, without a meta cluster: what tests and benchmarks compare with.
+func Plain(t testing.TB, opts ...Option) *Node {
+	t.Helper()
+	o := newOptions(opts)
+	n := newNode(t, "plain", o.servers, t.TempDir(), o.noFsync, o)
+	t.Cleanup(func() { closeNodes([]*Node{n}) })
+	startNodes(t, []*Node{n})
+	return n
+}
+
+// Nodes returns the coordinator and the members.
+func (c *Cluster) Nodes() []*Node {
+	return append([]*Node{c.Coordinator}, c.Members...)
+}
+
+// Config returns the configuration of the meta cluster with etcd clients of its own, closed when the test ends. Each
+// metaetcd.New on a Config of its own is what another process would be.
+func (c *Cluster) Config() metaetcd.Config {
+	c.t.Helper()
+	return c.config(c.t, (*Node).Client)
+}
+
+// DirectConfig is like Config, with clients that go around the proxies: nothing that delays, cuts or resets a Node touches
+// them but Stop. It is meant for benchmarks.
+func (c *Cluster) DirectConfig() metaetcd.Config {
+	c.t.Helper()
+	return c.config(c.t, (*Node).DirectClient)
+}
+
+func (c *Cluster) config(t testing.TB, client func(*Node, testing.TB) *clientv3.Client) metaetcd.Config {
+	t.Helper()
+	cfg := metaetcd.Config{
+		Coordinator: client(c.Coordinator, t),
+		Sharding:    c.opts.sharding,
+		Logger:      c.opts.logger,
+	}
+	for _, m := range c.Members {
+		cfg.Members = append(cfg.Members, metaetcd.Member{Name: m.Name(), Client: client(m, t)})
+	}
+	return cfg
+}
+
+// Client opens the meta cluster as a new process would, and closes it when the test t, which may be a subtest, ends.
+func (c *Cluster) Client(t testing.TB) *metaetcd.Client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	cli, err := metaetcd.New(ctx, c.config(t, (*Node).Client))
+	if err != nil {
+		t.Fatalf("metaetcdtest: open the meta cluster: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := cli.Close(); err != nil {
+			t.Errorf("metaetcdtest: close the meta cluster: %v", err)
+		}
+	})
+	return cli
+}
+
+// startNodes starts all nodes at once.
+func startNodes(t testing.TB, nodes []*Node) {
+	t.Helper()
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() { errs[i] = n.start() })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil {
+			t.Fatalf("metaetcdtest: start %s: %v", nodes[i].Name(), err)
+		}
+	}
+}
+
+// closeNodes stops all nodes at once and releases their addresses.
+func closeNodes(nodes []*Node) {
+	var wg sync.WaitGroup
+	for _, n := range nodes {
+		wg.Go(n.close)
+	}
+	wg.Wait()
+}

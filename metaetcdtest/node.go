@@ -1,0 +1,225 @@
+package metaetcdtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Node is one etcd cluster: a member, the coordinator, or a plain etcd. Most often it has a single server.
+//
+// Methods may be called from any goroutine, but those that fail the test (Start, Wipe and the clients) only from the test's
+// own, as testing demands. What a fault does to a stopped server shows when it is started again.
+type Node struct {
+	t       testing.TB
+	name    string
+	servers []*server
+	noFsync bool
+	opts    *options
+}
+
+func newNode(t testing.TB, name string, servers int, dir string, noFsync bool, o *options) *Node {
+	t.Helper()
+	n := &Node{t: t, name: name, noFsync: noFsync, opts: o}
+	for i := range servers {
+		s, err := newServer(fmt.Sprintf("%s-%d", name, i), dir)
+		if err != nil {
+			n.close()
+			t.Fatalf("metaetcdtest: %s: %v", name, err)
+		}
+		n.servers = append(n.servers, s)
+	}
+	return n
+}
+
+// memoryDir is a directory that needs no disk, where the system has one.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "metaetcdtest-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// Name is the node's name in the meta cluster's configuration.
+func (n *Node) Name() string { return n.name }
+
+// Endpoint is the address of the node's first server, host:port, through its proxy. It never changes.
+func (n *Node) Endpoint() string { return n.servers[0].client.Addr() }
+
+// Endpoints are the addresses of all servers, through their proxies.
+func (n *Node) Endpoints() []string {
+	var eps []string
+	for _, s := range n.servers {
+		eps = append(eps, s.client.Addr())
+	}
+	return eps
+}
+
+// Client is an ordinary etcd client of this node alone, closed when t ends.
+func (n *Node) Client(t testing.TB) *clientv3.Client {
+	t.Helper()
+	return n.dial(t)
+}
+
+// DirectClient is like Client, but goes around the proxies: Delay, Cut and Refuse do not touch it.
+func (n *Node) DirectClient(t testing.TB) *clientv3.Client {
+	t.Helper()
+	byAddr := map[string]*tracker{}
+	for _, s := range n.servers {
+		byAddr[s.client.Addr()] = s.direct
+	}
+	return n.dial(t, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		tr, ok := byAddr[addr]
+		if !ok {
+			return nil, fmt.Errorf("metaetcdtest: %s has no server %s", n.name, addr)
+		}
+		return tr.dial(ctx, addr)
+	}))
+}
+
+// dial opens a client that reconnects quickly: tests restart servers far more often than the world does.
+func (n *Node) dial(t testing.TB, opts ...grpc.DialOption) *clientv3.Client {
+	t.Helper()
+	retry := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints: n.Endpoints(),
+		Logger:    n.opts.logger,
+		DialOptions: append([]grpc.DialOption{
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: 5 * time.Second}),
+		}, opts...),
+	})
+	if err != nil {
+		t.Fatalf("metaetcdtest: client of %s: %v", n.name, err)
+	}
+	t.Cleanup(func() { _ = cli.Close() })
+	return cli
+}
+
+// Start starts the servers that are stopped, with the data that is there, and waits until they serve.
+func (n *Node) Start() {
+	n.t.Helper()
+	if err := n.start(); err != nil {
+		n.t.Fatalf("metaetcdtest: start %s: %v", n.name, err)
+	}
+}
+
+// StartServer starts one server of a node that has several, and waits until it serves, which takes a majority.
+func (n *Node) StartServer(i int) {
+	n.t.Helper()
+	if err := n.startServers(n.servers[i : i+1]); err != nil {
+		n.t.Fatalf("metaetcdtest: start %s: %v", n.servers[i].name, err)
+	}
+}
+
+func (n *Node) start() error { return n.startServers(n.servers) }
+
+func (n *Node) startServers(servers []*server) error {
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, s := range servers {
+		wg.Go(func() {
+			cfg := s.config(n.servers, n.noFsync, n.opts.logger)
+			for _, adjust := range n.opts.adjust {
+				adjust(cfg)
+			}
+			errs[i] = s.start(cfg)
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i, s := range servers {
+		errs[i] = s.ready()
+	}
+	return errors.Join(errs...)
+}
+
+// Stop stops all servers. Connections are reset, and new ones refused until Start.
+func (n *Node) Stop() {
+	var wg sync.WaitGroup
+	for _, s := range n.servers {
+		wg.Go(s.stop)
+	}
+	wg.Wait()
+}
+
+// StopServer stops one server of a node that has several.
+func (n *Node) StopServer(i int) { n.servers[i].stop() }
+
+// Wipe removes the data of all servers, which must be stopped. The next Start makes an empty etcd cluster with the old
+// cluster id.
+func (n *Node) Wipe() {
+	n.t.Helper()
+	for _, s := range n.servers {
+		if err := s.wipe(); err != nil {
+			n.t.Fatalf("metaetcdtest: wipe %s: %v", s.name, err)
+		}
+	}
+}
+
+// Leader is the index of the server that leads the node at present, or -1.
+func (n *Node) Leader() int {
+	for i, s := range n.servers {
+		etcd := s.running()
+		if etcd != nil && etcd.Server.Leader() == etcd.Server.MemberID() {
+			return i
+		}
+	}
+	return -1
+}
+
+// Delay makes every packet between clients and the node take d longer, in both directions: a round trip takes 2d longer.
+// Zero ends it.
+func (n *Node) Delay(d time.Duration) {
+	for _, s := range n.servers {
+		s.client.SetDelay(d)
+	}
+}
+
+// Cut separates the node from its clients in silence, like a pulled cable: connections stay open and hang, and so do new
+// ones.
+func (n *Node) Cut() {
+	for _, s := range n.servers {
+		s.client.Cut()
+	}
+}
+
+// Refuse separates the node from its clients openly, like a killed process: connections are reset, answers under way are
+// lost, and new connections are refused.
+func (n *Node) Refuse() {
+	for _, s := range n.servers {
+		s.client.Refuse()
+	}
+}
+
+// Heal ends Cut and Refuse. What a Cut held back arrives now.
+func (n *Node) Heal() {
+	for _, s := range n.servers {
+		s.client.Heal()
+	}
+}
+
+// close stops the node for good.
+func (n *Node) close() {
+	var wg sync.WaitGroup
+	for _, s := range n.servers {
+		wg.Go(s.close)
+	}
+	wg.Wait()
+}

@@ -1,0 +1,160 @@
+package metaetcdtest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd/metaetcdtest"
+)
+
+// hung is how long a request must have waited for the node to count as cut off.
+const hung = 300 * time.Millisecond
+
+func put(ctx context.Context, cli *clientv3.Client, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := cli.Put(ctx, "k", "v")
+	return err
+}
+
+func identity(t *testing.T, cli *clientv3.Client) (clusterID, memberID uint64) {
+	t.Helper()
+	resp, err := cli.Get(t.Context(), "k")
+	require.NoError(t, err)
+	return resp.Header.ClusterId, resp.Header.MemberId
+}
+
+func TestRestartKeepsDataAndIdentity(t *testing.T) {
+	n := metaetcdtest.Plain(t)
+	cli := n.Client(t)
+	require.NoError(t, put(t.Context(), cli, time.Second))
+	cluster, member := identity(t, cli)
+	endpoint := n.Endpoint()
+
+	n.Stop()
+	require.Error(t, put(t.Context(), cli, hung), "a stopped node answered")
+	n.Start()
+
+	resp, err := cli.Get(t.Context(), "k")
+	require.NoError(t, err)
+	require.Len(t, resp.Kvs, 1)
+	require.Equal(t, endpoint, n.Endpoint())
+	againCluster, againMember := identity(t, cli)
+	require.Equal(t, cluster, againCluster)
+	require.Equal(t, member, againMember)
+}
+
+func TestWipeKeepsOnlyIdentity(t *testing.T) {
+	n := metaetcdtest.Plain(t)
+	cli := n.Client(t)
+	require.NoError(t, put(t.Context(), cli, time.Second))
+	cluster, _ := identity(t, cli)
+
+	n.Stop()
+	n.Wipe()
+	n.Start()
+
+	resp, err := cli.Get(t.Context(), "k")
+	require.NoError(t, err)
+	require.Empty(t, resp.Kvs)
+	require.EqualValues(t, 1, resp.Header.Revision)
+	require.Equal(t, cluster, resp.Header.ClusterId)
+}
+
+func TestNodesAreDifferentClusters(t *testing.T) {
+	a, _ := identity(t, metaetcdtest.Plain(t).Client(t))
+	b, _ := identity(t, metaetcdtest.Plain(t).Client(t))
+	require.NotEqual(t, a, b)
+}
+
+func TestStopEndsWatchesAtOnce(t *testing.T) {
+	n := metaetcdtest.Plain(t)
+	for _, cli := range []*clientv3.Client{n.Client(t), n.DirectClient(t)} {
+		created := <-cli.Watch(t.Context(), "k", clientv3.WithCreatedNotify())
+		require.True(t, created.Created)
+	}
+	start := time.Now()
+	n.Stop()
+	require.Less(t, time.Since(start), 3*time.Second, "an open watch held the server up")
+}
+
+func TestDelay(t *testing.T) {
+	n := metaetcdtest.Plain(t)
+	cli, direct := n.Client(t), n.DirectClient(t)
+	require.NoError(t, put(t.Context(), cli, time.Second))
+	require.NoError(t, put(t.Context(), direct, time.Second))
+
+	const delay = 100 * time.Millisecond
+	n.Delay(delay)
+	start := time.Now()
+	require.NoError(t, put(t.Context(), cli, 5*time.Second))
+	require.GreaterOrEqual(t, time.Since(start), 2*delay)
+
+	start = time.Now()
+	require.NoError(t, put(t.Context(), direct, time.Second))
+	require.Less(t, time.Since(start), 2*delay, "the direct client went through the proxy")
+
+	n.Delay(0)
+	start = time.Now()
+	require.NoError(t, put(t.Context(), cli, 5*time.Second))
+	require.Less(t, time.Since(start), 2*delay)
+}
+
+func TestCutHangsAndHealDelivers(t *testing.T) {
+	n := metaetcdtest.Plain(t)
+	cli, direct := n.Client(t), n.DirectClient(t)
+	require.NoError(t, put(t.Context(), cli, time.Second))
+	watch := cli.Watch(t.Context(), "k")
+	require.NoError(t, put(t.Context(), cli, time.Second))
+	<-watch
+
+	n.Cut()
+	require.ErrorIs(t, put(t.Context(), cli, hung), context.DeadlineExceeded)
+	require.ErrorIs(t, put(t.Context(), n.Client(t), hung), context.DeadlineExceeded, "a new connection got through")
+	require.NoError(t, put(t.Context(), direct, time.Second))
+	answer := make(chan error, 1)
+	go func() { answer <- put(context.Background(), cli, 10*time.Second) }()
+	select {
+	case resp := <-watch:
+		t.Fatalf("a watch response passed the cut: %v", resp)
+	case <-time.After(hung):
+	}
+
+	n.Heal()
+	require.NoError(t, <-answer)
+	require.NotEmpty(t, (<-watch).Events)
+}
+
+func TestRefuseResetsAndHealAccepts(t *testing.T) {
+	n := metaetcdtest.Plain(t)
+	cli := n.Client(t)
+	require.NoError(t, put(t.Context(), cli, time.Second))
+
+	n.Refuse()
+	start := time.Now()
+	require.Error(t, put(t.Context(), cli, 5*time.Second))
+	require.Less(t, time.Since(start), 4*time.Second, "the connection hung instead of being reset")
+
+	n.Heal()
+	require.Eventually(t, func() bool { return put(t.Context(), cli, time.Second) == nil }, 5*time.Second, 10*time.Millisecond)
+}
+
+func TestLeaderMoves(t *testing.T) {
+	n := metaetcdtest.Plain(t, metaetcdtest.WithServers(3), metaetcdtest.WithUnsafeNoFsync())
+	require.Len(t, n.Endpoints(), 3)
+	cli := n.Client(t)
+	require.NoError(t, put(t.Context(), cli, 5*time.Second))
+
+	old := n.Leader()
+	require.GreaterOrEqual(t, old, 0)
+	n.StopServer(old)
+	require.Eventually(t, func() bool {
+		return n.Leader() != old && put(t.Context(), cli, time.Second) == nil
+	}, 20*time.Second, 50*time.Millisecond)
+	n.StartServer(old)
+}

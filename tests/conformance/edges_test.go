@@ -1,0 +1,164 @@
+package conformance
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/metaetcdtest"
+)
+
+// soon bounds what must not take long, though others may be busy.
+func soon(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestFreshClusterCountsLikeEtcd(t *testing.T) {
+	cli := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+	rev, err := cli.Revision(soon(t))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, rev)
+	empty, err := cli.Get(soon(t), "k")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, empty.Header.Revision)
+	put, err := cli.Put(soon(t), "k", "v")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, put.Header.Revision)
+}
+
+func TestCompactionBounds(t *testing.T) {
+	cluster := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync())
+	cli, other := cluster.Client(t), cluster.Client(t)
+	var revs []int64
+	for range 5 {
+		put, err := cli.Put(soon(t), "k", "v")
+		require.NoError(t, err)
+		revs = append(revs, put.Header.Revision)
+	}
+	last := revs[len(revs)-1]
+	_, err := cli.Compact(soon(t), last+1)
+	require.Equal(t, rpctypes.ErrFutureRev, err)
+	_, err = cli.Compact(soon(t), revs[2])
+	require.NoError(t, err)
+	for _, c := range []*metaetcd.Client{cli, other} {
+		for _, rev := range []int64{1, revs[0], revs[1]} {
+			_, err = c.Get(soon(t), "k", clientv3.WithRev(rev))
+			require.Equal(t, rpctypes.ErrCompacted, err, "read at %d, compacted at %d", rev, revs[2])
+			_, err = c.Compact(soon(t), rev)
+			require.Equal(t, rpctypes.ErrCompacted, err)
+		}
+		got, err := c.Get(soon(t), "k", clientv3.WithRev(revs[2]))
+		require.NoError(t, err)
+		require.EqualValues(t, 3, got.Kvs[0].Version)
+	}
+	_, err = cli.Compact(soon(t), revs[2])
+	require.Equal(t, rpctypes.ErrCompacted, err)
+	_, err = cli.Get(soon(t), "k", clientv3.WithRev(last+1))
+	require.Equal(t, rpctypes.ErrFutureRev, err)
+}
+
+// TestRefusedTransactionWritesNothing: a revision that a read names is checked before anything lands.
+func TestRefusedTransactionWritesNothing(t *testing.T) {
+	cli := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+	put, err := cli.Put(soon(t), "k", "1")
+	require.NoError(t, err)
+	again, err := cli.Put(soon(t), "k", "2")
+	require.NoError(t, err)
+	_, err = cli.Compact(soon(t), again.Header.Revision)
+	require.NoError(t, err)
+
+	for rev, want := range map[int64]error{
+		put.Header.Revision:         rpctypes.ErrCompacted,
+		-1:                          rpctypes.ErrCompacted,
+		again.Header.Revision + 100: rpctypes.ErrFutureRev,
+	} {
+		write, read := clientv3.OpPut("k", "3"), clientv3.OpGet("k", clientv3.WithRev(rev))
+		for _, ops := range [][]clientv3.Op{
+			{write, read},
+			{read, write},
+			{write, clientv3.OpTxn(nil, []clientv3.Op{read}, nil)},
+			{read, clientv3.OpTxn(nil, []clientv3.Op{write}, nil)},
+		} {
+			_, err := cli.Txn(soon(t)).Then(ops...).Commit()
+			require.Equal(t, want, err, "a read at %d", rev)
+		}
+	}
+	got, err := cli.Get(soon(t), "k")
+	require.NoError(t, err)
+	require.Equal(t, "2", string(got.Kvs[0].Value))
+	require.Equal(t, again.Header.Revision, got.Kvs[0].ModRevision)
+}
+
+func TestReservedKeysAreRefused(t *testing.T) {
+	cli := metaetcdtest.New(t, 1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+	_, err := cli.Put(soon(t), "\x00k", "v")
+	require.ErrorContains(t, err, "metaetcd: ")
+	all, err := cli.Get(soon(t), "", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Empty(t, all.Kvs, "internal records show up in a range")
+	require.Zero(t, all.Count)
+}
+
+func TestWhatSpansMembersIsRefusedWhole(t *testing.T) {
+	cli := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+	var puts []clientv3.Op
+	for _, k := range keys {
+		puts = append(puts, clientv3.OpPut(k, "v"))
+	}
+	var cross *metaetcd.CrossMemberError
+	_, err := cli.Txn(soon(t)).Then(puts...).Commit()
+	require.ErrorAs(t, err, &cross)
+	require.ErrorContains(t, err, "member-0")
+	require.ErrorContains(t, err, "member-1")
+	_, err = cli.Delete(soon(t), "", clientv3.WithPrefix())
+	require.ErrorAs(t, err, &cross)
+	all, err := cli.Get(soon(t), "", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Empty(t, all.Kvs)
+}
+
+func TestRequestSizes(t *testing.T) {
+	plain, _ := plainStore(t)
+	cli := metaetcdtest.New(t, 1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+	for _, size := range []int{1 << 20, 3 << 19, 1700 << 10} {
+		value := strings.Repeat("v", size)
+		_, want := plain.kv.Put(soon(t), "k", value)
+		_, got := cli.Put(soon(t), "k", value)
+		require.True(t, sameError(want, got), "%d bytes\nplain: %v\nmeta:  %v", size, want, got)
+	}
+	_, err := cli.Put(soon(t), "k", "small")
+	require.NoError(t, err, "a refused request left something behind")
+}
+
+func TestInstalledClientsAreIndependent(t *testing.T) {
+	cluster := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync())
+	meta := cluster.Client(t)
+	a, b := cluster.Members[0].Client(t), cluster.Members[0].Client(t)
+	meta.Install(a)
+	meta.Install(b)
+
+	watch := b.Watch(t.Context(), "k")
+	put, err := a.Put(soon(t), "k", "v")
+	require.NoError(t, err)
+	require.Equal(t, put.Header.Revision, (<-watch).Events[0].Kv.ModRevision)
+	_, err = a.Status(soon(t), a.Endpoints()[0])
+	require.NoError(t, err, "the rest of an installed client is that of its own server")
+
+	require.NoError(t, a.Close())
+	put, err = b.Put(soon(t), "k", "v2")
+	require.NoError(t, err)
+	require.Equal(t, put.Header.Revision, (<-watch).Events[0].Kv.ModRevision)
+	require.NoError(t, b.Close())
+	_, err = meta.Put(soon(t), "k", "v3")
+	require.NoError(t, err)
+}

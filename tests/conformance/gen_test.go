@@ -1,0 +1,264 @@
+package conformance
+
+import (
+	"fmt"
+
+	"pgregory.net/rapid"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// leases are the ids that requests name: none, two that exist, and one that does not.
+var (
+	grantedLeases = []int64{7001, 7002}
+	leases        = append([]int64{0, 0, 0, 9999}, grantedLeases...)
+)
+
+// keys are few, so that operations meet; all but the last four have a first path segment.
+var keys = []string{
+	"a/1", "a/2", "a/2/x", "a/3", "a/\xff", "b/1", "b/2", "b/3", "b/3\x00", "c/1", "c/2", "c/3",
+	"a", "b", "d", "\xff",
+}
+
+// generator draws requests whose revisions are the plain etcd's.
+type generator struct {
+	*rapid.T
+	revs *revisions
+	// group narrows the keys of one transaction or range to those that live together under the cluster's sharding policy.
+	group func(key string) string
+}
+
+func sample[T any](g *generator, from []T, label string) T {
+	return rapid.SampledFrom(from).Draw(g.T, label)
+}
+
+// oneIn is true in about one of n draws, and shrinks to false.
+func (g *generator) oneIn(n int, label string) bool {
+	return rapid.IntRange(0, n-1).Draw(g.T, label) == n-1
+}
+
+func (g *generator) key() string { return sample(g, keys, "key") }
+
+// together returns the keys that live with a random one, or, sometimes, all keys.
+func (g *generator) together() []string {
+	if g.oneIn(8, "anywhere") {
+		return keys
+	}
+	group := g.group(g.key())
+	var near []string
+	for _, k := range keys {
+		if g.group(k) == group {
+			near = append(near, k)
+		}
+	}
+	return near
+}
+
+func (g *generator) value() []byte {
+	return []byte(sample(g, []string{"", "0", "1", "2", "10", "v", "longer\x00value"}, "value"))
+}
+
+// rev is 0, something below, or a revision from before the compaction up to the future. It is drawn relative to the present, so
+// that a sequence can be repeated.
+func (g *generator) rev() int64 {
+	switch rapid.IntRange(0, 8).Draw(g.T, "rev kind") {
+	case 6, 7:
+		back := rapid.Int64Range(-2, min(g.revs.current()-g.revs.base+2, 40)).Draw(g.T, "revs back")
+		return g.revs.current() - back
+	case 8:
+		return rapid.Int64Range(-1, 1).Draw(g.T, "early rev")
+	default:
+		return 0
+	}
+}
+
+// rangeEnd is the end of a range that starts at key: a single key, a prefix, an explicit end (possibly before the start, or a
+// known key), or everything from key on.
+func (g *generator) rangeEnd(key string, among []string) []byte {
+	switch rapid.IntRange(0, 5).Draw(g.T, "range kind") {
+	case 0:
+		return nil
+	case 1, 2:
+		return []byte(clientv3.GetPrefixRangeEnd(key))
+	case 3:
+		return []byte(sample(g, among, "end"))
+	case 4:
+		return []byte(clientv3.GetPrefixRangeEnd(key[:1]))
+	default:
+		return []byte{0}
+	}
+}
+
+func (g *generator) get(among []string) *pb.RangeRequest {
+	key := sample(g, among, "key")
+	req := &pb.RangeRequest{
+		RangeEnd:     g.rangeEnd(key, among),
+		Revision:     g.rev(),
+		Serializable: g.oneIn(4, "serializable"),
+		KeysOnly:     g.oneIn(6, "keys only"),
+		CountOnly:    g.oneIn(8, "count only"),
+	}
+	if g.oneIn(3, "everything") {
+		key, req.RangeEnd = "\x00", []byte{0}
+	}
+	req.Key = []byte(key)
+	if g.oneIn(2, "limited") {
+		req.Limit = rapid.Int64Range(-1, 6).Draw(g.T, "limit")
+	}
+	if g.oneIn(3, "sorted") {
+		req.SortOrder = pb.RangeRequest_SortOrder(rapid.Int32Range(0, 2).Draw(g.T, "order"))
+		req.SortTarget = pb.RangeRequest_SortTarget(rapid.Int32Range(0, 4).Draw(g.T, "target"))
+	}
+	if g.oneIn(4, "filtered") {
+		bounds := []*int64{&req.MinModRevision, &req.MaxModRevision, &req.MinCreateRevision, &req.MaxCreateRevision}
+		*sample(g, bounds, "bound") = g.rev()
+		*sample(g, bounds, "bound") = g.rev()
+	}
+	return req
+}
+
+func (g *generator) put(among []string) *pb.PutRequest {
+	req := &pb.PutRequest{
+		Key:    []byte(sample(g, among, "key")),
+		Lease:  sample(g, leases, "lease"),
+		PrevKv: g.oneIn(3, "prev kv"),
+	}
+	if req.IgnoreValue = g.oneIn(6, "ignore value"); !req.IgnoreValue || g.oneIn(8, "value too") {
+		req.Value = g.value()
+	}
+	if req.IgnoreLease = g.oneIn(6, "ignore lease"); req.IgnoreLease && !g.oneIn(8, "lease too") {
+		req.Lease = 0
+	}
+	return req
+}
+
+func (g *generator) del(among []string) *pb.DeleteRangeRequest {
+	key := sample(g, among, "key")
+	req := &pb.DeleteRangeRequest{Key: []byte(key), PrevKv: g.oneIn(3, "prev kv")}
+	if g.oneIn(3, "range delete") {
+		req.RangeEnd = g.rangeEnd(key, among)
+	}
+	return req
+}
+
+func (g *generator) compare(among []string) *pb.Compare {
+	key := sample(g, among, "key")
+	c := &pb.Compare{
+		Key:    []byte(key),
+		Result: pb.Compare_CompareResult(rapid.Int32Range(0, 3).Draw(g.T, "result")),
+		Target: pb.Compare_CompareTarget(rapid.Int32Range(0, 4).Draw(g.T, "target")),
+	}
+	if g.oneIn(4, "range compare") {
+		c.RangeEnd = g.rangeEnd(key, among)
+	}
+	if g.oneIn(20, "no operand") {
+		return c
+	}
+	switch c.Target {
+	case pb.Compare_VERSION:
+		c.TargetUnion = &pb.Compare_Version{Version: rapid.Int64Range(0, 3).Draw(g.T, "version")}
+	case pb.Compare_CREATE:
+		c.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: g.rev()}
+	case pb.Compare_MOD:
+		c.TargetUnion = &pb.Compare_ModRevision{ModRevision: g.rev()}
+	case pb.Compare_VALUE:
+		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
+	case pb.Compare_LEASE:
+		c.TargetUnion = &pb.Compare_Lease{Lease: sample(g, leases, "lease")}
+	}
+	return c
+}
+
+// txn draws a transaction of at most the given depth of nesting. Duplicate keys happen by themselves.
+func (g *generator) txn(among []string, depth int) *pb.TxnRequest {
+	req := &pb.TxnRequest{}
+	for range rapid.IntRange(0, 3).Draw(g.T, "compares") {
+		req.Compare = append(req.Compare, g.compare(among))
+	}
+	readOnly := g.oneIn(5, "read only")
+	req.Success = g.branch(among, depth, readOnly)
+	req.Failure = g.branch(among, depth, readOnly)
+	return req
+}
+
+func (g *generator) branch(among []string, depth int, readOnly bool) []*pb.RequestOp {
+	var ops []*pb.RequestOp
+	for range rapid.IntRange(0, 3).Draw(g.T, "ops") {
+		ops = append(ops, g.op(among, depth, readOnly))
+	}
+	return ops
+}
+
+func (g *generator) op(among []string, depth int, readOnly bool) *pb.RequestOp {
+	kind := rapid.IntRange(0, 9).Draw(g.T, "op")
+	switch {
+	case kind <= 2 || readOnly:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.get(among)}}
+	case kind <= 6:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: g.put(among)}}
+	case kind <= 8 || depth == 0:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: g.del(among)}}
+	default:
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: g.txn(among, depth-1)}}
+	}
+}
+
+// broken damages a request so that validation has to refuse it, most of the time.
+func (g *generator) broken() any {
+	switch rapid.IntRange(0, 6).Draw(g.T, "damage") {
+	case 0:
+		return &pb.PutRequest{Value: g.value()}
+	case 1:
+		return &pb.RangeRequest{RangeEnd: []byte("z")}
+	case 2:
+		req := g.get(keys)
+		req.SortTarget, req.SortOrder = 9, pb.RangeRequest_ASCEND
+		return req
+	case 3:
+		req := g.get(keys)
+		req.SortOrder = 7
+		return req
+	case 4:
+		req := g.txn(g.together(), 1)
+		req.Success = append(req.Success, &pb.RequestOp{})
+		return req
+	case 5:
+		return g.crowded()
+	default:
+		req := g.txn(g.together(), 0)
+		req.Compare = append(req.Compare, &pb.Compare{})
+		return req
+	}
+}
+
+// crowded is a transaction at or just over the number of operations that etcd allows.
+func (g *generator) crowded() *pb.TxnRequest {
+	const allowed = 128
+	req := &pb.TxnRequest{}
+	for i := range allowed + rapid.IntRange(0, 1).Draw(g.T, "over") {
+		get := &pb.RangeRequest{Key: fmt.Appendf(nil, "a/%d", i)}
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: get}})
+	}
+	return req
+}
+
+func (g *generator) watch() *pb.WatchCreateRequest {
+	key := g.key()
+	req := &pb.WatchCreateRequest{
+		RangeEnd:      g.rangeEnd(key, keys),
+		StartRevision: max(g.rev(), 0),
+		PrevKv:        g.oneIn(2, "prev kv"),
+		Fragment:      g.oneIn(4, "fragment"),
+	}
+	if g.oneIn(3, "everything") {
+		key, req.RangeEnd = "\x00", []byte{0}
+	}
+	req.Key = []byte(key)
+	if g.oneIn(4, "filter") {
+		req.Filters = append(req.Filters, sample(g, []pb.WatchCreateRequest_FilterType{
+			pb.WatchCreateRequest_NOPUT, pb.WatchCreateRequest_NODELETE,
+		}, "filter"))
+	}
+	return req
+}

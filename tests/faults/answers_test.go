@@ -1,0 +1,28 @@
+package faults
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestAnswersLost: one answer in twenty of all members and of the coordinator gets lost, after the request was served.
+func TestAnswersLost(t *testing.T) {
+	b := newBench(t, 3)
+	for _, p := range b.processes {
+		p.Work(b.load())
+		p.wire.lose.Store(50)
+	}
+	time.Sleep(time.Duration(rounds(5)) * time.Second)
+	var lost int64
+	settled := 0
+	for _, p := range b.processes {
+		p.wire.lose.Store(0)
+		lost += p.wire.lost.Load()
+		settled += p.logs.FilterMessageSnippet("settling").Len()
+	}
+	b.finish()
+	t.Logf("%d answers lost, %d member transactions settled", lost, settled)
+	require.NotZero(t, settled)
+}

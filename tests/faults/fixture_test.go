@@ -1,0 +1,133 @@
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/metaetcdtest"
+	"github.com/metaetcd/metaetcd/tests/internal/workload"
+)
+
+const (
+	members         = 3
+	groupsPerMember = 2
+)
+
+// sharding keeps a group of keys on one member.
+var sharding = metaetcd.Sharding{Segments: 1}
+
+// pace is the workers' in most tests: 2 processes with 6 workers each, and what is broken, leave two cores some air, so that
+// latencies tell about the protocol.
+const pace = 10 * time.Millisecond
+
+// bench is a meta cluster under load.
+type bench struct {
+	t       *testing.T
+	cluster *metaetcdtest.Cluster
+	groups  [][]string // of each member: groups of keys that live there
+	run     *workload.Run
+	steps   chan struct{} // see wire
+
+	processes []*process
+}
+
+// process is one process of the meta cluster.
+type process struct {
+	*workload.Client
+	meta *metaetcd.Client
+	wire *wire
+	logs *observer.ObservedLogs
+	end  func()
+}
+
+// newBench starts the servers and n processes, without load.
+func newBench(t *testing.T, n int) *bench {
+	t.Helper()
+	b := &bench{t: t, steps: make(chan struct{}, 64), groups: make([][]string, members), cluster: metaetcdtest.New(t, members,
+		metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithSharding(sharding))}
+	first := b.open()
+	b.findGroups(first.meta)
+	b.run = workload.Start(t, first.meta)
+	b.join(first, "p0")
+	for i := 1; i < n; i++ {
+		b.join(b.open(), fmt.Sprintf("p%d", i))
+	}
+	return b
+}
+
+// findGroups finds groups of keys on each member. Keys are stored under their own names, so the members themselves show where.
+func (b *bench) findGroups(cli clientv3.KV) {
+	b.t.Helper()
+	var direct []*clientv3.Client
+	for _, m := range b.cluster.Members {
+		direct = append(direct, m.DirectClient(b.t))
+	}
+	for i := 0; slices.ContainsFunc(b.groups, func(g []string) bool { return len(g) < groupsPerMember }); i++ {
+		group := fmt.Sprintf("g%d/", i)
+		_, err := cli.Put(b.t.Context(), group+"k0", "")
+		require.NoError(b.t, err)
+		for m, d := range direct {
+			resp, err := d.Get(b.t.Context(), group+"k0")
+			require.NoError(b.t, err)
+			if len(resp.Kvs) > 0 && len(b.groups[m]) < groupsPerMember {
+				b.groups[m] = append(b.groups[m], group)
+			}
+		}
+	}
+}
+
+func (b *bench) all() []string { return slices.Concat(b.groups...) }
+
+// load is what a process does in most tests: everything, everywhere.
+func (b *bench) load() workload.Load {
+	return workload.Load{Groups: b.all(), Pace: pace, Hasty: 25, Lists: true}
+}
+
+// open starts a process.
+func (b *bench) open() *process {
+	b.t.Helper()
+	core, logs := observer.New(zap.InfoLevel)
+	p := &process{wire: &wire{steps: b.steps}, logs: logs}
+	meta, err := p.wire.open(b.t.Context(), serversOf(b.cluster), zap.New(core))
+	require.NoError(b.t, err)
+	p.meta = meta
+	p.end = sync.OnceFunc(func() {
+		_ = meta.Close()
+		p.wire.close()
+	})
+	b.t.Cleanup(p.end)
+	return p
+}
+
+// join makes a process part of the run, without load.
+func (b *bench) join(p *process, name string) {
+	p.Client = b.run.Join(name, p.meta)
+	b.processes = append(b.processes, p)
+}
+
+// finish ends the load and checks everything.
+func (b *bench) finish() *workload.History {
+	b.t.Helper()
+	h := b.run.Finish()
+	h.Check(b.t)
+	writes, unknown := 0, 0
+	for _, w := range h.Writes {
+		if w.Rev > 0 {
+			writes++
+		} else {
+			unknown++
+		}
+	}
+	b.t.Logf("history: %d writes acknowledged, %d of unknown outcome, %d reads, %d events", writes, unknown, len(h.Reads), len(h.Events()))
+	return h
+}

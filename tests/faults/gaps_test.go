@@ -1,0 +1,114 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/metaetcd/metaetcd/tests/internal/workload"
+)
+
+const (
+	// window is how long after a death the others are looked at: longer than any delay that is allowed.
+	window = 300 * time.Millisecond
+	// medianDelay is what is promised of what a death adds to the slowest request of a window. A gap costs a grace of 20 ms
+	// and the raise of the fences, so there is room even for two cores under the race detector.
+	medianDelay = 200 * time.Millisecond
+	// worstDelay bounds the slowest request of all. On a machine that is busy with something else just then, the grace
+	// has grown, up to 2 s, because of writes that were merely slow.
+	worstDelay = 3 * time.Second
+)
+
+// TestDeathInTheMiddleOfAWrite: processes die at the worst moments of their writes. The stamps they leave behind hold up the
+// others' reads and watches only for a moment, and what landed, landed once.
+func TestDeathInTheMiddleOfAWrite(t *testing.T) {
+	b := newBench(t, 2)
+	for _, p := range b.processes {
+		p.Work(workload.Load{Groups: b.all(), Pace: 3 * pace, Lists: true}) // light: what is measured is not the machine
+	}
+	deaths := map[moment][]time.Time{}
+	for i := range rounds(5) {
+		for _, m := range []moment{beforeStamp, beforeLanding, afterLanding} {
+			p := b.open()
+			b.join(p, fmt.Sprintf("mortal%d-%d", i, m))
+			p.Work(workload.Load{Groups: b.all(), Pace: pace})
+			time.Sleep(rand.N(50 * time.Millisecond))
+			deaths[never] = append(deaths[never], time.Now())
+			time.Sleep(window)
+			deaths[m] = append(deaths[m], p.die(t, m))
+			time.Sleep(window)
+		}
+	}
+	h := b.finish()
+	usual := report(t, h, deaths, never)
+	for _, m := range []moment{beforeStamp, beforeLanding, afterLanding} {
+		d := report(t, h, deaths, m)
+		require.Less(t, median(d.reads), median(usual.reads)+medianDelay)
+		require.Less(t, median(d.watches), median(usual.watches)+medianDelay)
+		require.Less(t, d.worst(), worstDelay)
+	}
+}
+
+// die makes a process die of its next request that comes to the moment, and returns when that was.
+func (p *process) die(t *testing.T, m moment) time.Time {
+	t.Helper()
+	died := make(chan time.Time, 1)
+	p.wire.onDeath = func() { died <- time.Now() }
+	p.wire.armed.Store(int32(m))
+	select {
+	case at := <-died:
+		p.Lose()
+		go p.end() // nothing of it reaches anybody
+		return at
+	case <-time.After(workload.Patience):
+		t.Fatalf("%s: no request came to the moment %s", p.Name, m)
+		return time.Time{}
+	}
+}
+
+// delays are the slowest requests of some windows, one for each.
+type delays struct{ reads, watches []time.Duration }
+
+func (d delays) worst() time.Duration { return max(slices.Max(d.reads), slices.Max(d.watches)) }
+
+// report prints and returns the delays after deaths at a moment.
+func report(t *testing.T, h *workload.History, deaths map[moment][]time.Time, m moment) delays {
+	t.Helper()
+	d := delaysAfter(h, deaths[m])
+	t.Logf("%d deaths %s: slowest read in %s: median %s, worst %s; slowest watch: median %s, worst %s", len(deaths[m]), m, window,
+		median(d.reads), slices.Max(d.reads), median(d.watches), slices.Max(d.watches))
+	return d
+}
+
+// delaysAfter finds the slowest read that was under way in the window after each death, and how far a watch was behind
+// the acknowledgement of a write in it.
+func delaysAfter(h *workload.History, deaths []time.Time) delays {
+	reads, watches := make([]time.Duration, len(deaths)), make([]time.Duration, len(deaths))
+	for i, at := range deaths {
+		for _, r := range h.Reads {
+			if r.Present && r.End.After(at) && r.Begin.Before(at.Add(window)) {
+				reads[i] = max(reads[i], r.Took())
+			}
+		}
+		for _, w := range h.Writes {
+			if w.Rev == 0 || w.End.Before(at) || w.End.After(at.Add(window)) {
+				continue
+			}
+			for _, s := range h.Streams {
+				if arrival, ok := s.Arrival(w.Rev); ok && !s.Lost && !s.Resumed {
+					watches[i] = max(watches[i], arrival.Sub(w.End))
+				}
+			}
+		}
+	}
+	return delays{reads, watches}
+}
+
+func median(ds []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(ds))
+	return sorted[len(sorted)/2]
+}

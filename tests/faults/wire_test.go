@@ -1,0 +1,186 @@
+package faults
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/metaetcdtest"
+)
+
+// moment is when, in the course of a write, a process dies.
+type moment int32
+
+const (
+	never         moment = iota
+	beforeStamp          // the coordinator has handed out stamps, and the process has not heard of them
+	beforeLanding        // the stamps are known, and nothing was sent to the member
+	afterLanding         // the member has committed, and the process has not heard of it
+)
+
+func (m moment) String() string {
+	return [...]string{"never", "before its stamp arrives", "between stamp and landing", "between landing and answer"}[m]
+}
+
+// openTimeout bounds the opening of a process while others put the servers under load.
+const openTimeout = 30 * time.Second
+
+// wire is between one process and all of its servers. Every request of the process passes it.
+type wire struct {
+	onDeath func()          // called by the request that the process dies of
+	steps   chan<- struct{} // gets a token for each step of rebuilding the clock, if there is room; may be nil
+
+	armed    atomic.Int32 // the moment to die at
+	survives atomic.Int32 // how many requests come to that moment before
+	dead     atomic.Bool
+
+	lose atomic.Int32 // how many of 1,000 answers get lost
+	lost atomic.Int64
+
+	clients []*clientv3.Client
+}
+
+// intercept is a grpc.UnaryClientInterceptor below clientv3's own retries.
+func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if w.dead.Load() {
+		return hang(ctx)
+	}
+	phase := phaseOf(req)
+	if phase == flight && w.diesAt(beforeLanding) {
+		return hang(ctx)
+	}
+	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
+		return err
+	}
+	if w.dead.Load() || phase == add && w.diesAt(beforeStamp) || phase == flight && w.diesAt(afterLanding) {
+		return hang(ctx)
+	}
+	if phase == rebuild {
+		select {
+		case w.steps <- struct{}{}:
+		default:
+		}
+	}
+	if rand.Int32N(1000) < w.lose.Load() {
+		w.lost.Add(1)
+		return status.Error(codes.Unavailable, "the answer was lost")
+	}
+	return nil
+}
+
+// diesAt kills the process if this is the moment. From then on nothing leaves it and nothing reaches it.
+func (w *wire) diesAt(m moment) bool {
+	if moment(w.armed.Load()) != m || w.survives.Add(-1) >= 0 || !w.armed.CompareAndSwap(int32(m), int32(never)) {
+		return false
+	}
+	w.dead.Store(true)
+	w.onDeath()
+	return true
+}
+
+// hang is what a request does whose process is dead.
+func hang(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// phase is what a request is for.
+type phase int
+
+const (
+	other   phase = iota
+	add           // takes stamps
+	flight        // lands writes
+	rebuild       // creates a record of the clock
+)
+
+func phaseOf(req any) phase {
+	txn, ok := req.(*pb.TxnRequest)
+	if !ok || len(txn.Success) == 0 {
+		return other
+	}
+	for _, c := range txn.Compare {
+		if c.Target == pb.Compare_CREATE {
+			return rebuild
+		}
+	}
+	for _, op := range txn.Success {
+		if op.GetRequestTxn() != nil {
+			return flight
+		}
+	}
+	if txn.Success[0].GetRequestPut().GetIgnoreValue() {
+		return add
+	}
+	return other
+}
+
+// servers is where a meta cluster is found.
+type servers struct {
+	Coordinator []string
+	Members     map[string][]string
+}
+
+func serversOf(c *metaetcdtest.Cluster) servers {
+	s := servers{Coordinator: c.Coordinator.Endpoints(), Members: map[string][]string{}}
+	for _, m := range c.Members {
+		s.Members[m.Name()] = m.Endpoints()
+	}
+	return s
+}
+
+// open opens a meta cluster as a process all of whose requests pass the wire.
+func (w *wire) open(ctx context.Context, s servers, lg *zap.Logger) (*metaetcd.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	cfg := metaetcd.Config{Sharding: sharding, Logger: lg}
+	var err error
+	if cfg.Coordinator, err = w.dial(s.Coordinator); err != nil {
+		return nil, err
+	}
+	for name, endpoints := range s.Members {
+		cli, err := w.dial(endpoints)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Members = append(cfg.Members, metaetcd.Member{Name: name, Client: cli})
+	}
+	return metaetcd.New(ctx, cfg)
+}
+
+// dial opens a client of one server. It reconnects quickly.
+func (w *wire) dial(endpoints []string) (*clientv3.Client, error) {
+	retry := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints,
+		Logger:    zap.NewNop(),
+		DialOptions: []grpc.DialOption{
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: 5 * time.Second}),
+			grpc.WithChainUnaryInterceptor(w.intercept),
+		},
+	})
+	if err == nil {
+		w.clients = append(w.clients, cli)
+	}
+	return cli, err
+}
+
+// close closes the clients.
+func (w *wire) close() {
+	for _, cli := range w.clients {
+		_ = cli.Close()
+	}
+}

@@ -1,0 +1,155 @@
+package integration
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/tests/internal/workload"
+)
+
+// pace is the workers' mean rest between two requests: enough to keep two cores busy.
+const pace = 5 * time.Millisecond
+
+// TestLoadBySegments: mixed load on groups of keys that stay on one member each, so that they can be deleted at once.
+func TestLoadBySegments(t *testing.T) {
+	b := newBench(t, metaetcd.Sharding{Segments: 1, Slots: 512})
+	groups := b.groups()
+	underLoad(b, workload.Load{Groups: groups, Pace: pace, Lists: true, Shapes: true, Listens: true, Deletes: true})
+}
+
+// TestLoadByKeys: mixed load on keys that are placed one by one, so that every prefix is spread over all members.
+func TestLoadByKeys(t *testing.T) {
+	b := newBench(t, metaetcd.Sharding{Slots: 512})
+	groups := b.groups()
+	underLoad(b, workload.Load{Groups: groups, Pace: pace, Lists: true, Shapes: true, Listens: true, Pairs: b.pairs(groups)})
+}
+
+// underLoad lets all processes work, reads the whole past while they do and after, and checks everything.
+func underLoad(b *bench, load workload.Load) {
+	t := b.t
+	t.Helper()
+	from := b.run.Told()
+	for _, p := range b.processes {
+		p.Work(load)
+	}
+	time.Sleep(lasting(3 * time.Second))
+	b.readPast(from, b.run.Told(), pastReads) // others still write
+	for _, p := range b.processes {
+		p.Rest()
+	}
+	b.join(b.open(b.cluster.DirectConfig())) // has seen nothing of it
+	b.readPast(from, b.run.Told(), pastReads)
+	h := b.run.Finish()
+	checking := time.Now()
+	h.Check(t)
+	t.Logf("check %s", time.Since(checking))
+	late := b.late()
+	report(t, h)
+	t.Logf("%d writes landed after later ones", late)
+	require.NotZero(t, late, "every member was written in order: this test shows less than it should")
+}
+
+// pastReads bounds how many past revisions are read at a time; where there are more, evenly spread ones.
+const pastReads = 2000
+
+// readPast reads everything at past revisions, through one process after the other.
+func (b *bench) readPast(from, to int64, most int64) {
+	step := max((to-from)/most, 1)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				i := next.Add(1) - 1
+				rev := from + i*step
+				if rev > to {
+					return
+				}
+				_ = b.processes[i%int64(len(b.processes))].List(b.t.Context(), rev)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// report logs how much was checked.
+func report(t *testing.T, h *workload.History) {
+	t.Helper()
+	listened, resumed, announced, past, deletes := 0, 0, 0, 0, 0
+	for _, s := range h.Streams {
+		if s.Listed {
+			listened++
+		}
+		if s.Resumed {
+			resumed++
+		}
+		for _, r := range s.Responses {
+			if len(r.Events) == 0 {
+				announced++
+			}
+		}
+	}
+	for _, r := range h.Reads {
+		if !r.Present {
+			past++
+		}
+	}
+	for _, w := range h.Writes {
+		if len(w.Effects) > 1 && w.Effects[0].Delete {
+			deletes++
+		}
+	}
+	t.Logf("%d revisions, %d events, %d writes (%d range deletes), %d reads (%d of the past), %d lists and watches from there, %d resumed watches, %d announcements of progress",
+		h.Last-h.Base, len(h.Events()), len(h.Writes), deletes, len(h.Reads), past, listened, resumed, announced)
+	require.NotZero(t, listened)
+	require.NotZero(t, resumed)
+	require.NotZero(t, announced)
+}
+
+// TestCounters: every acknowledged increment is in the counter, once. All processes count on one key, and each on many.
+func TestCounters(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		spread  int
+		workers int
+	}{{"hot", 1, 4}, {"spread", 12, 1}} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBench(t, metaetcd.Sharding{Slots: 512})
+			for _, p := range b.processes {
+				for i := range tc.spread {
+					p.Count(counter(i), tc.workers, 0)
+				}
+			}
+			time.Sleep(lasting(time.Second))
+			for _, p := range b.processes {
+				p.Rest()
+			}
+			counted := map[string]int64{}
+			for i := range tc.spread {
+				kv, err := b.processes[i%processes].Get(t.Context(), counter(i)+"counter")
+				require.NoError(t, err)
+				counted[string(kv.Key)] = workload.Number(kv.Value)
+			}
+			h := b.run.Finish()
+			h.Check(t)
+			acknowledged, total := map[string]int64{}, 0
+			for _, w := range h.Writes {
+				require.NotZero(t, w.Rev)
+				if key := w.Effects[0].Key; counted[key] > 0 {
+					acknowledged[key]++
+					total++
+				}
+			}
+			require.Equal(t, acknowledged, counted)
+			t.Logf("%d increments on %d counters", total, tc.spread)
+		})
+	}
+}
+
+func counter(i int) string { return fmt.Sprintf("c%d/", i) }

@@ -1,0 +1,44 @@
+package workload_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/metaetcd/metaetcd/metaetcdtest"
+	"github.com/metaetcd/metaetcd/tests/internal/workload"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// One plain etcd is what the check is made of, so it must pass: with several clients, with writes that are given up, and with
+// one client lost.
+func TestPlainEtcdPasses(t *testing.T) {
+	etcd := metaetcdtest.Plain(t, metaetcdtest.WithUnsafeNoFsync())
+	first := etcd.Client(t)
+	_, err := first.Put(t.Context(), "g0/k0", "before the run")
+	require.NoError(t, err)
+
+	run := workload.Start(t, first)
+	load := workload.Load{Groups: []string{"g0/", "g1/"}, Pace: time.Millisecond, Hasty: 10, Lists: true}
+	full := load
+	full.Shapes, full.Listens, full.Deletes = true, true, true
+	var clients []*workload.Client
+	for i, name := range []string{"a", "b", "c"} {
+		c := run.Join(name, etcd.Client(t))
+		c.Work([]workload.Load{full, load, full}[i])
+		clients = append(clients, c)
+	}
+	time.Sleep(300 * time.Millisecond)
+	clients[1].Lose()
+	late := run.Join("late", etcd.Client(t))
+	late.Work(load)
+	late.Probe("g0/probe", time.Millisecond)
+	time.Sleep(300 * time.Millisecond)
+	h := run.Finish()
+	h.Check(t)
+	require.Greater(t, len(h.Events()), 100)
+	require.Greater(t, len(h.Reads), 100)
+}
