@@ -101,7 +101,7 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	for i, name := range c.ring.Names() {
 		cli := byName[name].Client
 		m := &member{index: i, name: name, cli: cli, kv: rawKV(cli), open: c.ctx, seen: c.metrics.memberRequest}
-		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout}
+		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout, most: min(sharedReads, c.cfg.MemberTxnOps)}
 		c.members = append(c.members, m)
 	}
 	return nil
@@ -115,7 +115,7 @@ func (c *core) commitConfig() commit.Config {
 		OnRefusal: c.metrics.refusal,
 	}
 	for _, m := range c.members {
-		cfg.Members = append(cfg.Members, commit.Member{Name: m.name, Txn: m.send, Raise: func(ctx context.Context, epoch, stamp int64) error {
+		cfg.Members = append(cfg.Members, commit.Member{Name: m.name, Txn: m.send, Present: m.present, Raise: func(ctx context.Context, epoch, stamp int64) error {
 			r, err := m.raise(ctx, epoch, stamp)
 			if err == nil {
 				currentLog{c}.fenceHolds(m.index, r)
@@ -324,6 +324,14 @@ func (l currentLog) Untrack(member int, epoch int64, stamps ...int64) {
 
 func (l currentLog) Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error) {
 	return l.c.log.Load().Outcome(ctx, member, epoch, stamp)
+}
+
+func (l currentLog) Seen(member int, epoch, stamp int64) (mergedlog.Outcome, bool) {
+	return l.c.log.Load().Seen(member, epoch, stamp)
+}
+
+func (l currentLog) WaitReached(ctx context.Context, member int, rev int64) error {
+	return l.c.log.Load().WaitReached(ctx, member, rev)
 }
 
 func (l currentLog) fenceHolds(member int, r raised) {

@@ -104,11 +104,11 @@ func grpcError(err error) error {
 			return known
 		}
 	}
-	var st interface {
+	type statusError interface {
 		error
 		GRPCStatus() *status.Status
 	}
-	if errors.As(err, &st) {
+	if st, ok := errors.AsType[statusError](err); ok {
 		return st
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {

@@ -73,7 +73,7 @@ func (f *feed) start(ctx context.Context) error {
 		}
 		f.log.Open(m.index, r.MemberState)
 		f.wg.Add(1)
-		go f.stream(m, r.Rev+1)
+		go f.stream(m, r.Rev+1) //nolint:contextcheck // it lives as long as the feed, not as the call
 	}
 	for {
 		done, err := f.closeUpToClock(ctx)
@@ -85,7 +85,7 @@ func (f *feed) start(ctx context.Context) error {
 		}
 	}
 	f.wg.Add(1)
-	go f.gaps.run()
+	go f.gaps.run() //nolint:contextcheck // it lives as long as the feed, not as the call
 	return nil
 }
 
@@ -134,6 +134,9 @@ func (f *feed) stream(m *member, from int64) {
 	for f.ctx.Err() == nil {
 		err := f.follow(m, w, from)
 		if errors.Is(err, errLog) {
+			if errors.Is(err, mergedlog.ErrOverrun) {
+				f.learnCompacted()
+			}
 			f.end(fmt.Errorf("member %s: %w", m.name, err))
 			return
 		}
@@ -143,6 +146,15 @@ func (f *feed) stream(m *member, from int64) {
 		f.c.cfg.Logger.Info("a member's stream broke off and is opened again", zap.String("member", m.name), zap.Error(err))
 		_ = pause(f.ctx, streamRetry)
 		from = f.log.Position(m.index).Rev + 1
+	}
+}
+
+// learnCompacted makes sure that the watchers that compaction ends can be told of its revision.
+func (f *feed) learnCompacted() {
+	ctx, cancel := context.WithTimeout(f.ctx, time.Second)
+	defer cancel()
+	if r, err := f.c.members[0].readRecords(ctx); err == nil {
+		f.c.noteCompacted(r.compacted)
 	}
 }
 
@@ -199,9 +211,7 @@ func (f *feed) refreshCache(evs []*clientv3.Event) {
 // revisionsOf groups the events of a response by member revision. A response never splits one.
 func revisionsOf(evs []*clientv3.Event) []mergedlog.MemberRevision {
 	all := make([]*mvccpb.Event, len(evs))
-	for i, e := range evs {
-		all[i] = (*mvccpb.Event)(e)
-	}
+	copy(all, evs)
 	var revs []mergedlog.MemberRevision
 	for len(all) > 0 {
 		n, rev := 1, all[0].Kv.ModRevision

@@ -176,11 +176,7 @@ func (g *gapKeeper) raise(epoch, rev int64) {
 		if s := g.f.log.Position(m.index); s.Epoch == epoch && s.Fence >= rev {
 			continue
 		}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			g.raiseMember(m, epoch, rev)
-		}()
+		wg.Go(func() { g.raiseMember(m, epoch, rev) })
 	}
 	wg.Wait()
 }

@@ -115,6 +115,16 @@ func (m *member) readRecords(ctx context.Context) (records, error) {
 	return r, errors.Join(errs[:]...)
 }
 
+// present returns the member's present revision, linearizably.
+func (m *member) present(ctx context.Context) (int64, error) {
+	resp, err := m.kv.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyTopology), CountOnly: true})
+	m.seen(m.index, "range", err)
+	if err != nil {
+		return 0, err
+	}
+	return resp.Header.Revision, nil
+}
+
 // raised is a fence that holds on a member: in epoch, from the native revision on.
 type raised struct{ epoch, fence, rev int64 }
 

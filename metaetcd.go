@@ -125,7 +125,8 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	cli := &Client{core: c, kv: &kvServer{c: c}, watch: &watchServer{c: c}}
-	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) // clientv3's watcher logs through its client
+	// clientv3's watcher logs through its client.
+	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) //nolint:contextcheck // it outlives the call
 	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(cli.kv), carrier)
 	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watch), carrier)
 	return cli, nil

@@ -11,7 +11,7 @@ import (
 const (
 	// loneReads is how many reads of single keys may be out to one member as requests of their own.
 	loneReads = 2
-	// sharedReads bounds the keys that travel in one request; it stays well below any max-txn-ops.
+	// sharedReads bounds the keys that travel in one request, as the member's max-txn-ops does.
 	sharedReads = 64
 )
 
@@ -23,6 +23,7 @@ type pointReader struct {
 	ctx     context.Context // ends with the core
 	spawn   func(func()) bool
 	timeout time.Duration
+	most    int // keys in one request
 
 	mu    sync.Mutex
 	out   int
@@ -43,7 +44,7 @@ func (p *pointReader) read(ctx context.Context, req *pb.RangeRequest) (*pb.Range
 	if p.out < loneReads {
 		p.out++
 		p.mu.Unlock()
-		defer p.next()
+		defer p.next() //nolint:contextcheck // the next reads are other callers'
 		return p.m.rangeAt(ctx, req)
 	}
 	r := &pointRead{req: req, done: make(chan struct{})}
@@ -60,7 +61,7 @@ func (p *pointReader) read(ctx context.Context, req *pb.RangeRequest) (*pb.Range
 // next sends what waits, after a request came back.
 func (p *pointReader) next() {
 	p.mu.Lock()
-	n := min(len(p.queue), sharedReads)
+	n := min(len(p.queue), p.most)
 	if n == 0 {
 		p.out--
 		p.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/watchhub"
@@ -50,7 +51,10 @@ func (s source) Err() error {
 		return nil
 	}
 	if errors.Is(s.f.err, mergedlog.ErrOverrun) {
-		return &watchhub.CompactedError{Rev: s.Compacted()}
+		if rev := s.Compacted(); rev > 0 {
+			return &watchhub.CompactedError{Rev: rev}
+		}
+		return rpctypes.ErrGRPCCompacted
 	}
 	return s.f.err
 }

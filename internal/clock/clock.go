@@ -180,6 +180,6 @@ func (c *Clock) exchange(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRespon
 	if got := resp.Header.ClusterId; got != c.cfg.CoordinatorID {
 		return nil, &WrongCoordinatorError{Want: c.cfg.CoordinatorID, Got: got}
 	}
-	c.compactBehind(resp.Header.Revision)
+	c.compactBehind(resp.Header.Revision) //nolint:contextcheck // it lives as long as the clock, not as the call
 	return resp, nil
 }

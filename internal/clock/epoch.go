@@ -64,7 +64,7 @@ func (c *Clock) Sync(ctx context.Context) (epoch int64, err error) {
 func (c *Clock) persist(ctx context.Context, attempt func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
+	defer context.AfterFunc(c.ctx, cancel)() //nolint:contextcheck // the clock's end ends the call as well
 	for retry := (backoff.Backoff{}); ; {
 		err := attempt(ctx)
 		if err == nil || permanent(err) {

@@ -84,7 +84,7 @@ func (h *history) write(t *testing.T, w *world, c *clock.Clock) {
 		k := 1 + rand.Int64N(20)
 		first, epoch, err := c.Take(ctx, k)
 		require.NoError(t, err)
-		h.issued.add(first, k, epoch)
+		h.add(first, k, epoch)
 		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
 		stamp := first + rand.Int64N(k)
 		landed := w.land(rand.IntN(len(w.members)), epoch, stamp)

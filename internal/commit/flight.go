@@ -138,6 +138,7 @@ func (f *flight) giveUp(index int, numbers ...int64) {
 
 // fly sends the flight and delivers every outcome. It occupies its place in the lane until all of them are known.
 func (f *flight) fly() {
+	left := time.Now()
 	stalled := make(chan struct{})
 	timer := time.AfterFunc(stallAfter, func() {
 		defer close(stalled)
@@ -156,7 +157,7 @@ func (f *flight) fly() {
 	if !timer.Stop() {
 		<-stalled
 	}
-	f.land()
+	f.land(time.Since(left))
 }
 
 // stall tells the lane that the flight is overdue. Once.
@@ -172,11 +173,13 @@ func (f *flight) stall() {
 	l.p.surrender(l.index+1, given...)
 }
 
-// land frees the flight's place.
-func (f *flight) land() {
+// land frees the flight's place, after it was out for a while.
+func (f *flight) land(took time.Duration) {
 	l := f.l
 	l.mu.Lock()
 	l.flights--
+	l.landed, l.took = time.Now(), took
+	l.want = len(f.ops) + len(l.stamped) + len(l.queue)
 	l.inAir = slices.DeleteFunc(l.inAir, func(x *flight) bool { return x == f })
 	if f.alone != nil {
 		l.alone = false
@@ -222,6 +225,9 @@ func (f *flight) send(ops []boarded) {
 	case errors.As(err, &wrong):
 		f.sync()
 		f.deliver(ops, refused)
+	case outOfSpace(err):
+		f.lookBack(ops, err)
+		f.giveUp(f.l.index+1, surrender...)
 	case !definite(err):
 		f.stall()
 		f.giveUp(f.l.index+1, surrender...) // they may have their mark; a second one does no harm
@@ -274,6 +280,8 @@ func (f *flight) sendAlone() {
 	case errors.As(err, &wrong):
 		f.sync()
 		f.deliver(ops, refused)
+	case outOfSpace(err):
+		f.lookBack(ops, err)
 	case !definite(err):
 		f.stall()
 		f.settle(ops, err)
@@ -288,13 +296,54 @@ func (f *flight) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
 		ctx, cancel := context.WithTimeout(f.l.p.ctx, f.l.p.cfg.Timeout)
 		resp, err := f.l.member.Txn(ctx, req)
 		cancel()
-		if !errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests) {
+		if err == nil || rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests) {
 			return resp, err
 		}
 		if !f.pause(10 * time.Millisecond) {
 			return nil, f.l.p.ctx.Err()
 		}
 	}
+}
+
+// outOfSpace reports whether the server answered that it is out of space. It may have applied the request all the same:
+// the first request over the quota is applied, and then refused.
+func outOfSpace(err error) bool {
+	return rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace)
+}
+
+// lookBack finds out what became of operations that the server has decided, without saying so: its log up to its present
+// revision shows their marks, or they did not land. (A fence, which settle needs, is a put, and there is no space for it.)
+func (f *flight) lookBack(ops []boarded, cause error) {
+	p := f.l.p
+	if len(ops) == 0 {
+		f.pause(resendAfter)
+		return
+	}
+	for !f.caughtUp() {
+		if !f.pause(resendAfter) {
+			f.deliver(ops, func(int) Result { return Result{Err: fmt.Errorf("%w: %w", ErrUnknown, cause)} })
+			return
+		}
+	}
+	for i := range ops {
+		r := Result{Err: cause}
+		if out, ok := p.cfg.Log.Seen(f.l.index, f.epoch, ops[i].stamp); ok {
+			landed := out.Kind == mergedlog.Landed
+			r = Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
+		} else {
+			f.giveUp(f.l.index+1, ops[i].stamp)
+		}
+		f.deliver(ops[i:i+1], func(int) Result { return r })
+	}
+}
+
+// caughtUp waits until the log has seen all that the member has committed by now.
+func (f *flight) caughtUp() bool {
+	p := f.l.p
+	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Timeout)
+	defer cancel()
+	rev, err := f.l.member.Present(ctx)
+	return err == nil && p.cfg.Log.WaitReached(ctx, f.l.index, rev) == nil
 }
 
 // definite reports whether the server refused the request: nothing of it landed.

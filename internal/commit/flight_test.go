@@ -187,6 +187,27 @@ func TestSurrenderedStampsDoNotSpin(t *testing.T) {
 	})
 }
 
+// Etcd applies the first request over its quota, and answers that there is no space.
+func TestOutOfSpaceMayHaveLanded(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, c *cluster) {
+		p := c.start(func() time.Duration { return 50 * time.Millisecond })
+		c.members[0].setFault(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+			_, err := do()
+			require.NoError(t, err)
+			return nil, rpctypes.ErrGRPCNoSpace
+		})
+		r, err := p.try(ctx, put("a", ""))
+		require.NoError(t, err)
+		require.True(t, r.Outcome.Landed)
+		require.True(t, r.Settled)
+		time.Sleep(time.Second)
+		require.Equal(t, []record.Reason{0}, c.reasons(r.Stamp), "it landed, and was not surrendered as well")
+		c.members[0].setFault(nil)
+		p.stop()
+		c.settled(p)
+	})
+}
+
 func TestBusyServersAreAskedAgain(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, c *cluster) {
 		p := c.start(nil)

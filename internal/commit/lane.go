@@ -47,7 +47,8 @@ type lane struct {
 	stalled    int  // flights that are out for long or unknown
 	careful    int  // flights to come whose operations land each by itself
 
-	// See gathering.
+	// See gathering and dally.
+	left   time.Time     // when the last flight left
 	landed time.Time     // when the last flight landed
 	took   time.Duration // how long it was out
 	want   int           // operations that were on the lane then
@@ -208,6 +209,18 @@ func (l *lane) takeLoop() {
 	defer l.p.wg.Done()
 	defer wake(l.wakeSend)
 	for {
+		if d := l.dally(); d > 0 {
+			t := time.NewTimer(d)
+			select {
+			case <-l.wakeTake:
+			case <-t.C:
+			case <-l.p.ctx.Done():
+			}
+			t.Stop()
+			if l.p.ctx.Err() == nil {
+				continue
+			}
+		}
 		ops, closed := l.wanting()
 		if closed {
 			return
@@ -228,6 +241,25 @@ func (l *lane) takeLoop() {
 		}
 		l.stamp(ops, first, epoch)
 	}
+}
+
+// dally returns how long the queue may still grow before it takes its stamps: an add has a cost of its own, too. While a
+// flight is out, stamps are wanted when it lands, about as long after it left as the last one took; just after a landing,
+// most of those that it woke. Whoever comes to an idle lane does not wait.
+func (l *lane) dally() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.queue) + len(l.stamped)
+	if l.closed || l.stalled > 0 || len(l.queue) == 0 || l.queue[0].exclusive() || n >= l.maxOps() {
+		return 0
+	}
+	if l.flights > 0 {
+		return min(l.took*2/3, maxGather) - time.Since(l.left)
+	}
+	if 4*n >= 3*min(l.want, l.maxOps()) {
+		return 0
+	}
+	return min(l.took/4, maxDally) - time.Since(l.landed)
 }
 
 // stamp gives operations their stamps. A lane that has stalled or closed meanwhile gives them up.
@@ -397,11 +429,15 @@ func (l *lane) pick() (*flight, []*Op) {
 		return nil, nil
 	}
 	l.flights++
+	l.left = time.Now()
 	return f, picked
 }
 
 // maxGather bounds the wait of gathering.
-const maxGather = time.Millisecond
+const maxGather = 5 * time.Millisecond
+
+// maxDally bounds the wait for the callers that a landing woke.
+const maxDally = 200 * time.Microsecond
 
 // gathering reports whether the lane had better wait a moment before it sends what it has. Just after a landing, the
 // callers that it woke are about to come back: without them, two half cohorts would take turns, each waiting for the

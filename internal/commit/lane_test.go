@@ -400,7 +400,7 @@ func TestCallersThatLeaveAQueue(t *testing.T) {
 			if i%1000 == 999 {
 				synctest.Wait()
 				leave()
-				leaving, leave = context.WithCancel(ctx)
+				leaving, leave = context.WithCancel(ctx) //nolint:fatcontext // one after the other, not one in the other
 			}
 		}
 		leave()

@@ -24,6 +24,8 @@ type Log interface {
 	Track(member int, epoch int64, stamps ...int64)
 	Untrack(member int, epoch int64, stamps ...int64)
 	Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error)
+	Seen(member int, epoch, stamp int64) (mergedlog.Outcome, bool)
+	WaitReached(ctx context.Context, member int, rev int64) error
 }
 
 // Member is where a lane's flights go.
@@ -31,6 +33,8 @@ type Member struct {
 	Name string
 	// Txn sends one member transaction.
 	Txn func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error)
+	// Present is the member's present revision, linearizably.
+	Present func(ctx context.Context) (rev int64, err error)
 	// Raise raises the member's fence to stamp in epoch, so that the log can tell a dead stamp.
 	Raise func(ctx context.Context, epoch, stamp int64) error
 }

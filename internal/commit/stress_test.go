@@ -16,6 +16,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // storm is a run of several processes whose callers write the same keys while everything goes wrong.
@@ -243,6 +244,7 @@ func (s *storm) check() {
 			deletes[l.key] = append(deletes[l.key], l)
 		}
 	}
+	s.checkMarks()
 	for _, w := range s.writes {
 		switch ls := puts[w.value]; {
 		case w.value == "" && w.err == nil && len(s.marksOf(w.epoch, w.stamp)) == 0:
@@ -254,6 +256,34 @@ func (s *storm) check() {
 			s.t.Errorf("acknowledged %+v, landed %+v", w, ls)
 		case w.err != nil && !slices.ContainsFunc(contextErrors, func(err error) bool { return errors.Is(w.err, err) }) && len(ls) > 0:
 			s.t.Errorf("%q failed with %v, and landed", w.value, w.err)
+		}
+	}
+}
+
+// checkMarks checks that a stamp was marked only in its epoch, and that one that was sent has left one mark, where it was
+// sent. Only a stamp that was given up may be marked twice.
+func (s *storm) checkMarks() {
+	type place struct {
+		member int
+		rev    int64
+	}
+	places, sent := map[taken]map[place]bool{}, map[taken]bool{}
+	for i, m := range s.members {
+		for _, l := range m.marks {
+			k := taken{l.epoch, l.stamp}
+			if !s.clock.taken[k] {
+				s.t.Errorf("stamp %d was marked in epoch %d, where nobody took it", l.stamp, l.epoch)
+			}
+			if places[k] == nil {
+				places[k] = map[place]bool{}
+			}
+			places[k][place{i, l.rev}] = true
+			sent[k] = sent[k] || l.reason != record.Surrendered
+		}
+	}
+	for k, at := range places {
+		if sent[k] && len(at) > 1 {
+			s.t.Errorf("stamp %d of epoch %d has left marks at %v", k.stamp, k.epoch, at)
 		}
 	}
 }

@@ -20,8 +20,8 @@ func touch(key string) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), IgnoreValue: true}}}
 }
 
-func get(key, end string) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key), RangeEnd: []byte(end)}}}
+func get(end string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte(end)}}}
 }
 
 func del(key, end string) *pb.RequestOp {
@@ -41,14 +41,14 @@ func version(key string, n int64) *pb.Compare {
 func TestATransactionIsOneRevision(t *testing.T) {
 	s := etcdfake.New(7)
 	kv := s.Client(nil)
-	resp, err := kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{put("a", "1"), put("b", "2"), get("a", "\x00")}})
+	resp, err := kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{put("a", "1"), put("b", "2"), get("\x00")}})
 	require.NoError(t, err)
 	require.EqualValues(t, 7, resp.Header.ClusterId)
 	require.EqualValues(t, 2, resp.Header.Revision)
 	for _, kv := range resp.Responses[2].GetResponseRange().Kvs {
 		require.EqualValues(t, [3]int64{2, 2, 1}, [3]int64{kv.CreateRevision, kv.ModRevision, kv.Version})
 	}
-	resp, err = kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{touch("a"), del("b", ""), get("a", "c")}})
+	resp, err = kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{touch("a"), del("b", ""), get("c")}})
 	require.NoError(t, err)
 	require.EqualValues(t, 3, resp.Header.Revision)
 	left := resp.Responses[2].GetResponseRange().Kvs
@@ -56,7 +56,7 @@ func TestATransactionIsOneRevision(t *testing.T) {
 	require.Equal(t, "1", string(left[0].Value))
 	require.EqualValues(t, [3]int64{2, 3, 2}, [3]int64{left[0].CreateRevision, left[0].ModRevision, left[0].Version})
 
-	resp, err = kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{get("a", ""), del("x", "")}})
+	resp, err = kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{get(""), del("x", "")}})
 	require.NoError(t, err)
 	require.EqualValues(t, 3, resp.Header.Revision, "what changes nothing has no revision")
 	_, err = kv.Put(t.Context(), &pb.PutRequest{Key: []byte("b")})
@@ -94,7 +94,7 @@ func TestValueComparesOfAbsentKeysFail(t *testing.T) {
 func TestMalformedRequestsAreRefused(t *testing.T) {
 	many := make([]*pb.RequestOp, 129)
 	for i := range many {
-		many[i] = get("a", "")
+		many[i] = get("")
 	}
 	branches := nested(&pb.TxnRequest{Success: []*pb.RequestOp{put("a", "1")}, Failure: []*pb.RequestOp{put("a", "2")}})
 	for name, tc := range map[string]struct {
@@ -136,7 +136,7 @@ func TestInterceptorsSeeRequests(t *testing.T) {
 	})
 	_, err := kv.Txn(t.Context(), &pb.TxnRequest{Failure: []*pb.RequestOp{nested(&pb.TxnRequest{Success: []*pb.RequestOp{put("a", "")}})}})
 	require.NoError(t, err)
-	_, err = kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{get("a", "")}})
+	_, err = kv.Txn(t.Context(), &pb.TxnRequest{Success: []*pb.RequestOp{get("")}})
 	require.NoError(t, err)
 	_, err = kv.Compact(t.Context(), &pb.CompactionRequest{Revision: 1})
 	require.NoError(t, err)

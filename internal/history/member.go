@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -82,7 +81,7 @@ func eachRevision(evs []*clientv3.Event, fn func(r mergedlog.MemberRevision) (bo
 	for len(evs) > 0 {
 		r := mergedlog.MemberRevision{Rev: evs[0].Kv.ModRevision}
 		for len(evs) > 0 && evs[0].Kv.ModRevision == r.Rev {
-			r.Events = append(r.Events, (*mvccpb.Event)(evs[0]))
+			r.Events = append(r.Events, evs[0])
 			evs = evs[1:]
 		}
 		if more, err := fn(r); !more || err != nil {

@@ -81,18 +81,18 @@ func eventsAt(revs ...int64) *pb.WatchResponse {
 	return resp
 }
 
-// watch collects how many events each revision had, up to the revision last.
-func watch(ctx context.Context, m Member, from, last int64) (revs [][2]int64, err error) {
-	err = m.Watch(ctx, from, true, func(r mergedlog.MemberRevision) (bool, error) {
+// watch collects how many events each revision had, from revision 5 up to 7.
+func watch(ctx context.Context, m Member) (revs [][2]int64, err error) {
+	err = m.Watch(ctx, 5, true, func(r mergedlog.MemberRevision) (bool, error) {
 		revs = append(revs, [2]int64{r.Rev, int64(len(r.Events))})
-		return r.Rev < last, nil
+		return r.Rev < 7, nil
 	})
 	return revs, err
 }
 
 func TestWatch(t *testing.T) {
 	s := &server{responses: []*pb.WatchResponse{eventsAt(5, 5, 6), {}, eventsAt(7, 8), eventsAt(9)}}
-	revs, err := watch(context.Background(), s.member(), 5, 7)
+	revs, err := watch(context.Background(), s.member())
 	require.NoError(t, err)
 	require.Equal(t, [][2]int64{{5, 2}, {6, 1}, {7, 1}}, revs)
 	require.Equal(t, int64(5), s.asked.StartRevision)
@@ -117,17 +117,17 @@ func TestWatch(t *testing.T) {
 
 func TestWatchEnds(t *testing.T) {
 	s := &server{responses: []*pb.WatchResponse{eventsAt(5), {Canceled: true, CompactRevision: 8}}}
-	revs, err := watch(context.Background(), s.member(), 5, 7)
+	revs, err := watch(context.Background(), s.member())
 	require.Equal(t, &MemberCompactedError{Rev: 8}, err)
 	require.EqualError(t, err, "metaetcd: member is compacted at its revision 8")
 	require.Len(t, revs, 1)
 
 	s = &server{end: rpctypes.ErrGRPCNoLeader}
-	_, err = watch(context.Background(), s.member(), 5, 7)
+	_, err = watch(context.Background(), s.member())
 	require.ErrorIs(t, err, rpctypes.ErrNoLeader)
 
 	s = &server{responses: []*pb.WatchResponse{{Canceled: true}}}
-	_, err = watch(context.Background(), s.member(), 5, 7)
+	_, err = watch(context.Background(), s.member())
 	require.Equal(t, errWatchEnded, err)
 }
 

@@ -195,6 +195,17 @@ func (l *Log) Outcome(ctx context.Context, member int, epoch, stamp int64) (Outc
 	}
 }
 
+// Seen returns what the member's stream has shown of a tracked stamp so far; false: nothing that decides.
+func (l *Log) Seen(member int, epoch, stamp int64) (Outcome, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m, d := l.members[member], doubt{epoch, stamp}
+	if v := m.doubts[d]; v.Kind != 0 {
+		return v.Outcome, true
+	}
+	return Outcome{Kind: Dead, Rev: m.Rev}, m.dead(d)
+}
+
 // outcome returns what is certain, or what to wait for.
 func (l *Log) outcome(m *member, d doubt) (Outcome, <-chan struct{}, error) {
 	l.mu.Lock()

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"errors"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -92,11 +93,11 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 	g.Below = make([]int, 0, len(touched))
 	for _, t := range touched {
 		s := slotOf(t.key)
-		if !contains(g.Below, s) {
+		if !slices.Contains(g.Below, s) {
 			g.Below = append(g.Below, s)
 			g.Txn.Compare = append(g.Txn.Compare, valueBelow(record.SlotKey(s), be))
 		}
-		if !t.headed() && !contains(set, s) {
+		if !t.headed() && !slices.Contains(set, s) {
 			set = append(set, s)
 		}
 		var err error
@@ -236,15 +237,6 @@ func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
 			Failure: []*pb.RequestOp{markOp(mark, stamp, record.SlotAhead)},
 		},
 	}
-}
-
-func contains(s []int, x int) bool {
-	for _, y := range s {
-		if x == y {
-			return true
-		}
-	}
-	return false
 }
 
 func valueBelow(key, v []byte) *pb.Compare {

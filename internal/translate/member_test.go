@@ -189,8 +189,7 @@ func (v *view) over(key []byte) *view {
 }
 
 func wrongEpoch(err error) (epoch int64, ok bool) {
-	var wrong *translate.WrongEpochError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*translate.WrongEpochError](err); ok {
 		return wrong.Epoch, true
 	}
 	return 0, false

@@ -37,7 +37,7 @@ func FromStatus(err error) error {
 	var remote interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &remote) {
 		s := remote.GRPCStatus()
-		if e := (Error{s.Code(), s.Message()}); e == ErrReservedKey {
+		if e := (Error{s.Code(), s.Message()}); errors.Is(e, ErrReservedKey) {
 			return e
 		}
 	}

@@ -22,6 +22,7 @@ import (
 
 // TestNamespace: the wrapper changes the events and key-values that it gets in place. Nobody else may see that.
 func TestNamespace(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	meta := cluster.Client(t)
 	cli := installed(t, cluster, meta)
@@ -82,6 +83,7 @@ func TestNamespace(t *testing.T) {
 
 // TestMirror copies a keyspace by clientv3's own list and watch.
 func TestMirror(t *testing.T) {
+	t.Parallel()
 	const n = 30
 	cluster := newCluster(t, 3)
 	cli := installed(t, cluster, cluster.Client(t))
@@ -127,6 +129,7 @@ func TestMirror(t *testing.T) {
 
 // TestOrdering: linearizable answers never go back, whoever of two processes gives them.
 func TestOrdering(t *testing.T) {
+	t.Parallel()
 	const n = 40
 	cluster := newCluster(t, 2)
 	a, b := cluster.Client(t), cluster.Client(t)
@@ -166,6 +169,7 @@ func (a *alternating) Do(ctx context.Context, op clientv3.Op) (clientv3.OpRespon
 func (a *alternating) Txn(ctx context.Context) clientv3.Txn { return a.turn().Txn(ctx) }
 
 func TestDo(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	cli := installed(t, cluster, cluster.Client(t))
 	ctx := within(t, patience)
@@ -198,7 +202,8 @@ func TestDo(t *testing.T) {
 
 // TestSTM counts by software transactions from two processes at once.
 func TestSTM(t *testing.T) {
-	const workers, increments = 4, 10
+	t.Parallel()
+	const workers, increments = 4, 5
 	cluster := newCluster(t, 2)
 	clients := []*clientv3.Client{installed(t, cluster, cluster.Client(t)), installed(t, cluster, cluster.Client(t))}
 	for _, level := range []concurrency.Isolation{concurrency.SerializableSnapshot, concurrency.Serializable, concurrency.RepeatableReads} {
@@ -230,6 +235,7 @@ func TestSTM(t *testing.T) {
 
 // TestQueue: a recipe of etcd's, by which everything put in by one process comes out at another, once and in order.
 func TestQueue(t *testing.T) {
+	t.Parallel()
 	const n = 20
 	cluster := newCluster(t, 3)
 	in, out := installed(t, cluster, cluster.Client(t)), installed(t, cluster, cluster.Client(t))
@@ -256,6 +262,7 @@ func TestQueue(t *testing.T) {
 
 // TestKubernetes uses the interface that clientv3 offers to Kubernetes.
 func TestKubernetes(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 3)
 	cli := installed(t, cluster, cluster.Client(t))
 	k := kubernetes.Client{Client: cli}

@@ -21,6 +21,7 @@ import (
 // TestCompactionOvertakes: a process is cut off from a member, while another one writes there and compacts that away. Its
 // watchers get ErrCompacted, as if one etcd had compacted under them; it itself goes on.
 func TestCompactionOvertakes(t *testing.T) {
+	t.Parallel()
 	for member := range 2 { // the first one keeps the compacted revision
 		t.Run(fmt.Sprint("member ", member), func(t *testing.T) { compactionOvertakes(t, member) })
 	}
@@ -84,6 +85,7 @@ func compactionOvertakes(t *testing.T, member int) {
 		}
 		require.True(t, end.Canceled)
 		require.ErrorIs(t, end.Err(), rpctypes.ErrCompacted, "watch %d", i)
+		require.Equal(t, compacted, end.CompactRevision)
 		requireEnded(t, w)
 	}
 
@@ -159,6 +161,7 @@ func waitingRequests(cli *metaetcd.Client, compacted, now int64) map[string]func
 
 // TestBrokenStreams: members' streams break off all the time, and watchers notice nothing but a delay.
 func TestBrokenStreams(t *testing.T) {
+	t.Parallel()
 	const n = 60
 	cluster := newCluster(t, 2)
 	watcher, writer := cluster.Client(t), open(t, cluster.DirectConfig())
@@ -189,6 +192,7 @@ func TestBrokenStreams(t *testing.T) {
 // TestMemberWithoutLeader: a member of three servers loses two of them. Its streams end with ErrNoLeader, and resume when
 // it has a leader again.
 func TestMemberWithoutLeader(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 1, metaetcdtest.WithServers(3), metaetcdtest.WithEtcdConfig(func(cfg *embed.Config) {
 		cfg.TickMs, cfg.ElectionMs = 20, 200
 	}))
@@ -208,7 +212,7 @@ func TestMemberWithoutLeader(t *testing.T) {
 		_, err := cli.Put(within(t, patience), "k", "2")
 		written <- err
 	}()
-	quiet(t, w, time.Second)
+	quiet(t, w, 800*time.Millisecond)
 	select {
 	case err := <-written:
 		require.FailNow(t, "a write without a leader", "%v", err)

@@ -53,6 +53,7 @@ func headersOf(t *testing.T, cli *metaetcd.Client) []*pb.ResponseHeader {
 // TestHeaders: every answer of a client names the same cluster, member and term, with a revision that never goes back, and
 // all clients name the same cluster.
 func TestHeaders(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	a, b := cluster.Client(t), cluster.Client(t)
 	empty, err := a.Get(t.Context(), "k")

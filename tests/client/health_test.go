@@ -16,6 +16,7 @@ import (
 )
 
 func TestRevision(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 3)
 	a, b := cluster.Client(t), cluster.Client(t)
 	for _, cli := range []*metaetcd.Client{a, b} {
@@ -43,6 +44,7 @@ func TestRevision(t *testing.T) {
 
 // TestClosedRevision: it follows other processes' writes without being asked, and serializable reads are served at it.
 func TestClosedRevision(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	a, b := cluster.Client(t), cluster.Client(t)
 	require.EqualValues(t, 1, b.ClosedRevision())
@@ -55,6 +57,7 @@ func TestClosedRevision(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	const limit = 200 * time.Millisecond
 	cluster := newCluster(t, 3)
 	cli := cluster.Client(t)

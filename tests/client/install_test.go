@@ -37,6 +37,7 @@ func installed(t *testing.T, cluster *metaetcdtest.Cluster, meta *metaetcd.Clien
 }
 
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	meta := cluster.Client(t)
 	a, b := installed(t, cluster, meta), installed(t, cluster, meta)
@@ -93,6 +94,7 @@ func TestInstall(t *testing.T) {
 
 // TestInstallNeedsNoServer: what a client is for, after Install, does not go through its own connection.
 func TestInstallNeedsNoServer(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 1)
 	nowhere := lazy(t, "127.0.0.1:1")
 	cluster.Client(t).Install(nowhere)

@@ -62,6 +62,7 @@ func measured(t *testing.T, cfg metaetcd.Config) (*metaetcd.Client, *prometheus.
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	const n = 30
 	cluster := newCluster(t, 3)
 	cli, reg := measured(t, cluster.Config())
@@ -165,6 +166,7 @@ func TestMetrics(t *testing.T) {
 }
 
 func TestMetricsOfWatchers(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 1)
 	cli, reg := measured(t, cluster.Config())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -178,6 +180,7 @@ func TestMetricsOfWatchers(t *testing.T) {
 
 // TestMetricsOfFailures: a lost clock is rebuilt, a gap is fenced, and both are counted.
 func TestMetricsOfFailures(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	cli, reg := measured(t, cluster.Config())
 	before := put(t, cli, "k", "v")

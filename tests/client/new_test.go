@@ -15,6 +15,7 @@ import (
 )
 
 func TestManyCreateTheSameCluster(t *testing.T) {
+	t.Parallel()
 	const processes = 4
 	cluster := newCluster(t, 3)
 	var wg sync.WaitGroup

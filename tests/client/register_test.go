@@ -38,6 +38,7 @@ func serve(t *testing.T, meta *metaetcd.Client) *clientv3.Client {
 
 // TestRegister: what is registered on a server is etcd to a client that knows nothing of metaetcd.
 func TestRegister(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 3)
 	meta := cluster.Client(t)
 	cli := serve(t, meta)
@@ -179,6 +180,7 @@ func make129() []clientv3.Op {
 
 // TestErrors: errors are the same in process and over gRPC: etcd's by identity, metaetcd's as a status.
 func TestErrors(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 3)
 	meta := cluster.Client(t)
 	for i := range 7 {
@@ -221,6 +223,7 @@ func TestErrors(t *testing.T) {
 
 // TestContexts: a request ends with its context, with the context's own error.
 func TestContexts(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 1)
 	meta := cluster.Client(t)
 	over := serve(t, meta)

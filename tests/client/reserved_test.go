@@ -17,6 +17,7 @@ import (
 // TestReservedKeys: the names that members keep for themselves can be neither read nor written one by one, on any way, and
 // no range or watch shows them.
 func TestReservedKeys(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	cli := cluster.Client(t)
 	everything := cli.Watch(t.Context(), "\x00", clientv3.WithFromKey(), clientv3.WithRev(1), clientv3.WithPrevKV())
@@ -134,6 +135,7 @@ func countRecords(t *testing.T, native *clientv3.Client) int64 {
 
 // TestValuesAreTheUsers: what members keep beside the value never shows, whatever the value looks like.
 func TestValuesAreTheUsers(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, 2)
 	cli := cluster.Client(t)
 	values := []string{"", "\x00", strings.Repeat("\x00", 8), strings.Repeat("\xff", 16), "\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00v", string(bytes.Repeat([]byte("large"), 100<<10))}

@@ -80,6 +80,7 @@ func TestRefusedTransactionWritesNothing(t *testing.T) {
 	for rev, want := range map[int64]error{
 		put.Header.Revision:         rpctypes.ErrCompacted,
 		-1:                          rpctypes.ErrCompacted,
+		again.Header.Revision + 1:   rpctypes.ErrFutureRev, // what would be the transaction's own
 		again.Header.Revision + 100: rpctypes.ErrFutureRev,
 	} {
 		write, read := clientv3.OpPut("k", "3"), clientv3.OpGet("k", clientv3.WithRev(rev))
@@ -97,6 +98,32 @@ func TestRefusedTransactionWritesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "2", string(got.Kvs[0].Value))
 	require.Equal(t, again.Header.Revision, got.Kvs[0].ModRevision)
+}
+
+func TestWatchFromTheFuture(t *testing.T) {
+	cluster := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync())
+	cli, other := cluster.Client(t), cluster.Client(t)
+	rev, err := cli.Revision(soon(t))
+	require.NoError(t, err)
+	from := rev + 10
+	watch := other.Watch(soon(t), "", clientv3.WithPrefix(), clientv3.WithRev(from))
+	var want []int64
+	for range 15 {
+		put, err := cli.Put(soon(t), "k", "v")
+		require.NoError(t, err)
+		if put.Header.Revision >= from {
+			want = append(want, put.Header.Revision)
+		}
+	}
+	for len(want) > 0 {
+		resp, open := <-watch
+		require.True(t, open)
+		require.NoError(t, resp.Err())
+		for _, ev := range resp.Events {
+			require.Equal(t, want[0], ev.Kv.ModRevision)
+			want = want[1:]
+		}
+	}
 }
 
 func TestReservedKeysAreRefused(t *testing.T) {
@@ -138,27 +165,4 @@ func TestRequestSizes(t *testing.T) {
 	}
 	_, err := cli.Put(soon(t), "k", "small")
 	require.NoError(t, err, "a refused request left something behind")
-}
-
-func TestInstalledClientsAreIndependent(t *testing.T) {
-	cluster := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync())
-	meta := cluster.Client(t)
-	a, b := cluster.Members[0].Client(t), cluster.Members[0].Client(t)
-	meta.Install(a)
-	meta.Install(b)
-
-	watch := b.Watch(t.Context(), "k")
-	put, err := a.Put(soon(t), "k", "v")
-	require.NoError(t, err)
-	require.Equal(t, put.Header.Revision, (<-watch).Events[0].Kv.ModRevision)
-	_, err = a.Status(soon(t), a.Endpoints()[0])
-	require.NoError(t, err, "the rest of an installed client is that of its own server")
-
-	require.NoError(t, a.Close())
-	put, err = b.Put(soon(t), "k", "v2")
-	require.NoError(t, err)
-	require.Equal(t, put.Header.Revision, (<-watch).Events[0].Kv.ModRevision)
-	require.NoError(t, b.Close())
-	_, err = meta.Put(soon(t), "k", "v3")
-	require.NoError(t, err)
 }

@@ -67,7 +67,7 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 		"get": get, "get again": get, "get more": get,
 		"txn": txn, "txn again": txn, "txn more": txn,
 		"delete":     request(func(g *generator) any { return g.del(g.together()) }),
-		"get stream": request(func(g *generator) any { return streamed{g.get(keys)} }),
+		"get stream": request(func(g *generator) any { return g.stream() }),
 		"broken":     request((*generator).broken),
 		"watch or compact": func(t *rapid.T) {
 			if rapid.IntRange(0, 4).Draw(t, "watch") < 4 {

@@ -1,19 +1,9 @@
 package conformance
 
 import (
-	"errors"
-	"io"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
-
-func ignoreEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
 
 // requestOp is the clientv3 operation that sends the given request.
 func requestOp(req any) (clientv3.Op, error) {

@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -23,49 +20,8 @@ import (
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
 
-// crossMessage begins the text of a metaetcd.CrossMemberError.
-const crossMessage = "metaetcd: compares and writes lie on several members"
-
 // opTimeout is far above what any request takes; one that reaches it hangs.
 const opTimeout = 5 * time.Second
-
-// layout is a meta cluster to compare with, and what its sharding policy keeps on one member.
-type layout struct {
-	name     string
-	members  int
-	sharding metaetcd.Sharding
-	group    func(key string) string // keys with the same group share a member
-	within   func(key, end string) bool
-}
-
-var layouts = []layout{
-	{
-		name: "keys spread", members: 3,
-		group:  func(key string) string { return key },
-		within: func(_, end string) bool { return end == "" },
-	},
-	{
-		name: "prefixes spread", members: 3, sharding: metaetcd.Sharding{Segments: 1},
-		group: segment,
-		within: func(key, end string) bool {
-			s := segment(key)
-			return end == "" || strings.HasSuffix(s, "/") && end != "\x00" && end <= clientv3.GetPrefixRangeEnd(s)
-		},
-	},
-	{
-		name: "one member", members: 1,
-		group:  func(string) string { return "" },
-		within: func(string, string) bool { return true },
-	},
-}
-
-// segment is the first path segment of a key, with its separator, or the whole key.
-func segment(key string) string {
-	if i := strings.IndexByte(key, '/'); i >= 0 {
-		return key[:i+1]
-	}
-	return key
-}
 
 // pair is a plain etcd and two processes of a meta cluster, which have seen the same requests.
 type pair struct {
@@ -204,13 +160,6 @@ func (p *pair) run(t *rapid.T, s step) {
 	}
 }
 
-// crosses recognizes the refusal of what spans members; on the wire it is a status.
-func crosses(err error) bool {
-	var cross *metaetcd.CrossMemberError
-	return errors.As(err, &cross) ||
-		status.Code(err) == codes.InvalidArgument && strings.HasPrefix(status.Convert(err).Message(), crossMessage)
-}
-
 // askMeta sends the request as the meta cluster is to get it.
 func (p *pair) askMeta(ctx context.Context, s step) answer {
 	var translated any
@@ -318,37 +267,6 @@ func serializable(req any) bool {
 		return true
 	}
 	return false
-}
-
-// contained tells whether everything that a request compares or writes, on whatever branch, lives on one member by the
-// layout's promise.
-func (p *pair) contained(req any) bool {
-	groups := map[string]bool{}
-	return p.collect(req, groups) && len(groups) <= 1
-}
-
-// collect adds the groups of what a request compares and writes; false: one of its ranges leaves its group.
-func (p *pair) collect(req any, groups map[string]bool) bool {
-	within := func(key, end []byte) bool {
-		groups[p.group(string(key))] = true
-		return p.within(string(key), string(end))
-	}
-	switch req := req.(type) {
-	case *pb.PutRequest:
-		return within(req.Key, nil)
-	case *pb.DeleteRangeRequest:
-		return within(req.Key, req.RangeEnd)
-	case *pb.TxnRequest:
-		all := true
-		for _, c := range req.Compare {
-			all = within(c.Key, c.RangeEnd) && all
-		}
-		for _, op := range slices.Concat(req.Success, req.Failure) {
-			all = p.collect(inner(op), groups) && all
-		}
-		return all
-	}
-	return true
 }
 
 // format shows a message on one line, and of a very long one the beginning.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,8 +17,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"net"
 
 	"github.com/metaetcd/metaetcd"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
@@ -151,8 +151,11 @@ func collect(stream grpc.ServerStreamingClient[pb.RangeStreamResponse]) (*pb.Ran
 	resp := &pb.RangeResponse{}
 	for {
 		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return resp, nil
+		}
 		if err != nil {
-			return resp, ignoreEOF(err)
+			return nil, err
 		}
 		proto.Merge(resp, chunk.RangeResponse)
 	}

@@ -91,7 +91,7 @@ func (w *watched) take(resp clientv3.WatchResponse, open bool) error {
 		case rev > resp.Header.Revision:
 			return fmt.Errorf("an event of revision %d under a header of %d", rev, resp.Header.Revision)
 		}
-		w.events, w.last = append(w.events, (*mvccpb.Event)(ev)), rev
+		w.events, w.last = append(w.events, ev), rev
 	}
 	return nil
 }

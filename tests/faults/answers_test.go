@@ -14,15 +14,14 @@ func TestAnswersLost(t *testing.T) {
 		p.Work(b.load())
 		p.wire.lose.Store(50)
 	}
-	time.Sleep(time.Duration(rounds(5)) * time.Second)
+	time.Sleep(time.Duration(rounds(4)) * time.Second)
 	var lost int64
-	settled := 0
 	for _, p := range b.processes {
 		p.wire.lose.Store(0)
 		lost += p.wire.lost.Load()
-		settled += p.logs.FilterMessageSnippet("settling").Len()
 	}
 	b.finish()
+	settled := b.settled()
 	t.Logf("%d answers lost, %d member transactions settled", lost, settled)
-	require.NotZero(t, settled)
+	require.NotZero(t, settled, "no outcome was unknown: this test shows less than it should")
 }

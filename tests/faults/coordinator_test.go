@@ -25,7 +25,7 @@ func TestCoordinatorLost(t *testing.T) {
 		p.Work(b.load())
 	}
 	var back []time.Duration
-	for range rounds(4) {
+	for range rounds(3) {
 		epoch := b.epoch()
 		b.cluster.Coordinator.Stop()
 		b.requireKnownReads()
@@ -50,7 +50,7 @@ func TestCoordinatorLostWhileRebuilding(t *testing.T) {
 	}
 	b.cluster.Coordinator.Delay(10 * time.Millisecond)
 	var unfinished int
-	for range rounds(8) {
+	for range rounds(6) {
 		b.cluster.Coordinator.Stop()
 		b.cluster.Coordinator.Wipe()
 		b.drainSteps()
@@ -62,7 +62,7 @@ func TestCoordinatorLostWhileRebuilding(t *testing.T) {
 	}
 	b.cluster.Coordinator.Delay(0)
 	require.Less(t, b.writesAgain(), rebuildBound)
-	t.Logf("%d coordinators lost, %d of them in the middle of rebuilding", rounds(8), unfinished)
+	t.Logf("%d coordinators lost, %d of them in the middle of rebuilding", rounds(6), unfinished)
 	b.finish()
 }
 

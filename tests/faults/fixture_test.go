@@ -120,14 +120,34 @@ func (b *bench) finish() *workload.History {
 	b.t.Helper()
 	h := b.run.Finish()
 	h.Check(b.t)
-	writes, unknown := 0, 0
+	landed, never := unknown(h, "")
+	b.t.Logf("%d events, %d reads; of %d writes of unknown outcome %d took effect", len(h.Events()), len(h.Reads), landed+never, landed)
+	return h
+}
+
+// unknown counts the puts of unknown outcome, of one client or all, that took effect, and those that did not.
+func unknown(h *workload.History, client string) (landed, never int) {
+	values := map[string]bool{}
+	for _, ev := range h.Events() {
+		values[string(ev.Kv.Value)] = true
+	}
 	for _, w := range h.Writes {
-		if w.Rev > 0 {
-			writes++
-		} else {
-			unknown++
+		switch {
+		case w.Rev > 0 || w.Effects[0].Delete || client != "" && w.Client != client:
+		case values[w.Effects[0].Value]:
+			landed++
+		default:
+			never++
 		}
 	}
-	b.t.Logf("history: %d writes acknowledged, %d of unknown outcome, %d reads, %d events", writes, unknown, len(h.Reads), len(h.Events()))
-	return h
+	return landed, never
+}
+
+// settled counts the member transactions whose outcome was read off the members' logs.
+func (b *bench) settled() int {
+	n := 0
+	for _, p := range b.processes {
+		n += p.logs.FilterMessageSnippet("settling a member transaction").Len()
+	}
+	return n
 }

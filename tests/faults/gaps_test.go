@@ -44,6 +44,7 @@ func TestDeathInTheMiddleOfAWrite(t *testing.T) {
 		}
 	}
 	h := b.finish()
+	b.requireLandings(h, len(deaths[afterLanding]))
 	usual := report(t, h, deaths, never)
 	for _, m := range []moment{beforeStamp, beforeLanding, afterLanding} {
 		d := report(t, h, deaths, m)
@@ -53,10 +54,24 @@ func TestDeathInTheMiddleOfAWrite(t *testing.T) {
 	}
 }
 
+// requireLandings requires that processes did leave writes behind that landed without their knowing.
+func (b *bench) requireLandings(h *workload.History, n int) {
+	b.t.Helper()
+	left := 0
+	for _, p := range b.processes {
+		if landed, _ := unknown(h, p.Name); p.wire.died == afterLanding && landed > 0 {
+			left++
+		}
+	}
+	b.t.Logf("%d of %d processes that died after a landing left writes behind", left, n)
+	require.Greater(b.t, left, n/2)
+}
+
 // die makes a process die of its next request that comes to the moment, and returns when that was.
 func (p *process) die(t *testing.T, m moment) time.Time {
 	t.Helper()
 	died := make(chan time.Time, 1)
+	p.wire.died = m
 	p.wire.onDeath = func() { died <- time.Now() }
 	p.wire.armed.Store(int32(m))
 	select {
@@ -108,7 +123,8 @@ func delaysAfter(h *workload.History, deaths []time.Time) delays {
 	return delays{reads, watches}
 }
 
-func median(ds []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(ds))
-	return sorted[len(sorted)/2]
+func median(ds []time.Duration) time.Duration { return quantile(ds, 0.5) }
+
+func quantile(ds []time.Duration, q float64) time.Duration {
+	return slices.Sorted(slices.Values(ds))[int(q*float64(len(ds)))]
 }

@@ -42,6 +42,7 @@ type wire struct {
 	onDeath func()          // called by the request that the process dies of
 	steps   chan<- struct{} // gets a token for each step of rebuilding the clock, if there is room; may be nil
 
+	died     moment       // see die
 	armed    atomic.Int32 // the moment to die at
 	survives atomic.Int32 // how many requests come to that moment before
 	dead     atomic.Bool

@@ -98,6 +98,13 @@ func drive(t *testing.T, clients []*metaetcd.Client, n int, join func() user) []
 		})
 	}
 	wg.Wait()
+	lost := 0
+	for _, op := range history {
+		if op.Return == never {
+			lost++
+		}
+	}
+	t.Logf("%d requests in %s, %d of unknown outcome", len(history), time.Since(start), lost)
 	return history
 }
 
@@ -113,13 +120,7 @@ func check(t *testing.T, model porcupine.Model, history []porcupine.Operation) {
 	t.Helper()
 	start := time.Now()
 	result, info := porcupine.CheckOperationsVerbose(model, history, patience)
-	open := 0
-	for _, op := range history {
-		if op.Return == never {
-			open++
-		}
-	}
-	t.Logf("%d requests, %d of unknown outcome: %s in %s", len(history), open, result, time.Since(start))
+	t.Logf("%d requests: %s in %s", len(history), result, time.Since(start))
 	if result == porcupine.Ok {
 		return
 	}

@@ -101,6 +101,10 @@ func TestStoreModel(t *testing.T) {
 		}},
 		{"a removal of what is not there", true, []porcupine.Operation{at(20, 29, write(2, 0), wrote(3))}},
 		{"a removal at an old revision", false, []porcupine.Operation{at(20, 29, write(0, 0), wrote(3))}},
+		{"removals of what is not there, late, and a read", true, []porcupine.Operation{
+			at(30, 39, storeInput{changes: []change{{2, 0}}}, storeOutput{rev: 5, done: true, before: []cell{{}}}),
+			at(20, 29, read(0), saw(5, a)), at(20, 50, read(1), saw(5, b)),
+		}},
 		{"another previous value", false, []porcupine.Operation{
 			at(20, 29, write(0, 9), storeOutput{rev: 4, done: true, before: []cell{b}}),
 		}},

@@ -128,15 +128,13 @@ func narrow(history []porcupine.Operation) {
 			beside = max(beside, op.Call)
 		}
 	}
-	after := int64(never) // the first answer of all that are at higher revisions
+	after := int64(never) // the first answer of all that come later in the order; only writes get lost
 	for i := len(history) - 1; i >= 0; i-- {
 		op := &history[i]
 		if op.Return == never {
 			op.Return = max(after, op.Call)
 		}
-		if rank(*op) == 0 {
-			after = min(after, op.Return)
-		}
+		after = min(after, op.Return)
 	}
 }
 
@@ -144,7 +142,10 @@ func revision(op porcupine.Operation) int64 { return op.Output.(storeOutput).rev
 
 // rank is 0 of what made its revision, and 1 of what only saw it.
 func rank(op porcupine.Operation) int {
-	if op.Output.(storeOutput).done && len(op.Input.(storeInput).changes) > 0 {
+	in, out := op.Input.(storeInput), op.Output.(storeOutput)
+	puts := slices.ContainsFunc(in.changes, func(c change) bool { return c.value != 0 })
+	removes := slices.ContainsFunc(out.before, func(c cell) bool { return c != cell{} })
+	if out.done && (puts || out.lost || removes && len(in.changes) > 0) {
 		return 0
 	}
 	return 1

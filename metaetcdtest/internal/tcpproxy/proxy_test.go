@@ -65,7 +65,7 @@ func requireRefused(t *testing.T, p *tcpproxy.Proxy) {
 	if err != nil {
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 	_, err = conn.Read(make([]byte, 1))
 	require.Error(t, err)

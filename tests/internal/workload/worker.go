@@ -25,8 +25,9 @@ type Load struct {
 // counterKey ends the keys that Increment counts on.
 const counterKey = "/counter"
 
-// hastiest bounds how long a hasty write waits.
-const hastiest = 20 * time.Millisecond
+// patienceOfHasty is how long a hasty write waits: anything from one millisecond to 256, so that on any machine some are given
+// up before they are sent and some after.
+func patienceOfHasty() time.Duration { return time.Millisecond << rand.N(9) }
 
 // Work starts workers, which end with the run or the client.
 func (c *Client) Work(l Load) {
@@ -57,7 +58,7 @@ func (c *Client) loop(pace time.Duration, request func(ctx context.Context)) {
 // one makes one request in a group. Errors are in the record.
 func (c *Client) one(ctx context.Context, l Load, group string) {
 	if l.Hasty > 0 && rand.N(l.Hasty) == 0 {
-		hasty, cancel := context.WithTimeout(ctx, rand.N(hastiest))
+		hasty, cancel := context.WithTimeout(ctx, patienceOfHasty())
 		defer cancel()
 		ctx = hasty
 	}
