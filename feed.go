@@ -64,7 +64,7 @@ func (f *feed) historyConfig() history.Config {
 
 func (f *feed) start(ctx context.Context) error {
 	for _, m := range f.c.members {
-		r, err := m.readRecords(ctx)
+		r, err := m.awaitRecords(ctx)
 		if err != nil {
 			return err
 		}
@@ -193,7 +193,7 @@ func (f *feed) refreshCache(evs []*clientv3.Event) {
 		if isReserved(e.Kv.Key) {
 			continue
 		}
-		if known, ok := f.c.cache.Get(e.Kv.Key); !ok || known.NativeMod >= e.Kv.ModRevision {
+		if known, ok := f.c.cache.Peek(e.Kv.Key); !ok || known.NativeMod >= e.Kv.ModRevision {
 			continue
 		}
 		st := statecache.State{NativeMod: e.Kv.ModRevision}

@@ -10,7 +10,10 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -113,6 +116,16 @@ func (m *member) readRecords(ctx context.Context) (records, error) {
 	_, r.Clock, errs[1] = record.ParsePair(values[1])
 	r.compacted, errs[2] = record.ParseNumber(values[2])
 	return r, errors.Join(errs[:]...)
+}
+
+// awaitRecords is readRecords, again while the member does not answer, until ctx ends.
+func (m *member) awaitRecords(ctx context.Context) (records, error) {
+	for retry := (backoff.Backoff{}); ; {
+		r, err := m.readRecords(ctx)
+		if status.Code(err) != codes.Unavailable || !retry.Wait(ctx) {
+			return r, err
+		}
+	}
 }
 
 // present returns the member's present revision, linearizably.

@@ -117,7 +117,7 @@ func (m *metrics) clockHooks() clock.Hooks {
 type stateCollector struct {
 	c *core
 
-	closed, highest, lag, watchers, lagging, events, logBytes, killed *prometheus.Desc
+	closed, highest, lag, watchers, lagging, events, logBytes, pending, grace, epoch, killed *prometheus.Desc
 }
 
 func newStateCollector(c *core) *stateCollector {
@@ -133,13 +133,16 @@ func newStateCollector(c *core) *stateCollector {
 		lagging:  desc("lagging_watchers", "Watchers that catch up."),
 		events:   desc("watch_events_total", "Events sent to watchers."),
 		logBytes: desc("log_bytes", "Memory of recent events."),
+		pending:  desc("pending_stamps", "Stamps above the closed revision that were seen, and wait in memory for earlier ones."),
+		grace:    desc("grace_seconds", "How long a missing stamp is waited for before it is fenced off."),
+		epoch:    desc("epoch", "Incarnation of the coordinator."),
 		killed:   desc("fenced_marks_total", "Stamps, of any process, that a fence was seen to refuse."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.killed} {
+	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.pending, s.grace, s.epoch, s.killed} {
 		ch <- d
 	}
 }
@@ -163,6 +166,10 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(s.watchers, float64(watchers))
 	gauge(s.lagging, float64(lagging))
 	ch <- prometheus.MustNewConstMetric(s.events, prometheus.CounterValue, float64(events))
-	gauge(s.logBytes, float64(f.log.Stats().Bytes))
+	stats := f.log.Stats()
+	gauge(s.logBytes, float64(stats.Bytes))
+	gauge(s.pending, float64(stats.Pending))
+	gauge(s.grace, f.gaps.Grace().Seconds())
+	gauge(s.epoch, float64(s.c.clock.Epoch()))
 	ch <- prometheus.MustNewConstMetric(s.killed, prometheus.CounterValue, float64(f.log.FencedMarks()))
 }

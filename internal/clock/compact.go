@@ -2,8 +2,10 @@ package clock
 
 import (
 	"context"
+	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 )
 
@@ -16,8 +18,9 @@ func (c *Clock) compactBehind(rev int64) {
 	c.spawn(func() {
 		ctx, cancel := context.WithTimeout(c.ctx, rpcTimeout)
 		defer cancel()
-		if _, err := c.cfg.Coordinator.Compact(ctx, &pb.CompactionRequest{Revision: rev}); err != nil {
-			c.log.Debug("the coordinator was not compacted", zap.Int64("revision", rev), zap.Error(err))
+		_, err := c.cfg.Coordinator.Compact(ctx, &pb.CompactionRequest{Revision: rev})
+		if err != nil && c.ctx.Err() == nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // another process was faster
+			c.log.Warn("the coordinator was not compacted", zap.Int64("revision", rev), zap.Error(err))
 		}
 	})
 }

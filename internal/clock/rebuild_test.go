@@ -174,6 +174,10 @@ func TestAnEpochIsNeverClaimedTwice(t *testing.T) {
 	h := newHold(readsFence)
 	slow, fast := w.open(h.intercept), w.open(nil)
 	defer h.release()
+	require.Eventually(t, func() bool { // the first clock's own raise behind its creation reads fences as well
+		_, f, err := record.ParsePair(w.members[0].Get(record.KeyFence))
+		return err == nil && f == 1
+	}, time.Minute, time.Millisecond)
 	w.coordinator.Wipe()
 	h.armed.Store(true)
 	got := make(chan [2]int64, 1)

@@ -383,7 +383,20 @@ type process struct {
 type tracker struct {
 	*mergedlog.Log
 	mu   sync.Mutex
-	sent map[taken]map[int]bool
+	sent map[taken]map[int]bool // to which members; false: not tracked any more
+	open int                    // tracked, and not untracked yet
+}
+
+func (l *tracker) Untrack(member int, epoch int64, stamps ...int64) {
+	l.mu.Lock()
+	for _, s := range stamps {
+		if l.sent[taken{epoch, s}][member] {
+			l.open--
+			l.sent[taken{epoch, s}][member] = false
+		}
+	}
+	l.mu.Unlock()
+	l.Log.Untrack(member, epoch, stamps...)
 }
 
 func (l *tracker) Track(member int, epoch int64, stamps ...int64) {
@@ -393,7 +406,10 @@ func (l *tracker) Track(member int, epoch int64, stamps ...int64) {
 		if l.sent[k] == nil {
 			l.sent[k] = map[int]bool{}
 		}
-		l.sent[k][member] = true
+		if !l.sent[k][member] {
+			l.sent[k][member] = true
+			l.open++
+		}
 	}
 	l.mu.Unlock()
 	l.Log.Track(member, epoch, stamps...)
@@ -464,6 +480,11 @@ func (p *process) stop() {
 // refuses it by now.
 func (c *cluster) settled(ps ...*process) {
 	c.t.Helper()
+	for _, p := range ps {
+		p.log.mu.Lock()
+		require.Zero(c.t, p.log.open, "stamps that the log still tracks")
+		p.log.mu.Unlock()
+	}
 	c.clock.mu.Lock()
 	defer c.clock.mu.Unlock()
 	for k := range c.clock.taken {

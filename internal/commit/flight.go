@@ -206,7 +206,7 @@ func (f *flight) send(ops []boarded) {
 		b.Ops[i] = o.guarded
 	}
 	p.cfg.Log.Track(f.l.index, f.epoch, stampsOf(ops)...)
-	b.Together = len(ops) > 1 && f.l.together() && b.CanTogether(p.cfg.MaxTxnOps)
+	b.Together = f.l.together() && b.CanTogether(p.cfg.MaxTxnOps)
 	if h := p.cfg.OnBatch; h != nil {
 		h(f.l.index, len(ops))
 	}

@@ -162,29 +162,32 @@ func TestAllLanesStall(t *testing.T) {
 	}
 }
 
-// A member that takes nothing any more (its space is used up) cannot mark anything either.
+// A member that takes nothing any more cannot mark anything either.
 func TestSurrenderedStampsDoNotSpin(t *testing.T) {
-	bubble(t, 2, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		refuse := func(context.Context, *pb.TxnRequest, func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
-			time.Sleep(time.Millisecond)
-			return nil, rpctypes.ErrGRPCNoSpace
-		}
-		for _, m := range c.members {
-			m.setFault(refuse)
-		}
-		_, err := p.try(ctx, put("a", ""))
-		require.ErrorIs(t, err, rpctypes.ErrGRPCNoSpace)
-		_, err = p.try(ctx, remove("a", "b"))
-		require.ErrorIs(t, err, rpctypes.ErrGRPCNoSpace)
-		time.Sleep(time.Minute)
-		require.Less(t, c.requests(), 2000)
-		c.members[1].setFault(nil)
-		time.Sleep(time.Second)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
-		p.stop()
-		c.settled(p)
-	})
+	for _, cause := range []error{rpctypes.ErrGRPCNoSpace, rpctypes.ErrGRPCPermissionDenied, errFault} {
+		bubble(t, 2, func(t *testing.T, c *cluster) {
+			p := c.start(nil)
+			for _, m := range c.members {
+				m.setFault(func(context.Context, *pb.TxnRequest, func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+					time.Sleep(time.Millisecond)
+					return nil, cause
+				})
+			}
+			leaving, leave := context.WithTimeout(ctx, 5*time.Second)
+			defer leave()
+			for _, req := range []*pb.TxnRequest{put("a", ""), remove("a", "b")} {
+				_, err := p.try(leaving, req)
+				require.Error(t, err)
+			}
+			time.Sleep(time.Minute)
+			require.Less(t, c.requests(), 5000)
+			for _, m := range c.members {
+				m.setFault(nil)
+			}
+			time.Sleep(time.Second)
+			c.settled(p)
+		})
+	}
 }
 
 // Etcd applies the first request over its quota, and answers that there is no space.
@@ -300,6 +303,26 @@ func TestNewEpoch(t *testing.T) {
 				require.True(t, c.clock.taken[taken{2, l.stamp}], "stamp %d is of the old epoch", l.stamp)
 			}
 		}
+		c.settled(p)
+	})
+}
+
+// A number that did not land is handed out again in the new epoch: the old one's end does not touch it.
+func TestNumbersComeAgain(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		releaseOld, releaseNew := c.members[0].hang(), c.members[1].hang()
+		old := p.later(ctx, put(c.keysOn(0, 1)[0], ""))
+		c.rebuild()
+		again := p.later(ctx, put(c.keysOn(1, 1)[0], ""))
+		releaseOld()
+		<-old.done
+		require.False(t, old.Outcome.Landed)
+		require.True(t, p.Holds(old.Stamp))
+		releaseNew()
+		require.Equal(t, old.Stamp, again.landed(c).Stamp)
+		require.False(t, p.Holds(old.Stamp))
+		p.stop()
 		c.settled(p)
 	})
 }

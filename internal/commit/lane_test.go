@@ -3,6 +3,7 @@ package commit_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -112,6 +113,7 @@ func TestSlotClocksAreSharedInTurn(t *testing.T) {
 		}
 		require.Zero(t, p.refused)
 		require.Len(t, c.clock.taken, 10)
+		require.Equal(t, slices.Repeat([]int{1}, 10), p.batches, "none was sent that etcd refuses")
 		p.stop()
 		c.settled(p)
 	})
@@ -121,10 +123,19 @@ func TestSlotClocksAreSharedInTurn(t *testing.T) {
 func TestOnlyTheGuiltyFail(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
 		p := c.start(nil)
-		keys := c.keysOn(0, 31)
+		keys := c.keysOn(0, 32)
 		release := c.members[0].hang()
 		head := p.later(ctx, put(keys[30], ""))
-		var good, bad []*pending
+		stale, staleOp := c.op(put(keys[31], ""))
+		build := staleOp.Build
+		staleOp.Build = func(stamp int64, mark int) (*translate.Guarded, error) {
+			if stamp < 10 {
+				return nil, translate.ErrStale
+			}
+			return build(stamp, mark)
+		}
+		good := []*pending{p.doLater(ctx, stale, staleOp)}
+		var bad []*pending
 		for i, key := range keys[:30] {
 			if i == 3 || i == 17 {
 				bad = append(bad, p.later(ctx, leased(key, "", 99)))
@@ -144,8 +155,9 @@ func TestOnlyTheGuiltyFail(t *testing.T) {
 			require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(x.Stamp))
 			stamps[x.Stamp] = true
 		}
-		require.Len(t, stamps, 30)
-		require.Len(t, c.clock.taken, 31, "nobody needed another stamp")
+		require.Len(t, stamps, 31)
+		require.Len(t, c.clock.taken, 33, "nobody else needed another stamp")
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3), "marked once, by a flight that was halved")
 		require.Zero(t, p.refused)
 		p.stop()
 		c.settled(p)
@@ -218,27 +230,77 @@ func TestCallersThatLeave(t *testing.T) {
 	})
 }
 
-// A key that a flight holds is not given free by others that wait for it and leave.
-func TestKeysAreHeldByTheirFlight(t *testing.T) {
+// Who needs a key waits for those that came before, whatever else they wait for; and who leaves gives no key free that a
+// flight holds.
+func TestKeysAreGivenInTurn(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, c *cluster) {
 		p := c.start(nil)
-		key := c.keysOn(0, 1)[0]
+		keys := c.keysOn(0, 2)
 		release := c.members[0].hang()
-		flying := p.later(ctx, put(key, "first"))
+		flying := p.later(ctx, put(keys[0], "first"))
 		leaving, leave := context.WithCancel(ctx)
-		gone := p.later(leaving, put(key, "never"))
-		last := p.later(ctx, put(key, "last"))
+		gone := p.later(leaving, put(keys[0], "never"))
+		second := put(keys[0], "second")
+		second.Success = append(second.Success, put(keys[1], "second").Success...)
+		both := p.later(ctx, second)
+		last := p.later(ctx, put(keys[1], "last"))
 		leave()
 		require.True(t, gone.over())
-		for range 100 { // a full second flight must not pass them
-			p.later(ctx, put(fmt.Sprint(c.clock.next), ""))
+		var others []*pending
+		for i := range 100 { // a full second flight must not pass them
+			others = append(others, p.later(ctx, put(fmt.Sprint(i), "")))
 		}
+		require.Equal(t, 2, c.members[0].mostInAir)
 		require.False(t, last.over())
 		release()
 		flying.landed(c)
-		last.landed(c)
+		require.Less(t, both.landed(c).Stamp, last.landed(c).Stamp)
+		for _, x := range others {
+			x.landed(c)
+		}
 		p.stop()
 		require.Zero(t, p.refused)
+		require.Len(t, c.clock.taken, 104, "nobody had to take another stamp")
+		c.settled(p)
+	})
+}
+
+// One that sets a slot clock is not passed for ever by others that need it.
+func TestSlotClocksAreGivenInTurn(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil, func(cfg *commit.Config) { cfg.MaxTxnOps = 14 }) // two operations in a flight
+		c.members[0].setFault(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+			time.Sleep(time.Duration(1+rand.IntN(10)) * time.Millisecond)
+			return do()
+		})
+		var keys []string
+		for i := 0; len(keys) < 9; i++ {
+			if key := fmt.Sprint(i); c.ring.Slot([]byte(key)) == 0 {
+				keys = append(keys, key)
+			}
+		}
+		busy, stop := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		for _, key := range keys[1:] {
+			wg.Go(func() {
+				for busy.Err() == nil {
+					_, err := p.write(ctx, put(key, ""))
+					require.NoError(t, err)
+				}
+			})
+		}
+		_, err := p.write(ctx, put(keys[0], ""))
+		require.NoError(t, err)
+		for range 20 {
+			began := time.Now()
+			_, err := p.write(ctx, beside(keys[0], put("key-1", "")))
+			require.NoError(t, err)
+			require.Less(t, time.Since(began), 200*time.Millisecond)
+		}
+		stop()
+		wg.Wait()
+		require.Zero(t, p.refused)
+		p.stop()
 		c.settled(p)
 	})
 }

@@ -68,6 +68,17 @@ func (c *Cache) Get(key []byte) (State, bool) {
 	return s.get(h, key)
 }
 
+// Peek is Get, but no use of the key.
+func (c *Cache) Peek(key []byte) (State, bool) {
+	h, s := c.locate(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.lru.Peek(h); ok && e.key == string(key) {
+		return e.state, true
+	}
+	return State{}, false
+}
+
 // Learn inserts or replaces what is known of a key, unless something newer is known, and counts as a use of it.
 func (c *Cache) Learn(key []byte, state State) {
 	h, s := c.locate(key)

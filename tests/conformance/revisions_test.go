@@ -15,7 +15,7 @@ import (
 type revisions struct {
 	base    int64   // the plain revision of meta[0]
 	meta    []int64 // strictly increasing
-	present int64   // the newest meta revision known, with or without an event
+	present int64   // the newest meta revision known, with or without an event; at least the newest of an event
 }
 
 // current is the newest plain revision.
@@ -33,8 +33,11 @@ func (r *revisions) add(meta int64) error {
 	return nil
 }
 
-// toMeta translates a revision that a request names. Revisions before the base are compacted on both sides and stay so,
-// future ones stay as far in the future.
+// headroom is far more than the revisions that pass without an event during one request.
+const headroom = 1000
+
+// toMeta translates a revision that a request names. Revisions before the base are compacted on both sides and stay so; future
+// ones stay in the future, also if revisions pass while the request is under way.
 func (r *revisions) toMeta(plain int64) int64 {
 	switch {
 	case plain <= 0:
@@ -44,7 +47,7 @@ func (r *revisions) toMeta(plain int64) int64 {
 	case plain <= r.current():
 		return r.meta[plain-r.base]
 	default:
-		return max(r.present, r.newest()) + (plain - r.current())
+		return r.present + headroom*(plain-r.current())
 	}
 }
 
@@ -77,7 +80,11 @@ func (r *revisions) request(req proto.Message) proto.Message {
 	case *pb.CompactionRequest:
 		req.Revision = r.toMeta(req.Revision)
 	case *pb.WatchCreateRequest:
-		req.StartRevision = r.toMeta(req.StartRevision)
+		if req.StartRevision > r.current() {
+			req.StartRevision = r.present + 1 // the next event
+		} else {
+			req.StartRevision = r.toMeta(req.StartRevision)
+		}
 	}
 	return req
 }

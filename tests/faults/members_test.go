@@ -13,14 +13,16 @@ import (
 )
 
 const (
-	// away is how long a member is away.
+	// away is how long a member is cut off.
 	away = 2 * time.Second
+	// down is how long a member is stopped: longer than clientv3 goes on asking a server that is not there.
+	down = 4 * time.Second
 	// aside is how long a request may take that needs nothing of what is broken.
 	aside = time.Second
 )
 
-// TestMemberAway: one member after the other restarts, or is cut off for two seconds, under load; once its connections survive
-// that, and once they are reset. Reads and writes of single keys on the others go on meanwhile.
+// TestMemberAway: one member after the other is stopped for a while, or cut off for two seconds, under load; once its connections
+// survive that, and once they are reset. Reads and writes of single keys on the others go on meanwhile.
 func TestMemberAway(t *testing.T) {
 	b := newBench(t, 3)
 	for _, p := range b.processes {
@@ -32,7 +34,7 @@ func TestMemberAway(t *testing.T) {
 	var outages []outage
 	for round := range rounds(1) {
 		for i := range members {
-			time.Sleep(away / 4)
+			time.Sleep(500 * time.Millisecond)
 			o := b.takeAway((i+round)%members, faultsOfMembers[i])
 			outages = append(outages, o)
 			t.Logf("%s: everything goes on after %s", o, b.writesAgain())
@@ -50,16 +52,25 @@ func TestMemberAway(t *testing.T) {
 // memberFault takes a member away and brings it back.
 type memberFault struct {
 	name       string
+	lasts      time.Duration
 	begin, end func(n *metaetcdtest.Node)
 }
 
 var faultsOfMembers = [members]memberFault{
-	{"restarts", (*metaetcdtest.Node).Stop, (*metaetcdtest.Node).Start},
-	{"is cut off", (*metaetcdtest.Node).Cut, (*metaetcdtest.Node).Heal},
-	{"is cut off and resets", (*metaetcdtest.Node).Cut, func(n *metaetcdtest.Node) {
-		n.Refuse() // what happened since the cut, answers too, is lost
+	{"restarts", down, (*metaetcdtest.Node).Stop, (*metaetcdtest.Node).Start},
+	{"is cut off", away, (*metaetcdtest.Node).Cut, (*metaetcdtest.Node).Heal},
+	{"is cut off and resets", away, cutFarAway, func(n *metaetcdtest.Node) {
+		n.Refuse() // what was on its way is lost
 		n.Heal()
 	}},
+}
+
+// cutFarAway cuts a member off while requests and answers are on their way, as there always are over a distance.
+func cutFarAway(n *metaetcdtest.Node) {
+	n.Delay(pace)
+	time.Sleep(10 * pace)
+	n.Cut()
+	n.Delay(0)
 }
 
 // takeAway takes a member away for a while.
@@ -68,7 +79,7 @@ func (b *bench) takeAway(member int, f memberFault) outage {
 	n := b.cluster.Members[member]
 	o := outage{fault: f, member: member, Span: workload.Span{Begin: time.Now()}}
 	f.begin(n)
-	time.Sleep(away)
+	time.Sleep(f.lasts)
 	f.end(n)
 	o.End = time.Now()
 	return o
