@@ -326,7 +326,7 @@ func (l currentLog) Outcome(ctx context.Context, member int, epoch, stamp int64)
 	return l.c.log.Load().Outcome(ctx, member, epoch, stamp)
 }
 
-func (l currentLog) Seen(member int, epoch, stamp int64) (mergedlog.Outcome, bool) {
+func (l currentLog) Seen(member int, epoch, stamp int64) (mergedlog.Outcome, error) {
 	return l.c.log.Load().Seen(member, epoch, stamp)
 }
 

@@ -1,5 +1,5 @@
 // Package commit is the group commit (section 5 of the protocol): the writes that one process sends to one member travel
-// together, as one member transaction of guarded, nested ones.
+// together, as one member transaction.
 //
 // Each member has a lane, and an operation moves along it in four steps:
 //
@@ -14,9 +14,13 @@
 //
 //   - a stamp is taken after the operation arrived, so an operation that begins after another was acknowledged has the larger stamp;
 //   - a stamp is sent to one member, and never again after an unknown outcome;
-//   - a stamp that will not be sent is surrendered: some lane carries a mark for it, so nobody waits for it;
-//   - operations on one key leave a lane in the order of their stamps, one at a time, so a process never refuses itself;
-//   - while a flight's outcome is unknown the lane takes no stamps: they would hold up every reader of the meta cluster.
+//   - a stamp that will not be sent is surrendered: some lane carries a mark for it, so nobody waits for it. Close does so too;
+//   - a stamp is surrendered only when its operation cannot land with it: it was not sent, or refused for certain;
+//   - operations on one key leave a lane in the order of their stamps, one at a time, and a slot clock is not set while a
+//     lower stamp that needs it is on its way: a process never refuses itself;
+//   - stamps do not wait for what may take long, as every reader of the meta cluster would wait with them: while a flight is
+//     overdue or its outcome unknown, its lane has no other stamps, nor has an operation whose keys' state takes long to read;
+//   - an operation ends once: landed, refused, failed for certain, or, if the log is gone, as ErrUnknown.
 //
 // The alternative, one member transaction per write with many in flight, was measured at a sixth of the throughput; a
 // single batch in flight leaves the member idle while the next stamps are fetched.

@@ -326,11 +326,10 @@ func (f *flight) lookBack(ops []boarded, cause error) {
 		}
 	}
 	for i := range ops {
-		r := Result{Err: cause}
-		if out, ok := p.cfg.Log.Seen(f.l.index, f.epoch, ops[i].stamp); ok {
-			landed := out.Kind == mergedlog.Landed
-			r = Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
-		} else {
+		out, err := p.cfg.Log.Seen(f.l.index, f.epoch, ops[i].stamp)
+		r := settled(out, err)
+		if err == nil && out.Kind == 0 {
+			r = Result{Err: cause}
 			f.giveUp(f.l.index+1, ops[i].stamp)
 		}
 		f.deliver(ops[i:i+1], func(int) Result { return r })
@@ -402,6 +401,15 @@ func (f *flight) deliver(ops []boarded, result func(i int) Result) {
 	}
 }
 
+// settled is the result of an operation whose outcome the log has told, or could not tell.
+func settled(out mergedlog.Outcome, err error) Result {
+	if err != nil {
+		return Result{Err: fmt.Errorf("%w: %w", ErrUnknown, err)}
+	}
+	landed := out.Kind == mergedlog.Landed
+	return Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
+}
+
 // settle reads the outcomes off the member's log after the member's answer was lost. Until the log shows them, it raises
 // the fence: then they show up, or can never land.
 func (f *flight) settle(ops []boarded, cause error) {
@@ -416,12 +424,7 @@ func (f *flight) settle(ops []boarded, cause error) {
 		high = max(high, o.stamp)
 	}
 	for i := range ops {
-		out, err := f.outcome(ops[i].stamp, high)
-		landed := out.Kind == mergedlog.Landed
-		r := Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
-		if err != nil {
-			r = Result{Err: fmt.Errorf("%w: %w", ErrUnknown, err)}
-		}
+		r := settled(f.outcome(ops[i].stamp, high))
 		f.deliver(ops[i:i+1], func(int) Result { return r })
 	}
 }

@@ -11,7 +11,9 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
 func TestLostReplyIsSettled(t *testing.T) {
@@ -123,6 +125,33 @@ func TestLaneStallsWhileItTakes(t *testing.T) {
 	})
 }
 
+// What was about to fly when the lane stalled keeps no stamp either.
+func TestLaneStallsWhileItBuilds(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, c *cluster) {
+		p := c.start(nil, func(cfg *commit.Config) { cfg.MaxTxnOps = 11 }) // one operation in a flight
+		keys := c.keysOn(0, 2)
+		release := c.members[0].hang()
+		out := p.later(ctx, beside("key", put(keys[0], "")))
+		member, op := c.op(beside("key", put(keys[1], "")))
+		op.Keys = [][]byte{[]byte(keys[1])} // it must wait for the slot clock of "key"
+		build := op.Build
+		op.Build = func(stamp int64, mark int) (*translate.Guarded, error) {
+			if stamp == 3 {
+				time.Sleep(2 * time.Second)
+			}
+			return build(stamp, mark)
+		}
+		waits := p.doLater(ctx, member, op)
+		time.Sleep(3 * time.Second)
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		release()
+		out.landed(c)
+		require.Equal(t, int64(4), waits.landed(c).Stamp)
+		p.stop()
+		c.settled(p)
+	})
+}
+
 // With no member to mark them, stamps wait for the first that recovers.
 func TestAllLanesStall(t *testing.T) {
 	for _, lost := range []bool{false, true} {
@@ -173,6 +202,11 @@ func TestSurrenderedStampsDoNotSpin(t *testing.T) {
 					return nil, cause
 				})
 			}
+			member, op := c.op(put("b", ""))
+			op.Build = func(int64, int) (*translate.Guarded, error) { return nil, errNothing }
+			_, err := p.Do(ctx, member, op)
+			require.ErrorIs(t, err, errNothing)
+			time.Sleep(10 * time.Second)
 			leaving, leave := context.WithTimeout(ctx, 5*time.Second)
 			defer leave()
 			for _, req := range []*pb.TxnRequest{put("a", ""), remove("a", "b")} {
@@ -209,6 +243,27 @@ func TestOutOfSpaceMayHaveLanded(t *testing.T) {
 		p.stop()
 		c.settled(p)
 	})
+}
+
+// A log that was replaced meanwhile cannot tell.
+func TestOutOfSpaceAndNoLog(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil, func(cfg *commit.Config) { cfg.Log = forgetful{cfg.Log} })
+		c.members[0].setFault(once(func(context.Context, *pb.TxnRequest, func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+			return nil, rpctypes.ErrGRPCNoSpace
+		}))
+		_, err := p.try(ctx, put("a", ""))
+		require.ErrorIs(t, err, commit.ErrUnknown)
+		require.ErrorIs(t, err, mergedlog.ErrUntracked)
+		require.False(t, p.Holds(2))
+		require.Empty(t, c.reasons(2), "it may have landed: it is not marked elsewhere")
+	})
+}
+
+type forgetful struct{ commit.Log }
+
+func (forgetful) Seen(int, int64, int64) (mergedlog.Outcome, error) {
+	return mergedlog.Outcome{}, mergedlog.ErrUntracked
 }
 
 func TestBusyServersAreAskedAgain(t *testing.T) {

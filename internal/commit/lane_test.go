@@ -123,18 +123,10 @@ func TestSlotClocksAreSharedInTurn(t *testing.T) {
 func TestOnlyTheGuiltyFail(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
 		p := c.start(nil)
-		keys := c.keysOn(0, 32)
+		keys := c.keysOn(0, 31)
 		release := c.members[0].hang()
 		head := p.later(ctx, put(keys[30], ""))
-		stale, staleOp := c.op(put(keys[31], ""))
-		build := staleOp.Build
-		staleOp.Build = func(stamp int64, mark int) (*translate.Guarded, error) {
-			if stamp < 10 {
-				return nil, translate.ErrStale
-			}
-			return build(stamp, mark)
-		}
-		good := []*pending{p.doLater(ctx, stale, staleOp)}
+		var good []*pending
 		var bad []*pending
 		for i, key := range keys[:30] {
 			if i == 3 || i == 17 {
@@ -143,6 +135,8 @@ func TestOnlyTheGuiltyFail(t *testing.T) {
 				good = append(good, p.later(ctx, put(key, "")))
 			}
 		}
+		given, err := p.try(ctx, leased(c.keysOn(1, 1)[0], "", 99))
+		require.ErrorIs(t, err, rpctypes.ErrGRPCLeaseNotFound)
 		release()
 		head.landed(c)
 		stamps := map[int64]bool{}
@@ -155,9 +149,10 @@ func TestOnlyTheGuiltyFail(t *testing.T) {
 			require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(x.Stamp))
 			stamps[x.Stamp] = true
 		}
-		require.Len(t, stamps, 31)
-		require.Len(t, c.clock.taken, 33, "nobody else needed another stamp")
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3), "marked once, by a flight that was halved")
+		require.Len(t, stamps, 30)
+		require.Len(t, c.clock.taken, 32, "nobody needed another stamp")
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(given.Stamp), "by the flight that was halved")
+		require.Equal(t, "a", c.marksOf(1, given.Stamp)[0].member)
 		require.Zero(t, p.refused)
 		p.stop()
 		c.settled(p)
@@ -341,20 +336,25 @@ func TestExclusiveThatNeverFlies(t *testing.T) {
 		p := c.start(nil)
 		open := c.clock.shut()
 		leaving, leave := context.WithCancel(ctx)
-		var all []*pending
-		for _, caller := range []context.Context{ctx, ctx, leaving, leaving, ctx} {
+		var wg sync.WaitGroup
+		for i := range 3000 {
 			_, op := c.op(remove("a", "z"))
 			op.Exclude = func(int64, int64) (*translate.Exclusive, error) { return nil, errNothing }
-			all = append(all, p.doLater(caller, 0, op))
+			wg.Go(func() {
+				caller := ctx
+				if i%3 == 0 {
+					caller = leaving
+				}
+				_, err := p.Do(caller, 0, op)
+				require.Error(t, err)
+			})
 		}
+		synctest.Wait()
 		leave()
 		last := p.later(ctx, put("a", ""))
 		open()
 		last.landed(c)
-		for _, x := range all {
-			<-x.done
-			require.Error(t, x.err)
-		}
+		wg.Wait()
 		p.stop()
 		c.settled(p)
 	})

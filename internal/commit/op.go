@@ -34,10 +34,10 @@ type Result struct {
 	Outcome translate.Outcome
 	// Settled: the member's answer was lost and the outcome read off its log. A settled landing carries no results.
 	Settled bool
-	Err     error // definite: nothing landed
+	Err     error // nothing landed, or ErrUnknown
 }
 
-// ErrClosed ends what was waiting when the pipeline was closed; what was in flight may have landed.
+// ErrClosed ends what was waiting when the pipeline was closed: it did not land.
 var ErrClosed = errors.New("metaetcd: client is closed")
 
 // ErrUnknown says that an operation may have landed or not, and that this process can no longer find out.

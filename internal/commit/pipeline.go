@@ -24,7 +24,7 @@ type Log interface {
 	Track(member int, epoch int64, stamps ...int64)
 	Untrack(member int, epoch int64, stamps ...int64)
 	Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error)
-	Seen(member int, epoch, stamp int64) (mergedlog.Outcome, bool)
+	Seen(member int, epoch, stamp int64) (mergedlog.Outcome, error)
 	WaitReached(ctx context.Context, member int, rev int64) error
 }
 

@@ -41,7 +41,7 @@ type write struct {
 }
 
 func TestStorm(t *testing.T) {
-	runs := 150
+	runs := 60
 	if testing.Short() {
 		runs = 20
 	}

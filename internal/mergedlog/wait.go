@@ -195,15 +195,20 @@ func (l *Log) Outcome(ctx context.Context, member int, epoch, stamp int64) (Outc
 	}
 }
 
-// Seen returns what the member's stream has shown of a tracked stamp so far; false: nothing that decides.
-func (l *Log) Seen(member int, epoch, stamp int64) (Outcome, bool) {
+// Seen returns what the member's stream has shown of a tracked stamp so far; Kind 0: nothing that decides. It fails with
+// ErrUntracked.
+func (l *Log) Seen(member int, epoch, stamp int64) (Outcome, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m, d := l.members[member], doubt{epoch, stamp}
-	if v := m.doubts[d]; v.Kind != 0 {
-		return v.Outcome, true
+	v, ok := m.doubts[d]
+	switch {
+	case !ok:
+		return Outcome{}, ErrUntracked
+	case v.Kind == 0 && m.dead(d):
+		return Outcome{Kind: Dead, Rev: m.Rev}, nil
 	}
-	return Outcome{Kind: Dead, Rev: m.Rev}, m.dead(d)
+	return v.Outcome, nil
 }
 
 // outcome returns what is certain, or what to wait for.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	gotesting "testing"
+	"testing"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -65,7 +65,7 @@ func wide(t *rapid.T, r *ring.Ring, index int) *translate.Guarded {
 }
 
 // What fits is taken by etcd; and little is left unused.
-func TestBatchesFitTheBudget(t *gotesting.T) {
+func TestBatchesFitTheBudget(t *testing.T) {
 	r, err := ring.New([]string{"m"}, 4096, ring.Policy{})
 	require.NoError(t, err)
 	const slack = 3
@@ -106,7 +106,7 @@ func TestBatchesFitTheBudget(t *gotesting.T) {
 	})
 }
 
-func TestExclusiveCostIsExact(t *gotesting.T) {
+func TestExclusiveCostIsExact(t *testing.T) {
 	r, err := ring.New([]string{"m"}, 4096, ring.Policy{})
 	require.NoError(t, err)
 	rapid.Check(t, func(t *rapid.T) {

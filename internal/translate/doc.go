@@ -5,7 +5,7 @@
 //
 //	Plan       what it may touch, on which member, and which keys' state must be known (once per transaction)
 //	Evaluate   on a known state: which branches run, what is written (once per attempt)
-//	Guarded    with a stamp: the nested member transaction that applies the writes only if that state still holds
+//	Guarded    with a stamp: the guards, and the writes that land only if that state still holds; several make a Batch
 //
 // The guards keep these invariants of the protocol (section 4):
 //
@@ -15,5 +15,6 @@
 //     revision it was read at, so the transaction refuses itself when the guess was wrong;
 //   - whatever happens, the stamp leaves its mark: the header of a put, the clock of a slot whose key was
 //     deleted or compared, or a mark record;
-//   - a refusal carries the present state of what was pinned, so that the next attempt needs no read.
+//   - a refusal by an operation's own guards carries the present state of what was pinned, so that the next attempt needs
+//     no read.
 package translate

@@ -1,7 +1,7 @@
 package translate_test
 
 import (
-	gotesting "testing"
+	"testing"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -52,7 +52,7 @@ func (m *member) sendOne(g *translate.Guarded) translate.Outcome {
 	return outs[0]
 }
 
-func TestBlindPutsGoOverOlderPutsOnly(t *gotesting.T) {
+func TestBlindPutsGoOverOlderPutsOnly(t *testing.T) {
 	m := newMember(t)
 	require.True(t, m.land(put("a", "1"), m.look(), 10).Landed)
 	v := m.look().over([]byte("a"))
@@ -69,7 +69,7 @@ func TestBlindPutsGoOverOlderPutsOnly(t *gotesting.T) {
 	require.Equal(t, int64(60), m.users()["a"].CreateRevision)
 }
 
-func TestComparedKeysAreProtected(t *gotesting.T) {
+func TestComparedKeysAreProtected(t *testing.T) {
 	m := newMember(t)
 	v := m.look()
 	require.True(t, m.land(absent("a", put("b", "")), v, 20).Landed)
@@ -77,7 +77,7 @@ func TestComparedKeysAreProtected(t *gotesting.T) {
 	require.True(t, m.land(put("a", ""), v, 30).Landed)
 }
 
-func TestDeletedKeysAreProtected(t *gotesting.T) {
+func TestDeletedKeysAreProtected(t *testing.T) {
 	m := newMember(t)
 	v := m.look()
 	require.True(t, m.land(put("a", ""), v, 10).Landed)
@@ -87,7 +87,7 @@ func TestDeletedKeysAreProtected(t *gotesting.T) {
 }
 
 // Etcd lets a key be put in a nested transaction and deleted in a later one.
-func TestPutThatIsDeletedAgain(t *gotesting.T) {
+func TestPutThatIsDeletedAgain(t *testing.T) {
 	m := newMember(t)
 	for stamp, before := range []string{"", "old"} {
 		stamp := int64(10 * (stamp + 1))
@@ -107,7 +107,7 @@ func TestPutThatIsDeletedAgain(t *gotesting.T) {
 }
 
 // A range delete may name what is not the user's.
-func TestReservedNamesAreNotDeleted(t *gotesting.T) {
+func TestReservedNamesAreNotDeleted(t *testing.T) {
 	m := newMember(t)
 	for i, end := range []string{"\x01", "\x00", "b"} {
 		stamp := int64(10 * (i + 1))
@@ -140,7 +140,7 @@ func marksOf(m *member) (n int) {
 }
 
 // What etcd's servers panic at must not reach a member.
-func TestKeepingTheValueOfADeletedKey(t *gotesting.T) {
+func TestKeepingTheValueOfADeletedKey(t *testing.T) {
 	m := newMember(t)
 	require.True(t, m.land(put("b", "v"), m.look(), 10).Landed)
 	for _, keep := range []*pb.PutRequest{{Key: []byte("b"), IgnoreValue: true}, {Key: []byte("b"), IgnoreLease: true}} {
@@ -151,7 +151,7 @@ func TestKeepingTheValueOfADeletedKey(t *gotesting.T) {
 	}
 }
 
-func TestRead(t *gotesting.T) {
+func TestRead(t *testing.T) {
 	m := newMember(t)
 	slot := m.ring.Slot([]byte("a"))
 	read := func(stamp int64) translate.Outcome {

@@ -19,19 +19,20 @@ import (
 
 const slots = 4
 
-type testing interface {
+// tester is a *testing.T or a *rapid.T.
+type tester interface {
 	require.TestingT
 	Helper()
 }
 
 // member is a member cluster with its reserved records.
 type member struct {
-	t    testing
+	t    tester
 	kv   pb.KVClient
 	ring *ring.Ring
 }
 
-func newMember(t testing) *member {
+func newMember(t tester) *member {
 	server := etcdfake.New(1)
 	server.Grant(leases[2:]...)
 	r, err := ring.New([]string{"m"}, slots, ring.Policy{})

@@ -1,7 +1,7 @@
 package translate_test
 
 import (
-	gotesting "testing"
+	"testing"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -10,7 +10,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-func TestPlan(t *gotesting.T) {
+func TestPlan(t *testing.T) {
 	r, err := ring.New([]string{"m", "n"}, 4096, ring.Policy{})
 	require.NoError(t, err)
 	keys := map[int]string{} // one of each member
@@ -42,7 +42,7 @@ func TestPlan(t *gotesting.T) {
 	require.True(t, p.Writes)
 }
 
-func TestPlanBlind(t *gotesting.T) {
+func TestPlanBlind(t *testing.T) {
 	r, err := ring.New([]string{"m"}, 1, ring.Policy{})
 	require.NoError(t, err)
 	keepValue, keepLease := put("a", ""), put("a", "")
@@ -67,7 +67,7 @@ func TestPlanBlind(t *gotesting.T) {
 }
 
 // A cached state has no value, and of the version only a lower bound.
-func TestPlanNeedsValues(t *gotesting.T) {
+func TestPlanNeedsValues(t *testing.T) {
 	r, err := ring.New([]string{"m"}, 1, ring.Policy{})
 	require.NoError(t, err)
 	compared := func(target pb.Compare_CompareTarget, c *pb.Compare) *pb.TxnRequest {
@@ -93,7 +93,7 @@ func TestPlanNeedsValues(t *gotesting.T) {
 	}
 }
 
-func TestPlanSerializable(t *gotesting.T) {
+func TestPlanSerializable(t *testing.T) {
 	r, err := ring.New([]string{"m"}, 1, ring.Policy{})
 	require.NoError(t, err)
 	read := func(serializable bool) *pb.RequestOp {
@@ -109,7 +109,7 @@ func TestPlanSerializable(t *gotesting.T) {
 }
 
 // A member that answers with another shape is not believed.
-func TestDecodeRefusesOtherShapes(t *gotesting.T) {
+func TestDecodeRefusesOtherShapes(t *testing.T) {
 	m := newMember(t)
 	v := m.look()
 	plan := translate.NewPlan(absent("b", put("a", "")), m.ring)

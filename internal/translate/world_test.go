@@ -3,7 +3,7 @@ package translate_test
 import (
 	"slices"
 	"strconv"
-	gotesting "testing"
+	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -47,16 +47,16 @@ func newWorld(t *rapid.T) *world {
 	return w
 }
 
-func TestTransactionsLandAsOnOneEtcd(t *gotesting.T) {
-	for i := range 10 {
-		t.Run(strconv.Itoa(i), func(t *gotesting.T) {
+func TestTransactionsLandAsOnOneEtcd(t *testing.T) {
+	for i := range 6 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
 			testTransactions(t)
 		})
 	}
 }
 
-func testTransactions(t *gotesting.T) {
+func testTransactions(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(t)
 		t.Repeat(map[string]func(*rapid.T){
@@ -309,13 +309,6 @@ func strings(keys [][]byte) (out []string) {
 	return out
 }
 
-// members of a batch
-type passenger struct {
-	guarded *translate.Guarded
-	attempt *attempt // nil: a fenced read of key
-	key     string
-}
-
 func (p passenger) stamp() int64 { return p.guarded.Stamp }
 
 func (p passenger) touched() map[string]bool {
@@ -323,267 +316,4 @@ func (p passenger) touched() map[string]bool {
 		return map[string]bool{p.key: false}
 	}
 	return p.attempt.touched()
-}
-
-// batch sends a few operations at once, or, as after an error that is one operation's own, in two parts.
-func (w *world) batch() {
-	epoch := w.epoch
-	if w.rarely("other epoch") {
-		epoch += rapid.SampledFrom([]int64{-1, 1}).Draw(w.t, "epoch")
-	}
-	var ops []passenger
-	keys, clocks := map[string]bool{}, map[int]bool{}
-	for range rapid.IntRange(0, 6).Draw(w.t, "operations") {
-		p, ok := w.passenger(keys, len(ops))
-		if !ok || slices.ContainsFunc(p.guarded.Slots, func(s int) bool { return clocks[s] }) {
-			continue
-		}
-		for _, s := range p.guarded.Slots {
-			clocks[s] = true
-		}
-		ops = append(ops, p)
-	}
-	var surrender []int64
-	for range rapid.IntRange(0, 2).Draw(w.t, "surrendered") {
-		surrender = append(surrender, w.stamp())
-	}
-	if len(ops) > 1 && w.rarely("split") {
-		w.send(epoch, ops[:len(ops)/2], surrender)
-		ops, surrender = ops[len(ops)/2:], nil
-	}
-	if len(ops)+len(surrender) > 0 {
-		w.send(epoch, ops, surrender)
-	}
-}
-
-// passenger draws an operation on keys of its own.
-func (w *world) passenger(keys map[string]bool, index int) (passenger, bool) {
-	if w.rarely("read") {
-		p := passenger{key: rapid.SampledFrom(alphabet).Draw(w.t, "read key")}
-		if keys[p.key] {
-			return p, false
-		}
-		keys[p.key] = true
-		p.guarded = translate.Read([]byte(p.key), w.stamp(), index, w.ring.Slot)
-		return p, true
-	}
-	a := w.attempt(false)
-	if a == nil || slices.ContainsFunc(a.plan.Keys, func(k []byte) bool { return keys[string(k)] }) {
-		return passenger{}, false
-	}
-	for _, k := range a.plan.Keys {
-		keys[string(k)] = true
-	}
-	stamp := w.stamp()
-	g, err := a.plan.Guard(a.run, a.view.state, stamp, index, w.ring.Slot)
-	if a.stale(stamp) {
-		require.ErrorIs(w.t, err, translate.ErrStale)
-		return passenger{}, false
-	}
-	require.NoError(w.t, err)
-	return passenger{guarded: g, attempt: a}, true
-}
-
-// send sends one batch and checks everything that it did.
-func (w *world) send(epoch int64, ops []passenger, surrender []int64) {
-	before := w.get("\x00", "").Header.Revision
-	b := translate.Batch{Epoch: epoch, Surrender: surrender}
-	low, high := int64(locked), int64(0)
-	for _, p := range ops {
-		b.Ops = append(b.Ops, p.guarded)
-		low, high = min(low, p.stamp()), max(high, p.stamp())
-	}
-	for _, s := range surrender {
-		high = max(high, s)
-	}
-	b.Together = len(ops) > 0 && b.CanTogether(128) && rapid.Bool().Draw(w.t, "together")
-	resp := w.member.send(b.Request())
-	outs, err := b.Decode(resp)
-	if epoch != w.epoch {
-		got, ok := wrongEpoch(err)
-		require.True(w.t, ok)
-		require.Equal(w.t, w.epoch, got)
-		require.Equal(w.t, before, resp.Header.Revision, "something was written")
-		return
-	}
-	require.NoError(w.t, err)
-	require.Equal(w.t, before+1, resp.Header.Revision)
-	marks, clocks := w.marks(before + 1)
-	require.Len(w.t, marks, len(ops)+len(surrender))
-	for _, s := range surrender {
-		require.Equal(w.t, mark{reasons: []record.Reason{record.Surrendered}}, marks[s])
-	}
-	w.clock = max(w.clock, high)
-	w.outcomes(ops, outs, marks, b.Together, w.fence >= low || w.lock != 0)
-	w.slotClocksAre(ops, outs, clocks)
-	if len(clocks) > 0 {
-		w.slotRev = before + 1
-	}
-}
-
-// outcomes checks what became of each operation. All guards are evaluated on the state before the batch.
-func (w *world) outcomes(ops []passenger, outs []translate.Outcome, marks map[int64]mark, together, fenced bool) {
-	require.Len(w.t, outs, len(ops))
-	lands := make([]bool, len(ops))
-	for i, p := range ops {
-		lands[i] = w.guardsHold(p)
-	}
-	all := !slices.Contains(lands, false)
-	rev := w.get("\x00", "").Header.Revision
-	for i, p := range ops {
-		out, m, refusal := outs[i], marks[p.stamp()], record.SlotAhead
-		if fenced {
-			refusal = record.Fenced
-		}
-		require.Equal(w.t, !fenced && lands[i] && (all || !together), out.Landed, "stamp %d: %v", p.stamp(), p.guarded.Txn)
-		require.Equal(w.t, rev, out.MemberRev)
-		require.Equal(w.t, fenced, out.Fenced)
-		require.Equal(w.t, together && !all && !fenced, out.Together)
-		if out.Landed {
-			require.Positive(w.t, m.effects)
-			require.Empty(w.t, m.reasons)
-			w.landed(p, out)
-			continue
-		}
-		require.Equal(w.t, mark{reasons: []record.Reason{refusal}}, m)
-		if fenced || together || p.attempt == nil {
-			require.Empty(w.t, out.Keys)
-		} else {
-			w.refused(p.attempt, out)
-		}
-	}
-}
-
-func (w *world) guardsHold(p passenger) bool {
-	if !w.slotsBelow(p.touched(), p.stamp()) {
-		return false
-	}
-	if p.attempt != nil {
-		return w.pinned(p.attempt, p.stamp())
-	}
-	kv := w.truth[p.key]
-	return kv == nil || kv.ModRevision < p.stamp()
-}
-
-func (w *world) slotsBelow(keys map[string]bool, stamp int64) bool {
-	for key := range keys {
-		if w.slotClocks[w.ring.Slot([]byte(key))] >= stamp {
-			return false
-		}
-	}
-	return true
-}
-
-func (w *world) landed(p passenger, out translate.Outcome) {
-	if p.attempt != nil {
-		w.land(p.attempt, p.stamp(), out)
-		return
-	}
-	require.Greater(w.t, p.stamp(), w.settled[p.key])
-	w.settled[p.key] = p.stamp()
-	kv := w.truth[p.key]
-	if kv == nil {
-		require.Empty(w.t, out.Results)
-		return
-	}
-	require.Len(w.t, out.Results, 1)
-	require.Len(w.t, out.Results[0].Range.Kvs, 1)
-	require.True(w.t, proto.Equal(kv, out.Results[0].Range.Kvs[0]))
-	require.Equal(w.t, int64(1), out.Results[0].Range.Count)
-}
-
-// slotClocksAre checks that exactly the slots of keys that are protected without a header of their own were set.
-func (w *world) slotClocksAre(ops []passenger, outs []translate.Outcome, got map[int]int64) {
-	want := map[int]int64{}
-	for i, p := range ops {
-		for key, headed := range p.touched() {
-			if outs[i].Landed && !headed {
-				want[w.ring.Slot([]byte(key))] = p.stamp()
-			}
-		}
-	}
-	require.Equal(w.t, want, got, "slot clocks")
-	for s, stamp := range want {
-		w.slotClocks[s] = stamp
-	}
-}
-
-// exclusive sends a transaction with range compares or range deletes.
-func (w *world) exclusive() {
-	a := w.attempt(true)
-	if a == nil {
-		return
-	}
-	epoch, stamp := w.epoch, w.stamp()
-	if rapid.Bool().Draw(w.t, "above all") {
-		stamp = w.highest + 1
-		w.highest, w.used[stamp] = stamp, true
-	}
-	if w.rarely("other epoch") {
-		epoch += rapid.SampledFrom([]int64{-1, 1}).Draw(w.t, "epoch")
-	}
-	x, err := a.plan.Exclude(a.run, a.view.state, a.view.rev, stamp, epoch)
-	if a.stale(stamp) {
-		require.ErrorIs(w.t, err, translate.ErrStale)
-		return
-	}
-	require.NoError(w.t, err)
-	before := w.get("\x00", "").Header.Revision
-	resp := w.member.send(x.Txn)
-	out, err := x.Decode(resp)
-	if epoch != w.epoch {
-		got, ok := wrongEpoch(err)
-		require.True(w.t, ok)
-		require.Equal(w.t, w.epoch, got)
-		require.Equal(w.t, before, resp.Header.Revision, "something was written")
-		return
-	}
-	require.NoError(w.t, err)
-	require.Equal(w.t, before+1, out.MemberRev)
-	lands := w.lock == 0 && w.fence < stamp && w.clock < stamp && !slices.Contains(w.slotClocks[:], locked) &&
-		w.pinned(a, stamp) && w.rangesPinned(a)
-	require.Equal(w.t, lands, out.Landed)
-	marks, clocks := w.marks(out.MemberRev)
-	require.Empty(w.t, clocks)
-	require.Len(w.t, marks, 1)
-	w.clock = max(w.clock, stamp)
-	if !out.Landed {
-		require.Equal(w.t, mark{reasons: []record.Reason{record.SlotAhead}}, marks[stamp])
-		w.refused(a, out)
-		return
-	}
-	require.Equal(w.t, []record.Reason{record.Exclusive}, marks[stamp].reasons)
-	w.fence, w.fenceRev = stamp, out.MemberRev
-	gotEpoch, gotFence := w.pair(record.KeyFence)
-	require.Equal(w.t, []int64{w.epoch, stamp}, []int64{gotEpoch, gotFence})
-	w.settleRanges(a, stamp)
-	w.land(a, stamp, out)
-}
-
-// rangesPinned says that nothing was put into the compared ranges, and that nothing can have been deleted there.
-func (w *world) rangesPinned(a *attempt) bool {
-	if len(a.plan.Compared) == 0 {
-		return true
-	}
-	for _, r := range a.plan.Compared {
-		for _, key := range w.truth.keys(r.Key, r.End) {
-			if w.native[key].changed > a.view.rev {
-				return false
-			}
-		}
-	}
-	return w.slotRev <= a.view.rev && w.fenceRev <= a.view.rev
-}
-
-// settleRanges is the part of land that only range compares and range deletes have.
-func (w *world) settleRanges(a *attempt, stamp int64) {
-	touched := a.touched()
-	for _, key := range alphabet {
-		_, single := touched[key]
-		in := func(r translate.Range) bool { return r.Contains([]byte(key)) }
-		if !single && slices.ContainsFunc(slices.Concat(a.plan.Compared, a.plan.Deleted), in) {
-			require.Greater(w.t, stamp, w.settled[key], "%q was written, deleted, compared or read above the stamp", key)
-			w.settled[key] = stamp
-		}
-	}
 }

@@ -164,11 +164,12 @@ func TestCloseDuringAnOutage(t *testing.T) {
 		t.Run(node.Name(), func(t *testing.T) {
 			cli, err := metaetcd.New(within(t, patience), cluster.Config())
 			require.NoError(t, err)
-			keys := []string{keysOn(t, cluster, 0, "k", 1)[0], keysOn(t, cluster, 1, "k", 1)[0]}
+			keys := []string{keyOn(t, cluster, 0, "k"), keyOn(t, cluster, 1, "k")}
+			var rev int64
 			for _, key := range keys {
-				put(t, cli, key, "before")
+				rev = put(t, cli, key, "before")
 			}
-			w := cli.Watch(t.Context(), "", clientv3.WithPrefix())
+			w := cli.Watch(t.Context(), "", clientv3.WithPrefix(), clientv3.WithRev(rev+1))
 			node.Cut()
 			defer node.Heal()
 			var wg sync.WaitGroup

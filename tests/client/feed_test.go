@@ -31,7 +31,7 @@ func compactionOvertakes(t *testing.T, member int) {
 	cluster := newCluster(t, 2)
 	slow, fast := cluster.Client(t), open(t, cluster.DirectConfig())
 	lost := cluster.Members[member]
-	key, other := keysOn(t, cluster, member, "k", 1)[0], keysOn(t, cluster, 1-member, "k", 1)[0]
+	key, other := keyOn(t, cluster, member, "k"), keyOn(t, cluster, 1-member, "k")
 	cli := installed(t, cluster, slow)
 	put(t, slow, key, "before")
 	begin := put(t, slow, other, "before") + 1
@@ -42,6 +42,8 @@ func compactionOvertakes(t *testing.T, member int) {
 		watch(begin), watch(begin, clientv3.WithPrevKV(), clientv3.WithProgressNotify()), slow.Watch(t.Context(), other, clientv3.WithRev(begin)),
 		watch(begin + 1000), // waits for the future
 	}
+	_, err := slow.Compact(within(t, patience), begin-1)
+	require.NoError(t, err)
 	put(t, slow, key, "seen")
 	put(t, slow, other, "seen")
 	take(t, watches[0], 2)
@@ -54,7 +56,7 @@ func compactionOvertakes(t *testing.T, member int) {
 		put(t, fast, key, fmt.Sprint("unseen", i))
 		compacted = put(t, fast, other, fmt.Sprint("unseen", i))
 	}
-	_, err := fast.Compact(within(t, patience), compacted)
+	_, err = fast.Compact(within(t, patience), compacted)
 	require.NoError(t, err)
 	put(t, fast, key, "after")
 	now := put(t, fast, other, "after")

@@ -50,8 +50,8 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// keysOn returns n keys below the prefix that live on one member of the cluster.
-func keysOn(t *testing.T, cluster *metaetcdtest.Cluster, member int, prefix string, n int) []string {
+// keyOn returns a key with the prefix that lives on the given member of the cluster.
+func keyOn(t *testing.T, cluster *metaetcdtest.Cluster, member int, prefix string) string {
 	t.Helper()
 	var names []string
 	for _, m := range cluster.Members {
@@ -59,14 +59,12 @@ func keysOn(t *testing.T, cluster *metaetcdtest.Cluster, member int, prefix stri
 	}
 	r, err := ring.New(names, slots, ring.Policy{})
 	require.NoError(t, err)
-	var keys []string
-	for i := 0; len(keys) < n; i++ {
+	for i := 0; ; i++ {
 		key := fmt.Sprintf("%s%04d", prefix, i)
-		if r.Names()[r.MemberOf([]byte(key))] == cluster.Members[member].Name() {
-			keys = append(keys, key)
+		if r.Names()[r.MemberOf([]byte(key))] == names[member] {
+			return key
 		}
 	}
-	return keys
 }
 
 // put writes a key and returns the revision.

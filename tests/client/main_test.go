@@ -5,9 +5,18 @@
 package client
 
 import (
+	"flag"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// parallel is how many tests run at once: more than there may be processors, for they wait most of the time.
+const parallel = "4"
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}

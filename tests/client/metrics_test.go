@@ -73,6 +73,8 @@ func TestMetrics(t *testing.T) {
 	}
 	is(0, "metaetcd_request_duration_seconds", "method=Put")
 	is(1, "metaetcd_closed_revision")
+	is(1, "metaetcd_epoch")
+	is(0.02, "metaetcd_grace_seconds")
 
 	w := cli.Watch(t.Context(), "k", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	takeResponse(t, w)
@@ -89,6 +91,7 @@ func TestMetrics(t *testing.T) {
 	is(n+1, "metaetcd_closed_revision")
 	is(n+1, "metaetcd_highest_stamp")
 	is(0, "metaetcd_lagging_watchers")
+	is(0, "metaetcd_pending_stamps")
 	is(0, "metaetcd_conflicts_total")
 	require.Positive(t, value(t, reg, "metaetcd_log_bytes"))
 	for _, m := range cluster.Members {
@@ -190,6 +193,7 @@ func TestMetricsOfFailures(t *testing.T) {
 	cluster.Coordinator.Start()
 	require.Greater(t, put(t, cli, "k", "w"), before)
 	require.EqualValues(t, 1, value(t, reg, "metaetcd_clock_rebuilds_total"))
+	require.EqualValues(t, 2, value(t, reg, "metaetcd_epoch"))
 
 	// A stamp that somebody took and lost: here the clock's own key is counted up, as by a process that died then.
 	loseStamp(t, cluster.Coordinator.DirectClient(t))

@@ -76,7 +76,7 @@ func TestMemberTimeout(t *testing.T) {
 	cluster := newCluster(t, 1)
 	cfg := cluster.Config()
 	cfg.MemberTimeout = 50 * time.Millisecond
-	cli := open(t, cfg)
+	cli, logs := observed(t, cfg)
 	put(t, cli, "k", "before")
 	cluster.Members[0].Delay(60 * time.Millisecond)
 	for i := range n {
@@ -92,6 +92,7 @@ func TestMemberTimeout(t *testing.T) {
 	resp, err := cli.Get(within(t, patience), "k")
 	require.NoError(t, err)
 	require.EqualValues(t, n+1, resp.Kvs[0].Version, "each write has landed once")
+	require.Contains(t, text(t, logs), "settling a member transaction whose answer was lost")
 }
 
 // TestCacheEntries: writing a key whose header is remembered needs no read.

@@ -195,8 +195,7 @@ func TestErrors(t *testing.T) {
 			t.Run(surface+"/"+c.name, func(t *testing.T) {
 				err := c.do(within(t, patience), kv)
 				if c.want != nil {
-					require.ErrorIs(t, err, c.want)
-					require.True(t, err == c.want, "etcd's errors are compared by identity")
+					require.Equal(t, c.want, err, "etcd's errors are compared by identity")
 				} else {
 					require.Equal(t, c.code, status.Code(err), "%v", err)
 				}
@@ -215,7 +214,7 @@ func TestErrors(t *testing.T) {
 	var cross *metaetcd.CrossMemberError
 	require.ErrorAs(t, err, &cross)
 	require.Len(t, cross.Members, 3)
-	a, b := keysOn(t, cluster, 0, "x", 1)[0], keysOn(t, cluster, 1, "x", 1)[0]
+	a, b := keyOn(t, cluster, 0, "x"), keyOn(t, cluster, 1, "x")
 	_, err = meta.Txn(t.Context()).If(clientv3.Compare(clientv3.Version(a), "=", 0)).Then(clientv3.OpPut(b, "v")).Commit()
 	require.ErrorAs(t, err, &cross)
 	require.Equal(t, map[string][]string{"member-0": {`"` + a + `"`}, "member-1": {`"` + b + `"`}}, cross.Members)

@@ -203,7 +203,10 @@ func TestTopologyErrors(t *testing.T) {
 			cfg.Members = append([]metaetcd.Member{}, cfg.Members...)
 			c.change(e, &cfg)
 
-			_, err := metaetcd.New(within(t, patience), cfg)
+			cli, err := metaetcd.New(within(t, patience), cfg)
+			if err == nil {
+				require.NoError(t, cli.Close())
+			}
 			var wrong *metaetcd.TopologyError
 			require.ErrorAs(t, err, &wrong)
 			require.ErrorIs(t, err, c.kind)

@@ -36,8 +36,8 @@ func (r *revisions) add(meta int64) error {
 // headroom is far more than the revisions that pass without an event during one request.
 const headroom = 1000
 
-// toMeta translates a revision that a request names. Revisions before the base are compacted on both sides and stay so; future
-// ones stay in the future, also if revisions pass while the request is under way.
+// toMeta translates a revision that a request names. Revisions before the base are compacted on both sides and stay so; future ones
+// stay in the future, also if revisions pass while the request is under way.
 func (r *revisions) toMeta(plain int64) int64 {
 	switch {
 	case plain <= 0:
@@ -49,6 +49,15 @@ func (r *revisions) toMeta(plain int64) int64 {
 	default:
 		return r.present + headroom*(plain-r.current())
 	}
+}
+
+// lower translates a revision that events are wanted from: the next event, whatever its revision turns out to be, is wanted from the
+// next revision.
+func (r *revisions) lower(plain int64) int64 {
+	if plain == r.current()+1 {
+		return r.present + 1
+	}
+	return r.toMeta(plain)
 }
 
 // event translates the revision of an event. One that the meta cluster made up becomes negative.
@@ -80,20 +89,17 @@ func (r *revisions) request(req proto.Message) proto.Message {
 	case *pb.CompactionRequest:
 		req.Revision = r.toMeta(req.Revision)
 	case *pb.WatchCreateRequest:
-		if req.StartRevision > r.current() {
-			req.StartRevision = r.present + 1 // the next event
-		} else {
-			req.StartRevision = r.toMeta(req.StartRevision)
-		}
+		req.StartRevision = r.lower(req.StartRevision)
 	}
 	return req
 }
 
 func (r *revisions) rangeRequest(req *pb.RangeRequest) {
-	for _, rev := range []*int64{
-		&req.Revision, &req.MinModRevision, &req.MaxModRevision, &req.MinCreateRevision, &req.MaxCreateRevision,
-	} {
+	for _, rev := range []*int64{&req.Revision, &req.MaxModRevision, &req.MaxCreateRevision} {
 		*rev = r.toMeta(*rev)
+	}
+	for _, rev := range []*int64{&req.MinModRevision, &req.MinCreateRevision} {
+		*rev = r.lower(*rev)
 	}
 }
 

@@ -80,10 +80,8 @@ func (b *bench) open(cfg metaetcd.Config) *metaetcd.Client {
 }
 
 // join makes a process part of the run, without load.
-func (b *bench) join(cli *metaetcd.Client) *workload.Client {
-	p := b.run.Join(fmt.Sprintf("p%d", len(b.processes)), cli)
-	b.processes = append(b.processes, p)
-	return p
+func (b *bench) join(cli *metaetcd.Client) {
+	b.processes = append(b.processes, b.run.Join(fmt.Sprintf("p%d", len(b.processes)), cli))
 }
 
 // groups are as many groups as there are keys like them on every member.

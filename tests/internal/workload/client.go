@@ -76,7 +76,7 @@ func (a *answer) told(rev int64, key, end string, kvs ...*mvccpb.KeyValue) *Read
 func (c *Client) call(ctx context.Context, what string, effects []Effect, request func(ctx context.Context) (answer, error)) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
+	defer context.AfterFunc(c.ctx, cancel)() //nolint:contextcheck // the client's end ends the call as well
 	floor := c.run.told.Load()
 	span := Span{Begin: time.Now()}
 	a, err := request(ctx)

@@ -116,7 +116,7 @@ func (s state) compare(r *Read) error {
 	if n := int64(len(want)); r.Counted && (r.Count != n || r.More != (r.Limit > 0 && n > r.Limit && !r.CountOnly)) {
 		return fmt.Errorf("%w: %s's read of %q at %d with limit %d: count %d of %d, more %v", ErrState, r.Client, r.Key, r.Rev, r.Limit, r.Count, n, r.More)
 	}
-	want = r.Shape.of(want)
+	want = r.of(want)
 	if slices.EqualFunc(want, r.KVs, sameKV) {
 		return nil
 	}

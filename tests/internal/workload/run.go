@@ -89,8 +89,8 @@ func (r *Run) Finish() *History {
 		r.t.Fatalf("workload: the last write: %v", err)
 	}
 	for _, c := range live {
-		c.List(ctx, 0)
-		c.List(ctx, rev)
+		_ = c.List(ctx, 0)
+		_ = c.List(ctx, rev)
 		again := c.watch(&Stream{Client: c.Name, From: (r.h.Base + rev) / 2, Resumed: true})
 		for _, w := range append(c.watches(), again) {
 			w.await(ctx, rev)

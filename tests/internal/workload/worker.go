@@ -79,7 +79,7 @@ func (c *Client) one(ctx context.Context, l Load, group string) {
 	case n < 85:
 		_ = c.Increment(ctx, strings.TrimSuffix(group, "/")+counterKey)
 	case n < 88 && l.Deletes:
-		_ = c.DeleteGroup(c.ctx, group+"k")
+		_ = c.DeleteGroup(c.ctx, group+"k") //nolint:contextcheck // not bounded by the load's end
 	default:
 		_, _ = c.Get(ctx, key)
 	}
@@ -138,13 +138,13 @@ func (c *Client) listen(ctx context.Context, l Load) {
 	if err != nil {
 		return
 	}
-	w := c.watch(&Stream{Client: c.Name, Prefix: prefix, From: list.Rev + 1, Listed: true, First: list.KVs})
+	w := c.watch(&Stream{Client: c.Name, Prefix: prefix, From: list.Rev + 1, Listed: true, First: list.KVs}) //nolint:contextcheck // it outlives the call
 	for rand.N(4) > 0 {
 		select {
 		case <-time.After(rand.N(longestListened)):
 		case <-c.resting.Done():
 		}
-		w = c.watch(&Stream{Client: c.Name, Prefix: prefix, From: w.giveUp() + 1, Resumed: true})
+		w = c.watch(&Stream{Client: c.Name, Prefix: prefix, From: w.giveUp() + 1, Resumed: true}) //nolint:contextcheck // it outlives the call
 	}
 	c.mu.Lock()
 	c.listeners = append(c.listeners, w)
