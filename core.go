@@ -36,7 +36,9 @@ type core struct {
 	metrics *metrics
 
 	compacted atomic.Int64
-	log       atomic.Pointer[mergedlog.Log] // of the newest feed, also while it is being opened
+	// acknowledged is the highest revision of a write of this process that was acknowledged.
+	acknowledged atomic.Int64
+	log          atomic.Pointer[mergedlog.Log] // of the newest feed, also while it is being opened
 
 	ctx    context.Context // ends with Close or a fatal error
 	cancel context.CancelFunc
@@ -245,10 +247,13 @@ func (c *core) orOver(ctx context.Context, err error) error {
 }
 
 // noteCompacted raises the revision below which reads are refused.
-func (c *core) noteCompacted(rev int64) {
+func (c *core) noteCompacted(rev int64) { raise(&c.compacted, rev) }
+
+// raise sets n to rev unless it is higher.
+func raise(n *atomic.Int64, rev int64) {
 	for {
-		old := c.compacted.Load()
-		if rev <= old || c.compacted.CompareAndSwap(old, rev) {
+		old := n.Load()
+		if rev <= old || n.CompareAndSwap(old, rev) {
 			return
 		}
 	}

@@ -282,6 +282,7 @@ func (w *writer) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, 
 			return nil, err
 		}
 	}
+	raise(&w.c.acknowledged, r.Stamp)
 	resp := w.plan.Answer(w.run, r.Stamp, true, results)
 	resp.Header = w.c.header()
 	resp.Header.Revision = r.Stamp

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
@@ -83,11 +84,11 @@ func (c *cursor) step() { c.kv, c.base = c.base[0], c.base[1:] }
 // copyOf copies a pair of the log, which is shared by everybody who reads it. Nobody writes to the bytes.
 func copyOf(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
 	return &mvccpb.KeyValue{
-		Key:            kv.Key,
+		Key:            slices.Clip(kv.Key), // what a reader appends to it is its own
 		CreateRevision: kv.CreateRevision,
 		ModRevision:    kv.ModRevision,
 		Version:        kv.Version,
-		Value:          kv.Value,
+		Value:          slices.Clip(kv.Value),
 		Lease:          kv.Lease,
 	}
 }

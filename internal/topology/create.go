@@ -13,8 +13,9 @@ import (
 )
 
 // chunk is the number of records that one transaction creates. Each is a nested transaction of one operation, and
-// etcd's limit on operations, 128 by default, holds for both levels together.
-const chunk = 100
+// etcd's limit on operations, 128 by default, holds for both levels together. It is small enough for members that
+// are started with half of that.
+const chunk = 50
 
 // initialValue is what creation writes into the records of a kind. The clock of a new meta cluster stands at 1, as a
 // new etcd's revision does.

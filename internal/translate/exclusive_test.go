@@ -2,8 +2,10 @@ package translate_test
 
 import (
 	"slices"
+	"testing"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"pgregory.net/rapid"
 
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -88,4 +90,69 @@ func (w *world) settleRanges(a *attempt, stamp int64) {
 			w.settled[key] = stamp
 		}
 	}
+}
+
+// compared compares all keys below "c" with a revision above all others, and puts "d".
+func compared() *pb.TxnRequest {
+	req := put("d", "")
+	req.Compare = []*pb.Compare{{
+		Key: []byte("a"), RangeEnd: []byte("c"), Target: pb.Compare_MOD, Result: pb.Compare_LESS,
+		TargetUnion: &pb.Compare_ModRevision{ModRevision: 1000},
+	}}
+	return req
+}
+
+// exclude sends an exclusive transaction that was evaluated on v.
+func (m *member) exclude(req *pb.TxnRequest, v *view, stamp int64) translate.Outcome {
+	m.t.Helper()
+	plan := translate.NewPlan(req, m.ring)
+	require.True(m.t, plan.Exclusive())
+	run, err := plan.Evaluate(v)
+	require.NoError(m.t, err)
+	x, err := plan.Exclude(run, v.state, v.rev, stamp, 1)
+	require.NoError(m.t, err)
+	out, err := x.Decode(m.send(x.Txn))
+	require.NoError(m.t, err)
+	return out
+}
+
+// What was compared is pinned, with the keys that are not there.
+func TestComparedRangesArePinned(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(m *member)
+		lands  bool
+	}{
+		"nothing":                  {func(*member) {}, true},
+		"a put beside it":          {func(m *member) { m.land(put("e", ""), m.look(), 20) }, true},
+		"a put of a key in it":     {func(m *member) { m.land(put("a", "new"), m.look(), 20) }, false},
+		"a put of a new key in it": {func(m *member) { m.land(put("b", ""), m.look(), 20) }, false},
+		"a delete":                 {func(m *member) { m.land(remove("a", ""), m.look(), 20) }, false},
+		"an exclusive delete":      {func(m *member) { m.exclude(remove("a", "b"), m.look(), 20) }, false},
+		"a fence above":            {func(m *member) { m.put(record.KeyFence, record.Pair(1, 30)) }, false},
+		"a landing above":          {func(m *member) { m.land(put("e", ""), m.look(), 40) }, false},
+		"a locked slot": {func(m *member) {
+			m.put(string(record.SlotKey(0)), infinity)
+		}, false},
+	} {
+		m := newMember(t)
+		require.True(t, m.land(put("a", "old"), m.look(), 10).Landed)
+		v := m.look()
+		tt.change(m)
+		require.Equal(t, tt.lands, m.exclude(compared(), v, 30).Landed, name)
+	}
+}
+
+// A range delete asks for nothing but its stamp to be the highest, and for no lock.
+func TestDeletedRangesAreNotPinned(t *testing.T) {
+	m := newMember(t)
+	v := m.look()
+	require.True(t, m.land(put("a", ""), v, 10).Landed)
+	require.True(t, m.land(put("b", ""), v, 11).Landed)
+	require.True(t, m.land(remove("b", ""), m.look(), 12).Landed)
+	out := m.exclude(remove("a", "c"), v, 20)
+	require.True(t, out.Landed)
+	require.Equal(t, int64(1), out.Results[0].Deleted)
+	require.False(t, m.land(put("c", ""), v, 15).Landed, "its fence lets nothing below land any more")
+	m.put(string(record.SlotKey(0)), infinity)
+	require.False(t, m.exclude(remove("a", "c"), v, 30).Landed)
 }

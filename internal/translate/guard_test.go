@@ -1,6 +1,7 @@
 package translate_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -75,6 +76,26 @@ func TestComparedKeysAreProtected(t *testing.T) {
 	require.True(t, m.land(absent("a", put("b", "")), v, 20).Landed)
 	require.False(t, m.land(put("a", ""), v, 10).Landed, "a was seen absent at 20")
 	require.True(t, m.land(put("a", ""), v, 30).Landed)
+}
+
+// The lane keeps the operations of a process out of each other's way by these.
+func TestSlotsOfAnOperation(t *testing.T) {
+	m := newMember(t)
+	req := absent("a", put("b", ""))
+	req.Success = append(req.Success, remove("c", "").Success...)
+	plan, v := translate.NewPlan(req, m.ring), m.look()
+	run, err := plan.Evaluate(v)
+	require.NoError(t, err)
+	g, err := plan.Guard(run, v.state, 10, 0, m.ring.Slot)
+	require.NoError(t, err)
+	slot := func(key string) int { return m.ring.Slot([]byte(key)) }
+	for _, key := range alphabet {
+		require.Equal(t, slot(key) == slot("a") || slot(key) == slot("c"), slices.Contains(g.Slots, slot(key)), key)
+		require.Equal(t, slot(key) == slot("a") || slot(key) == slot("b") || slot(key) == slot("c"), slices.Contains(g.Below, slot(key)), key)
+	}
+	read := translate.Read([]byte("a"), 10, 0, m.ring.Slot)
+	require.Equal(t, []int{slot("a")}, read.Slots)
+	require.Equal(t, []int{slot("a")}, read.Below)
 }
 
 func TestDeletedKeysAreProtected(t *testing.T) {

@@ -121,6 +121,8 @@ func (f *fakeSource) Closed() int64 {
 	return f.closed
 }
 
+func (f *fakeSource) Acknowledged() int64 { return 0 }
+
 func (f *fakeSource) Compacted() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -63,7 +63,7 @@ func New(src Source, opts Options) *Hub {
 // Close ends every stream with ErrClosed and waits for the dispatcher. A stream whose client does not read ends when
 // the client's context does. Close is idempotent.
 func (h *Hub) Close() {
-	h.end(ErrClosed)
+	h.end(h.terminal(ErrClosed)) // the source may have ended just before, for a reason of its own
 	<-h.stopped
 }
 
@@ -227,7 +227,8 @@ func (h *Hub) create(w *watcher, start int64) bool {
 	h.watchers++
 	w.floor = start
 	if start == 0 {
-		w.floor, start = closed, closed+1
+		w.floor = max(closed, h.src.Acknowledged())
+		start = w.floor + 1
 	}
 	synced := start > h.position.Load() && start >= h.src.Compacted()
 	if !synced {

@@ -15,6 +15,9 @@ import (
 type Source interface {
 	// Closed returns the closed revision. It never goes back.
 	Closed() int64
+	// Acknowledged returns the highest revision of a write that this process was told has landed, closed or not: a watch
+	// without a start revision begins behind it.
+	Acknowledged() int64
 	// Compacted returns the compacted revision, 0 if there is none. Watches from below it are refused.
 	Compacted() int64
 	// Since returns the events with stamps in [from, Closed()], in order, at most maxEvents but never a part of a

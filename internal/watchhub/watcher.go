@@ -142,7 +142,8 @@ func (c *cell) fill(ev *mergedlog.Event) *mvccpb.Event {
 }
 
 func copyKV(dst, src *mvccpb.KeyValue) {
-	dst.Key, dst.Value = src.Key, src.Value
+	// Clipped, so that what a receiver appends to them is its own.
+	dst.Key, dst.Value = slices.Clip(src.Key), slices.Clip(src.Value)
 	dst.CreateRevision, dst.ModRevision, dst.Version = src.CreateRevision, src.ModRevision, src.Version
 	dst.Lease = src.Lease
 }

@@ -26,8 +26,8 @@ const (
 // sharding keeps a group of keys on one member.
 var sharding = metaetcd.Sharding{Segments: 1}
 
-// pace is the workers' in most tests: 2 processes with 6 workers each, and what is broken, leave two cores some air, so that
-// latencies tell about the protocol.
+// pace is the workers' in most tests. Two or three processes with six workers each leave a machine of two cores little to spare,
+// the race detector included.
 const pace = 10 * time.Millisecond
 
 // bench is a meta cluster under load.
@@ -51,10 +51,10 @@ type process struct {
 }
 
 // newBench starts the servers and n processes, without load.
-func newBench(t *testing.T, n int) *bench {
+func newBench(t *testing.T, n int, opts ...metaetcdtest.Option) *bench {
 	t.Helper()
-	b := &bench{t: t, steps: make(chan struct{}, 64), groups: make([][]string, members), cluster: metaetcdtest.New(t, members,
-		metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithSharding(sharding))}
+	opts = append(opts, metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithSharding(sharding))
+	b := &bench{t: t, cluster: metaetcdtest.New(t, members, opts...), groups: make([][]string, members), steps: make(chan struct{}, 64)}
 	first := b.open()
 	b.findGroups(first.meta)
 	b.run = workload.Start(t, first.meta)
@@ -98,13 +98,11 @@ func (b *bench) open() *process {
 	b.t.Helper()
 	core, logs := observer.New(zap.InfoLevel)
 	p := &process{wire: &wire{steps: b.steps}, logs: logs}
+	b.t.Cleanup(p.wire.close)
 	meta, err := p.wire.open(b.t.Context(), serversOf(b.cluster), zap.New(core))
 	require.NoError(b.t, err)
 	p.meta = meta
-	p.end = sync.OnceFunc(func() {
-		_ = meta.Close()
-		p.wire.close()
-	})
+	p.end = sync.OnceFunc(func() { _ = meta.Close() })
 	b.t.Cleanup(p.end)
 	return p
 }

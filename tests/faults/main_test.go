@@ -15,9 +15,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// rounds is how often something is broken: n times, or, with METAETCD_LONG set, eight times as often.
+func long() bool { return os.Getenv("METAETCD_LONG") != "" }
+
+// rounds is how often something is broken: n times, or eight times as often.
 func rounds(n int) int {
-	if os.Getenv("METAETCD_LONG") != "" {
+	if long() {
 		return 8 * n
 	}
 	return n
