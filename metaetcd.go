@@ -53,7 +53,7 @@ type Config struct {
 	// bounds what travels together.
 	MemberTxnOps int
 	// MemberTimeout is how long a member's answer to a write is waited for before its outcome is settled on the
-	// member's log. It is not an error's cause. Default: 10 s.
+	// member's log. It is not an error's cause. Default: 2 s.
 	MemberTimeout time.Duration
 	// CacheEntries bounds the keys whose headers are remembered, so that writing them needs no read. Default: 65,536.
 	CacheEntries int
@@ -80,7 +80,7 @@ func (cfg *Config) withDefaults() error {
 		cfg.MemberTxnOps = maxTxnOps
 	}
 	if cfg.MemberTimeout == 0 {
-		cfg.MemberTimeout = 10 * time.Second
+		cfg.MemberTimeout = 2 * time.Second
 	}
 	if cfg.CacheEntries == 0 {
 		cfg.CacheEntries = 1 << 16

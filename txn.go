@@ -43,6 +43,10 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 	}
 	run, err := plan.Evaluate(view)
 	if err != nil {
+		// What comes before it in the transaction is refused first, as in etcd.
+		if earlier := c.checkReads(ctx, f, run); earlier != nil {
+			return nil, false, earlier
+		}
 		return nil, false, err
 	}
 	if run.WritesBeside(view.emptyRanges, view) {

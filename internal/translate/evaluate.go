@@ -39,10 +39,7 @@ type Run struct {
 // deletes: etcd overlooks that, and every one of its servers panics when it runs the put.
 func (p *Plan) Evaluate(v View) (*Run, error) {
 	run := &Run{}
-	if err := run.add(p.Req, v); err != nil {
-		return nil, err
-	}
-	return run, nil
+	return run, run.add(p.Req, v)
 }
 
 func (r *Run) add(req *pb.TxnRequest, v View) error {
