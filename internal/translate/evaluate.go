@@ -36,7 +36,8 @@ type Run struct {
 
 // Evaluate decides the branches on a view, as etcd does: all compares of all levels on the state before the transaction.
 // A put that keeps a value or lease of an absent key is rpctypes.ErrGRPCKeyNotFound. So is one whose key an earlier step
-// deletes: etcd overlooks that, and every one of its servers panics when it runs the put.
+// deletes: etcd overlooks that, and every one of its servers panics when it runs the put. With an error comes what of the
+// run was found before it.
 func (p *Plan) Evaluate(v View) (*Run, error) {
 	run := &Run{}
 	return run, run.add(p.Req, v)

@@ -170,12 +170,22 @@ func number(kv *mvccpb.KeyValue) int64 {
 	return n
 }
 
+// wrote reports whether a request changed something, so that the revision it was told is its own. That of any other may be
+// another request's as well.
+func wrote(in storeInput, out storeOutput) bool {
+	if !out.done || len(in.changes) == 0 {
+		return false
+	}
+	puts := slices.ContainsFunc(in.changes, func(c change) bool { return c.value != 0 })
+	return puts || len(out.before) > 0 && out.before[0] != cell{}
+}
+
 // testify says of the requests of unknown outcome what the witness, a watch, saw of them; those of which it saw nothing did nothing.
 // Puts have unique values. A delete that nobody is known to have made is that of the request that began first.
 func testify(history []porcupine.Operation, events []*clientv3.Event, names []string) []porcupine.Operation {
 	told := map[int64]bool{}
 	for _, op := range history {
-		if out, ok := op.Output.(storeOutput); ok {
+		if out, ok := op.Output.(storeOutput); ok && wrote(op.Input.(storeInput), out) {
 			told[out.rev] = true
 		}
 	}
