@@ -7,3 +7,6 @@ func (p *Pipeline) Queued(member int) int {
 	defer l.mu.Unlock()
 	return len(l.queue)
 }
+
+// Stalled reports whether a member has left a flight without an answer for so long that its lane takes no stamps.
+func (p *Pipeline) Stalled(member int) bool { return p.lanes[member].overdue() }

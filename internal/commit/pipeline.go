@@ -140,9 +140,6 @@ func (p *Pipeline) Holds(stamp int64) bool {
 	return ok
 }
 
-// Stalled reports whether a member has left a flight without an answer for so long that its lane takes no stamps.
-func (p *Pipeline) Stalled(member int) bool { return p.lanes[member].overdue() }
-
 func (p *Pipeline) hold(first, epoch int64, n int) {
 	p.mu.Lock()
 	for i := range n {
