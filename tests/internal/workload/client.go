@@ -2,10 +2,12 @@ package workload
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -82,7 +84,7 @@ func (c *Client) call(ctx context.Context, what string, effects []Effect, reques
 	a, err := request(ctx)
 	span.End = time.Now()
 	switch {
-	case err != nil && (ctx.Err() == nil || span.Took() >= Patience):
+	case err != nil && (!hasEnded(ctx, err) || span.Took() >= Patience):
 		c.run.fault(ErrCall, "%s: %s: %v (after %s)", c.Name, what, err, span.Took())
 	case err == nil && (a.rev < floor || a.wrote && a.rev == floor):
 		c.run.fault(ErrRealTime, "%s: %s was told revision %d, but %d was known when it began", c.Name, what, a.rev, floor)
@@ -102,6 +104,16 @@ func (c *Client) call(ctx context.Context, what string, effects []Effect, reques
 		c.run.read(r)
 	}
 	return a, err
+}
+
+// hasEnded reports whether a request failed because its context ended. Its deadline travels, and a server may see it pass
+// first: etcd then answers ErrTimeout.
+func hasEnded(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return true
+	}
+	deadline, ok := ctx.Deadline()
+	return ok && errors.Is(err, rpctypes.ErrTimeout) && time.Until(deadline) < 100*time.Millisecond
 }
 
 // Put writes a value of its own and returns its revision.

@@ -38,7 +38,11 @@ func TestPlainEtcdPasses(t *testing.T) {
 	late.Probe("g0/probe", time.Millisecond)
 	time.Sleep(300 * time.Millisecond)
 	h := run.Finish()
-	h.Check(t)
+	for _, err := range h.Violations() {
+		// A watch that etcd creates while it answers an older request for progress may be told of that answer before its first
+		// events: v3rpc sends Created and the rest from two channels.
+		require.ErrorIs(t, err, workload.ErrBookmarkable)
+	}
 	require.Greater(t, len(h.Events()), 100)
 	require.Greater(t, len(h.Reads), 100)
 }
