@@ -36,6 +36,7 @@ type core struct {
 	cache   *statecache.Cache
 	metrics *metrics
 	turns   *turns.Turns
+	sweeper *sweeper
 
 	crossings sync.Map // record.TxnID of the transactions across members that this process is at work on
 
@@ -75,6 +76,7 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 	}
 	c.cache = statecache.New(cfg.CacheEntries)
 	c.turns = turns.New(len(c.members))
+	c.sweeper = newSweeper(c)
 	c.clock = clock.New(c.clockConfig(coordinator))
 	if err := c.clock.Open(ctx); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -73,6 +74,11 @@ var errAgain = errors.New("the transaction starts over")
 func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	ctx, cancel := x.c.whileOpen(ctx)
 	defer cancel()
+	if x.foreseen() {
+		if resp, _, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
+			return resp, err
+		}
+	}
 	var err error
 	if x.release, err = x.c.turns.Take(ctx, x.claims); err != nil {
 		return nil, err
@@ -91,6 +97,33 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 		return resp, err
 	}
 }
+
+// foreseen reports whether the transaction would change nothing, as far as this process knows: its compares fail. Then it
+// need not lock anything to find out.
+func (x *crossing) foreseen() bool {
+	if x.plan.NeedValue || x.plan.Exclusive() {
+		return false
+	}
+	v := cacheView{x.c, new(bool)}
+	run, err := x.plan.Evaluate(v)
+	return err == nil && !run.Writes(v) && !*v.unknown
+}
+
+// cacheView is what the state cache knows of single keys.
+type cacheView struct {
+	c       *core
+	unknown *bool // set when a key was asked for that is not in the cache
+}
+
+// Get implements translate.View.
+func (v cacheView) Get(key []byte) *mvccpb.KeyValue {
+	s, ok := v.c.cache.Get(key)
+	*v.unknown = *v.unknown || !ok
+	return uncached(key, s).KV
+}
+
+// Range implements translate.View.
+func (v cacheView) Range(translate.Range) []*mvccpb.KeyValue { return nil }
 
 // attempt locks, evaluates and decides once. decided: the turn ends with the transaction's last part.
 func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided bool, err error) {
@@ -352,15 +385,15 @@ func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 func (x *crossing) finish(d *translate.Decided) {
 	x.c.metrics.crossings.Inc()
 	holder, release := x.holder, x.release
-	done := func() {
+	apply := func() {
+		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts) == nil {
+			x.c.sweeper.add(holder)
+		}
 		release()
 		x.c.crossings.Delete(holder.ID)
 	}
-	if len(d.Parts) == 0 || !x.c.spawn(func() {
-		defer done()
-		_ = x.c.rollForward(x.c.ctx, holder, record.Decision{Stamp: d.Stamp, Parts: d.Parts})
-	}) {
-		done()
+	if len(d.Parts) == 0 || !x.c.spawn(apply) {
+		apply()
 	}
 }
 

@@ -191,19 +191,10 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
 // tries until ctx ends.
 func (c *core) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
-	var wg sync.WaitGroup
-	errs := make([]error, len(d.Parts))
-	for i, p := range d.Parts {
-		wg.Go(func() { errs[i] = c.applyPart(ctx, p) })
+	if err := c.applyAll(ctx, d.Parts); err != nil {
+		return err
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	key := record.TxnKey(h.ID)
-	return c.insist(ctx, h.Primary, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}}}})
+	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
 func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
