@@ -24,6 +24,11 @@ type metrics struct {
 	fences      prometheus.Counter
 	fencedReads prometheus.Counter
 	rebuilds    prometheus.Counter
+
+	crossings    prometheus.Counter
+	lockWaits    prometheus.Counter
+	rollForwards prometheus.Counter
+	aborts       prometheus.Counter
 }
 
 const namespace = "metaetcd"
@@ -52,7 +57,11 @@ func newMetrics(reg prometheus.Registerer, c *core) (*metrics, error) {
 	m.fences = counter("fences_raised_total", "Fences that this process raised to resolve missing stamps.")
 	m.fencedReads = counter("fenced_reads_total", "Reads of single keys that were served by their member alone because the closed revision was held up.")
 	m.rebuilds = counter("clock_rebuilds_total", "Times that this process rebuilt the clock.")
-	all := []prometheus.Collector{m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, newStateCollector(c)}
+	m.crossings = counter("cross_member_transactions_total", "Transactions that this process decided under locks: across members, too long for one request, or contended.")
+	m.lockWaits = counter("lock_waits_total", "Times that such a transaction met the locks of another and waited.")
+	m.rollForwards = counter("roll_forwards_total", "Decided transactions whose writer had gone and that this process finished.")
+	m.aborts = counter("lock_aborts_total", "Times that this process took the locks of an undecided transaction whose writer had gone.")
+	all := []prometheus.Collector{m.crossings, m.lockWaits, m.rollForwards, m.aborts, m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, newStateCollector(c)}
 	if reg == nil {
 		return m, nil
 	}
