@@ -66,6 +66,8 @@ func grantLeases(t *testing.T, cli *clientv3.Client) {
 
 // reset empties both sides, compacts them, and starts the bijection of revisions anew.
 func (p *pair) reset(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
 	plain, err := restart(ctx, p.plain.kv)
 	if err != nil {
 		return fmt.Errorf("reset plain: %w", err)
