@@ -14,15 +14,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/tests/internal/workload"
 )
 
 const (
 	// atOnce is how many processes are on their way to death at the same time.
-	atOnce = 6
+	atOnce = 16
 	// rested is how many times as many accounts there are as those processes need, so that each finds some that nobody died over
 	// a moment ago.
-	rested = 3
+	rested = 2
 	// pastLists is how many past revisions are listed at the end.
 	pastLists = 200
 )
@@ -59,7 +60,7 @@ func TestDeathInATransfer(t *testing.T) {
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 2, Pace: 3 * pace, Lists: true})
 	}
-	deaths := b.dieInTransfers(bank, rounds(50), false)
+	deaths := b.dieInTransfers(bank, rounds(6), false)
 	b.listPast()
 	h := b.finish()
 	bank.Check(t, h)
@@ -143,7 +144,7 @@ func (b *bench) openBank(perMember int) *workload.Bank {
 	for _, m := range b.cluster.Members {
 		names = append(names, m.Name())
 	}
-	r, err := ring.New(names, sharding.Slots, ring.Policy{Segments: sharding.Segments, Separator: '/'})
+	r, err := ring.New(names, topology.DefaultSlots, ring.Policy{Segments: sharding.Segments, Separator: '/'})
 	require.NoError(b.t, err)
 	byMember, slots := make([][]string, members), map[int]bool{}
 	for i, missing := 0, members*perMember; missing > 0; i++ {
@@ -179,6 +180,7 @@ func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []
 	for i := 0; i < len(bank.Accounts); i += members {
 		triples <- bank.Accounts[i : i+members]
 	}
+	begin := time.Now()
 	var mu sync.Mutex
 	var deaths []death
 	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*time.Minute)
@@ -202,6 +204,7 @@ func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []
 	if err := g.Wait(); err != nil {
 		b.t.Errorf("a process should have died: %v", err)
 	}
+	b.t.Logf("%d processes died within %s", len(deaths), time.Since(begin))
 	return deaths
 }
 

@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	// usualGrace is how long others let a transaction's locks alone, where nothing has taught them to wait longer.
-	usualGrace = 150 * time.Millisecond
+	// shortest is how long locks are let alone at least.
+	shortest = 100 * time.Millisecond
+	// jitter keeps processes from finishing the same transaction at once.
+	jitter = 50 * time.Millisecond
 	// outlived is how much longer than the grace a lock may live whose writer has gone.
 	outlived = time.Second
 )
@@ -27,6 +29,7 @@ const (
 // witness watches the locks on the members, around everything that is broken and without metaetcd.
 type witness struct {
 	t       *testing.T
+	bench   *bench
 	members []*metaetcdtest.Node
 	direct  []*clientv3.Client
 	stop    func()
@@ -45,10 +48,10 @@ type hold struct {
 	workload.Span
 }
 
-// watchLocks begins to watch. Processes are those whose grace counts.
+// watchLocks begins to watch.
 func (b *bench) watchLocks() *witness {
 	b.t.Helper()
-	w := &witness{t: b.t, members: b.cluster.Members, held: map[string]*hold{}, grace: usualGrace}
+	w := &witness{t: b.t, bench: b, members: b.cluster.Members, held: map[string]*hold{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	w.stop = func() { cancel(); wg.Wait() }
@@ -130,21 +133,37 @@ func (w *witness) age(h hold) time.Duration {
 	return age
 }
 
-// requireReleased requires that no lock has outlived the grace for long, and that nothing is left of any transaction: no lock, no
-// decision.
+// patience is how long others let a lock alone.
+func (w *witness) patience(h hold) time.Duration {
+	holder, held, err := record.ParseHolder([]byte(h.by))
+	require.NoError(w.t, err)
+	require.True(w.t, held)
+	return max(holder.Patience, w.grace) + jitter
+}
+
+// requireReleased requires that no lock has outlived the grace for long, and that nothing is left of any transaction: no lock, and,
+// after another process has come, no decision.
 func (w *witness) requireReleased() {
 	w.t.Helper()
-	require.Eventually(w.t, w.released, outlived+usualGrace+w.longest(), pace, "locks are left")
+	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Lock) }, shortest+jitter+outlived+w.longest(), pace, "locks are left")
+	w.bench.open()
+	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Txn) }, outlived, pace, "decisions are left")
 	w.stop()
 	var ages []time.Duration
+	slow := 0
+	slices.SortFunc(w.done, func(a, b hold) int { return int(w.age(b) - w.age(a)) })
+	for _, h := range w.done[:min(30, len(w.done))] { w.t.Logf("DEBUG %s %x %s from %s", h.where, h.by[8:14], w.age(h), h.Begin.Format("05.000")) }
 	for _, h := range w.done {
-		ages = append(ages, w.age(h))
-		require.Less(w.t, w.age(h), w.grace+outlived, "%s was held by %x for %s; the longest grace was %s", h.where, h.by, h.Took(), w.grace)
+		age := w.age(h)
+		ages = append(ages, age)
+		if age >= shortest {
+			slow++
+		}
+		require.Less(w.t, age, w.patience(h)+outlived, "%s was held by %x for %s", h.where, h.by, h.Took())
 	}
 	require.NotEmpty(w.t, ages, "nobody took a lock: this test shows less than it should")
-	slow := len(slices.DeleteFunc(slices.Clone(ages), func(d time.Duration) bool { return d < usualGrace*2/3 }))
-	w.t.Logf("%d locks, held for %s (median), %s (99 %%), %s (worst); %d for longer than a grace, which was %s at most", len(ages),
-		median(ages), quantile(ages, 0.99), slices.Max(ages), slow, w.grace)
+	w.t.Logf("%d locks, held for %s (median), %s (99 %%), %s (worst); %d for longer than %s; the longest grace was %s", len(ages),
+		median(ages), quantile(ages, 0.99), slices.Max(ages), slow, shortest, w.grace)
 }
 
 // longest is the longest grace that any process had.
@@ -154,27 +173,28 @@ func (w *witness) longest() time.Duration {
 	return w.grace
 }
 
-// released reads the records themselves.
-func (w *witness) released() bool {
+// nothingLeft reads the members' records themselves: locks, or decisions.
+func (w *witness) nothingLeft(kind record.Kind) bool {
 	w.mu.Lock()
 	watched := len(w.held)
 	w.mu.Unlock()
-	return watched == 0 && !slices.ContainsFunc(w.direct, w.holdsAny)
+	return watched == 0 && !slices.ContainsFunc(w.direct, func(m *clientv3.Client) bool { return w.has(m, kind) })
 }
 
-func (w *witness) holdsAny(member *clientv3.Client) bool {
-	key, end := record.SlotRange()
+func (w *witness) has(member *clientv3.Client, kind record.Kind) bool {
+	slots, slotsEnd := record.SlotRange()
+	txns, txnsEnd := record.TxnRange()
 	resp, err := member.Txn(w.t.Context()).Then(
 		clientv3.OpGet(record.KeyLock),
-		clientv3.OpGet(string(key), clientv3.WithRange(string(end))),
-		clientv3.OpGet(string(record.TxnKey([16]byte{})), clientv3.WithRange("\x00txn0")),
+		clientv3.OpGet(string(slots), clientv3.WithRange(string(slotsEnd))),
+		clientv3.OpGet(string(txns), clientv3.WithRange(string(txnsEnd))),
 	).Commit()
 	if err != nil {
 		return true
 	}
 	for _, r := range resp.Responses {
 		for _, kv := range r.GetResponseRange().Kvs {
-			if record.KindOf(kv.Key) == record.Txn || isLocked(kv.Value) {
+			if isLocked(kv.Value) || kind == record.Txn && record.KindOf(kv.Key) == record.Txn {
 				return true
 			}
 		}

@@ -89,7 +89,7 @@ func phaseOfTxn(txn *pb.TxnRequest) phase {
 			locks = locks || isLocked(put.GetValue())
 		case record.Mark:
 			_, why, err := record.ParseMark(put.GetValue())
-			parted = parted || err == nil && why > record.Exclusive
+			parted = parted || err == nil && why == record.Parted
 		}
 		tidied = tidied || record.KindOf(del.GetKey()) == record.Txn
 	}
