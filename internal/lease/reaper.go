@@ -17,7 +17,7 @@ const (
 	// gone: the one that revoked it, or whoever is first, then has marked it.
 	reapAfter = 20 * time.Millisecond
 	// standBack is how long a process leaves a lease alone that another one is reaping.
-	standBack = 2 * time.Second
+	standBack = time.Second
 	// lookAgain is how often all records are held against the sentinels, for what nobody has noticed.
 	lookAgain = 10 * time.Second
 	// reapRetry is how long a failed reap rests.
