@@ -150,6 +150,9 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	if err := x.c.checkReads(ctx, f, run); err != nil {
 		return nil, false, err
 	}
+	if err := locked.Attaches(run); err != nil {
+		return nil, false, err
+	}
 	d, err := x.decide(locked, run)
 	if err != nil {
 		return nil, false, err
