@@ -155,7 +155,7 @@ func TestWhatSpansMembersIsRefusedWhole(t *testing.T) {
 }
 
 func TestRequestSizes(t *testing.T) {
-	plain, _ := plainStore(t)
+	plain := plainStore(t)
 	cli := metaetcdtest.New(t, 1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
 	for _, size := range []int{1 << 20, 3 << 19, 1700 << 10} {
 		value := strings.Repeat("v", size)
