@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -54,12 +57,15 @@ func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (
 func (s *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (_ *pb.LeaseRevokeResponse, err error) {
 	start := time.Now()
 	defer func() { s.c.metrics.request("LeaseRevoke", start, err) }()
-	if err := s.c.leases.Revoke(ctx, r.ID); err != nil {
-		return nil, s.c.grpcError(ctx, err)
-	}
-	h, err := s.c.presentHeader(ctx)
+	rev, err := s.c.leases.Revoke(ctx, r.ID)
 	if err != nil {
 		return nil, s.c.grpcError(ctx, err)
+	}
+	h := s.c.header()
+	if h.Revision = rev; rev == 0 {
+		if h, err = s.c.presentHeader(ctx); err != nil {
+			return nil, s.c.grpcError(ctx, err)
+		}
 	}
 	return &pb.LeaseRevokeResponse{Header: h}, nil
 }
@@ -257,27 +263,33 @@ func attachesTo(run *translate.Run, dead []int64) error {
 	return nil
 }
 
-// deletedAtOnce bounds the keys that one transaction of deleteAttached deletes.
-const deletedAtOnce = 20
+// deletesAtOnce bounds the transactions of deleteAttached that are under way at one time.
+const deletesAtOnce = 16
 
 // deleteAttached deletes the keys of a lease that are still as they were seen: attached to it. One that was put or
-// deleted since is left alone.
-func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) error {
+// deleted since is left alone. It returns the last revision that it took.
+func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
 	byMember := make([][]*pb.RequestOp, len(c.members))
 	for _, k := range keys {
 		m := c.owner(k.Key)
 		byMember[m] = append(byMember[m], deleteIfAt(k.Key, k.Rev))
 	}
+	var last atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(deletesAtOnce)
 	for _, ops := range byMember {
-		for len(ops) > 0 {
-			n := min(len(ops), deletedAtOnce)
-			if _, err := c.write(ctx, &pb.TxnRequest{Success: ops[:n]}); err != nil {
+		for part := range slices.Chunk(ops, max(c.cfg.MemberTxnOps/4-2, 1)) { // a delete takes about three operations and two compares
+			g.Go(func() error {
+				resp, err := c.write(gctx, &pb.TxnRequest{Success: part})
+				if err == nil {
+					raise(&last, resp.Header.Revision)
+				}
 				return err
-			}
-			ops = ops[n:]
+			})
 		}
 	}
-	return nil
+	err := g.Wait()
+	return last.Load(), err
 }
 
 // deleteIfAt deletes a key if it is as it was put at rev.

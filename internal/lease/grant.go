@@ -55,7 +55,7 @@ func (l *Lessor) grant(ctx context.Context, id, ttl int64) (int64, error) {
 	case errors.Is(err, errExists):
 		l.spawn(func() { _, _ = l.stopTimer(l.ctx, g) }) //nolint:contextcheck // it would run out anyway
 	case errors.Is(err, errGone):
-		if err := l.reap(ctx, grant{id, g}); err != nil && !errors.Is(err, errAlive) {
+		if _, err := l.reap(ctx, grant{id, g}); err != nil && !errors.Is(err, errAlive) {
 			return 0, err
 		}
 	}
@@ -91,7 +91,7 @@ func (l *Lessor) establish(ctx context.Context, id int64, rec record.LeaseRecord
 			return err
 		}
 		// Its sentinel has gone, or there would be no room for this one.
-		if err := l.reap(ctx, grant{id, old.Grant}); err != nil && !errors.Is(err, errAlive) {
+		if _, err := l.reap(ctx, grant{id, old.Grant}); err != nil && !errors.Is(err, errAlive) {
 			return err
 		}
 	}
@@ -137,7 +137,7 @@ func (l *Lessor) clear(ctx context.Context, id int64) error {
 			continue
 		}
 		done = append(done, rec.Grant)
-		if err := l.reap(ctx, grant{id, rec.Grant}); err != nil && !errors.Is(err, errAlive) { // alive: granted since
+		if _, err := l.reap(ctx, grant{id, rec.Grant}); err != nil && !errors.Is(err, errAlive) { // alive: granted since
 			return err
 		}
 	}
@@ -152,15 +152,16 @@ func (l *Lessor) present(ctx context.Context, id int64) (record.LeaseRecord, boo
 	return l.sentinel(ctx, id)
 }
 
-// Revoke ends a lease and returns when its keys are deleted. rpctypes.ErrGRPCLeaseNotFound: there is none.
-func (l *Lessor) Revoke(ctx context.Context, id int64) error {
+// Revoke ends a lease and returns when its keys are deleted, with the revision of that, or 0 if this process deleted none.
+// rpctypes.ErrGRPCLeaseNotFound: there is no such lease.
+func (l *Lessor) Revoke(ctx context.Context, id int64) (rev int64, err error) {
 	ctx, cancel := l.whileOpen(ctx)
 	defer cancel()
 	rec, lives, err := l.present(ctx, id)
 	for err == nil && lives {
 		var stopped bool
 		if stopped, err = l.stopTimer(ctx, rec.Grant); err != nil {
-			return err
+			return 0, err
 		}
 		if stopped {
 			return l.end(ctx, grant{id, rec.Grant})
@@ -173,19 +174,19 @@ func (l *Lessor) Revoke(ctx context.Context, id int64) error {
 	if err == nil {
 		err = rpctypes.ErrGRPCLeaseNotFound
 	}
-	return err
+	return 0, err
 }
 
 // end reaps a grant whose timer was stopped.
-func (l *Lessor) end(ctx context.Context, g grant) error {
+func (l *Lessor) end(ctx context.Context, g grant) (int64, error) {
 	for {
-		err := l.reap(ctx, g)
+		r, err := l.reap(ctx, g)
 		if !errors.Is(err, errAlive) {
-			return err
+			return r.rev, err
 		}
 		// That was found out before, or the coordinator has lost its data since, and the timer is there again.
 		if _, err := l.stopTimer(ctx, g.grant); err != nil {
-			return err
+			return 0, err
 		}
 	}
 }

@@ -49,8 +49,9 @@ type Config struct {
 	Watch func() clientv3.Watcher // opens one that the lessor closes
 
 	Members []Member
-	// Delete deletes those of the keys that are still as they were seen, by stamped transactions.
-	Delete func(ctx context.Context, keys []Attached) error
+	// Delete deletes those of the keys that are still as they were seen, by stamped transactions, and returns the last
+	// revision of these.
+	Delete func(ctx context.Context, keys []Attached) (rev int64, err error)
 
 	MaxTxnOps int // the members' and the coordinator's
 	Logger    *zap.Logger

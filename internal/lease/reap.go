@@ -12,72 +12,80 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
+// reaped is what a process did of a reap.
+type reaped struct {
+	keys int   // that it deleted
+	rev  int64 // of the last of these deletes
+}
+
 // reap brings a grant that has died to its end, and returns when nothing of it is left. errAlive: it has not died. Callers
 // in this process share the work, which goes on when they leave.
-func (l *Lessor) reap(ctx context.Context, g grant) error {
-	done := make(chan error, 1)
+func (l *Lessor) reap(ctx context.Context, g grant) (reaped, error) {
+	type result struct {
+		reaped
+		err error
+	}
+	done := make(chan result, 1)
 	l.spawn(func() { //nolint:contextcheck // see above
-		_, err, _ := l.dying.Do(strconv.FormatInt(g.grant, 16), func() (any, error) { return nil, l.reapAlone(l.ctx, g) })
-		done <- err
+		r, err, _ := l.dying.Do(strconv.FormatInt(g.grant, 16), func() (any, error) { return l.reapAlone(l.ctx, g) })
+		done <- result{r.(reaped), err}
 	})
 	select {
-	case err := <-done:
-		return err
+	case r := <-done:
+		return r.reaped, r.err
 	case <-ctx.Done(): // at the latest with the lessor
-		return ctx.Err()
+		return reaped{}, ctx.Err()
 	}
 }
 
-func (l *Lessor) reapAlone(ctx context.Context, g grant) error {
-	deleted := 0
+func (l *Lessor) reapAlone(ctx context.Context, g grant) (all reaped, err error) {
 	for retry := (backoff.Backoff{}); ; {
-		n, err := l.reapOnce(ctx, g)
-		deleted += n
+		r, err := l.reapOnce(ctx, g)
+		all.keys, all.rev = all.keys+r.keys, max(all.rev, r.rev)
 		switch {
 		case errors.Is(err, errMoved):
 		case errors.Is(err, errEpoch):
 			if err := l.sync(ctx); err != nil {
-				return err
+				return all, err
 			}
 		case errors.Is(err, errHeld):
 			if !retry.Wait(ctx) {
-				return ctx.Err()
+				return all, ctx.Err()
 			}
 		default:
 			if err == nil && l.cfg.OnReaped != nil {
-				l.cfg.OnReaped(deleted)
+				l.cfg.OnReaped(all.keys)
 			}
-			return err
+			return all, err
 		}
 	}
 }
 
-// reapOnce makes one attempt, and returns how many keys it has deleted. errMoved: there is more to do.
-func (l *Lessor) reapOnce(ctx context.Context, g grant) (int, error) {
+// reapOnce makes one attempt. errMoved: there is more to do.
+func (l *Lessor) reapOnce(ctx context.Context, g grant) (r reaped, err error) {
 	epoch, holds := l.cfg.Clock.Present()
 	recs, err := l.look(ctx, g.id, g.grant)
 	if err != nil {
-		return 0, err
+		return r, err
 	}
 	known := slices.DeleteFunc(slices.Clone(recs), func(r *record.LeaseRecord) bool { return r == nil })
 	if len(known) == 0 {
-		return 0, nil
+		return r, nil
 	}
 	if !slices.ContainsFunc(known, func(r *record.LeaseRecord) bool { return r.Dead }) {
 		if err := l.hasDied(ctx, holds, g); err != nil {
-			return 0, err
+			return r, err
 		}
 	}
 	if err := l.kill(ctx, epoch, g.id, recs); err != nil {
-		return 0, err
+		return r, err
 	}
 	dead := *known[0]
 	dead.Dead = true
-	n, err := l.empty(ctx, g.id, recs, dead)
-	if err != nil {
-		return n, err
+	if r, err = l.empty(ctx, g.id, recs, dead); err != nil {
+		return r, err
 	}
-	return n, l.bury(ctx, g.id, dead)
+	return r, l.bury(ctx, g.id, dead)
 }
 
 // hasDied returns nil if the coordinator, in the epoch in which the compares hold, has no sentinel of the grant.
@@ -90,7 +98,7 @@ func (l *Lessor) hasDied(ctx context.Context, holds []*pb.Compare, g grant) erro
 }
 
 // empty deletes the keys that are attached to a lease that is dead on all members that have a record of it.
-func (l *Lessor) empty(ctx context.Context, id int64, recs []*record.LeaseRecord, dead record.LeaseRecord) (int, error) {
+func (l *Lessor) empty(ctx context.Context, id int64, recs []*record.LeaseRecord, dead record.LeaseRecord) (reaped, error) {
 	parts := make([][]Attached, len(recs))
 	err := l.eachMember(func(i int) error {
 		if recs[i] == nil {
@@ -105,7 +113,8 @@ func (l *Lessor) empty(ctx context.Context, id int64, recs []*record.LeaseRecord
 	})
 	keys := slices.Concat(parts...)
 	if err != nil || len(keys) == 0 {
-		return 0, err
+		return reaped{}, err
 	}
-	return len(keys), l.cfg.Delete(ctx, keys)
+	rev, err := l.cfg.Delete(ctx, keys)
+	return reaped{len(keys), rev}, err
 }

@@ -120,7 +120,7 @@ func (l *Lessor) see(g grant) {
 		case <-l.ctx.Done():
 			return
 		}
-		err := l.reap(l.ctx, g)
+		_, err := l.reap(l.ctx, g)
 		<-l.places
 		if err == nil || errors.Is(err, errAlive) {
 			return
