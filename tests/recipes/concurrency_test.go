@@ -218,6 +218,10 @@ func transfer(t *testing.T, ps []*process, iso concurrency.Isolation) {
 		_, err := ps[0].Put(ctx(t), account(i), strconv.Itoa(each))
 		require.NoError(t, err)
 	}
+	for _, p := range ps { // RepeatableReads reads serializably, which may be behind
+		_, err := p.Get(ctx(t), account(0))
+		require.NoError(t, err)
+	}
 	var g errgroup.Group
 	for i := range 6 {
 		g.Go(func() error {
