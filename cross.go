@@ -150,7 +150,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	if err := x.c.checkReads(ctx, f, run); err != nil {
 		return nil, false, err
 	}
-	if err := x.checkLeases(ctx, run); err != nil {
+	if err := locked.Attaches(run); err != nil {
 		return nil, false, err
 	}
 	d, err := x.decide(locked, run)
@@ -177,30 +177,6 @@ func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error)
 		err = errAgain // it was a moment ago
 	}
 	return resp, false, err
-}
-
-// checkLeases asks the members for the leases that the run's puts name, except for the primary, which refuses the decision
-// itself: once that has landed, no member may refuse its part.
-func (x *crossing) checkLeases(ctx context.Context, run *translate.Run) error {
-	type lease struct {
-		member int
-		id     int64
-	}
-	known := map[lease]bool{}
-	for _, s := range run.Steps {
-		if s.Put == nil || s.Put.Lease == 0 {
-			continue
-		}
-		l := lease{x.c.owner(s.Put.Key), s.Put.Lease}
-		if l.member == x.holder.Primary || known[l] {
-			continue
-		}
-		if err := x.c.members[l.member].checkLease(ctx, l.id); err != nil {
-			return err
-		}
-		known[l] = true
-	}
-	return nil
 }
 
 // lock locks the primary's share, and then the others. The order matters: who finds a lock, and nothing of it on the primary,

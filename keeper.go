@@ -1,6 +1,7 @@
 package metaetcd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -161,7 +162,7 @@ func (c *core) resolve(ctx context.Context, h record.Holder) error {
 // caller looks again whether it worked.
 func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
 	if st.whole {
-		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.epoch, 0))
+		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
 		return err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
@@ -169,7 +170,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	if err != nil {
 		return err
 	}
-	resp, err := m.txn(ctx, translate.Abort(h, false, slots, s.Epoch, s.Rev))
+	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
@@ -247,6 +248,7 @@ type heldState struct {
 	decision *record.Decision
 	whole    bool
 	slots    []int
+	leases   []int64
 }
 
 func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
@@ -254,7 +256,9 @@ func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
 // readHeld reads what a transaction has on the member.
 func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, err error) {
 	key, end := record.SlotRange()
+	leases, leasesEnd := record.AllHeldRange()
 	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
 		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
 		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
 		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyLock)}),
@@ -264,18 +268,23 @@ func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, e
 		return st, err
 	}
 	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
+		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
+			st.leases = append(st.leases, record.LeaseOf(kv.Key))
+		}
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
 		d, err := record.ParseDecision(kv.Value)
 		if err != nil {
 			return st, err
 		}
 		st.decision = &d
 	}
-	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
 		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
 			return st, err
 		}
 	}
-	for _, l := range heldIn(m.index, resp.Responses[2:]) {
+	for _, l := range heldIn(m.index, resp.Responses[3:]) {
 		switch {
 		case l.ID != h.ID:
 		case l.Slot == mergedlog.Whole:

@@ -65,18 +65,6 @@ func (m *member) send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse,
 	return resp, err
 }
 
-// checkLease fails with etcd's error if the member does not have the lease.
-func (m *member) checkLease(ctx context.Context, id int64) error {
-	ctx, cancel := m.whileOpen(ctx)
-	defer cancel()
-	resp, err := clientv3.RetryLeaseClient(m.cli).LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id})
-	m.seen(m.index, "lease", err)
-	if err == nil && resp.TTL == -1 {
-		err = rpctypes.ErrGRPCLeaseNotFound
-	}
-	return err
-}
-
 // rangeAt reads the member at a revision that this process has seen on it. The answer cannot depend on which server
 // gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
 func (m *member) rangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {

@@ -208,7 +208,7 @@ func TestRefusedTransactionOverMembersWritesNothing(t *testing.T) {
 
 // TestRequestSizes: of one put, and of a transaction whose parts would be small enough.
 func TestRequestSizes(t *testing.T) {
-	plain, _ := plainStore(t)
+	plain := plainStore(t)
 	for members := range 3 {
 		cli := metaetcdtest.New(t, members+1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
 		for _, size := range []int{1 << 20, 3 << 19, 1700 << 10} {

@@ -10,10 +10,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// leases are the ids that requests name: none, two that exist, and one that does not.
+// leases are the ids that requests name: none, some that come and go, and one that never is. Each of the former is home to a
+// group of keys, and only these are attached to it, so that the end of the lease is one revision also where transactions cannot
+// span members.
 var (
-	grantedLeases = []int64{7001, 7002}
-	leases        = append([]int64{0, 0, 0, 9999}, grantedLeases...)
+	leases = []int64{0, 0, 0, 9999, 7001, 7002, -7003}
+	homes  = map[int64]string{7001: "a/1", 7002: "b/1", -7003: "c/1"}
 )
 
 // keys are few, so that operations meet, and not more than twelve: of those, etcd's sort keeps equal ones in key order, of more it
@@ -135,16 +137,41 @@ func (g *generator) stream() streamed {
 func (g *generator) put(among []string) *pb.PutRequest {
 	req := &pb.PutRequest{
 		Key:    []byte(sample(g, among, "key")),
-		Lease:  sample(g, leases, "lease"),
+		Lease:  g.lease(),
 		PrevKv: g.oneIn(3, "prev kv"),
 	}
 	if req.IgnoreValue = g.oneIn(6, "ignore value"); !req.IgnoreValue || g.oneIn(8, "value too") {
 		req.Value = g.value()
 	}
+	if home, ok := homes[req.Lease]; ok && g.group(string(req.Key)) != g.group(home) {
+		req.Lease = 0
+	}
 	if req.IgnoreLease = g.oneIn(6, "ignore lease"); req.IgnoreLease && !g.oneIn(8, "lease too") {
 		req.Lease = 0
 	}
 	return req
+}
+
+func (g *generator) lease() int64 { return sample(g, leases, "lease") }
+
+// renewed asks for a lease to be kept alive once.
+type renewed struct{ *pb.LeaseKeepAliveRequest }
+
+// leased is an operation on a lease. None ends by itself while the test runs.
+func (g *generator) leased() any {
+	id := sample(g, leases[3:], "lease")
+	switch rapid.IntRange(0, 7).Draw(g.T, "lease op") {
+	case 0, 1, 2:
+		return &pb.LeaseGrantRequest{ID: sample(g, leases[4:], "granted"), TTL: sample(g, []int64{3600, 3600, 7200, 9_000_000_001}, "ttl")}
+	case 3, 4:
+		return &pb.LeaseRevokeRequest{ID: id}
+	case 5:
+		return &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}
+	case 6:
+		return &pb.LeaseLeasesRequest{}
+	default:
+		return renewed{&pb.LeaseKeepAliveRequest{ID: id}}
+	}
 }
 
 func (g *generator) del(among []string) *pb.DeleteRangeRequest {
@@ -179,7 +206,7 @@ func (g *generator) compare(among []string) *pb.Compare {
 	case pb.Compare_VALUE:
 		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
 	case pb.Compare_LEASE:
-		c.TargetUnion = &pb.Compare_Lease{Lease: sample(g, leases, "lease")}
+		c.TargetUnion = &pb.Compare_Lease{Lease: g.lease()}
 	}
 	return c
 }

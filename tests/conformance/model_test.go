@@ -55,6 +55,7 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 	put := request(func(g *generator) any { return g.put(keys) })
 	get := request(func(g *generator) any { return g.get(keys) })
 	txn := request(func(g *generator) any { return g.txn(g.among(), 2) })
+	lease := request((*generator).leased)
 	compact := request(func(g *generator) any {
 		return &pb.CompactionRequest{Revision: g.rev(), Physical: g.oneIn(2, "physical")}
 	})
@@ -67,6 +68,7 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 		"put": put, "put again": put, "put more": put,
 		"get": get, "get again": get, "get more": get,
 		"txn": txn, "txn again": txn, "txn more": txn,
+		"lease": lease, "lease again": lease, "lease more": lease,
 		"delete":     request(func(g *generator) any { return g.del(g.among()) }),
 		"get stream": request(func(g *generator) any { return g.stream() }),
 		"broken or crowd": func(t *rapid.T) {

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -8,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -39,40 +39,25 @@ type pair struct {
 
 func newPair(t *testing.T, l layout) *pair {
 	t.Helper()
-	plain, plainClient := plainStore(t)
-	p := &pair{layout: l, plain: plain, ids: make([]*pb.ResponseHeader, 2)}
+	p := &pair{layout: l, plain: plainStore(t), ids: make([]*pb.ResponseHeader, 2)}
 	cluster := metaetcdtest.New(t, l.members, metaetcdtest.WithSharding(l.sharding), metaetcdtest.WithUnsafeNoFsync())
 	for range p.ids {
 		cli := cluster.Client(t)
 		p.clients = append(p.clients, cli)
 		p.metas = append(p.metas, metaStore(t, cli))
 	}
-	grantLeases(t, plainClient)
-	for _, m := range cluster.Members {
-		grantLeases(t, m.DirectClient(t))
-	}
 	return p
-}
-
-// grantLeases creates the leases that requests may name. They outlive the test.
-func grantLeases(t *testing.T, cli *clientv3.Client) {
-	t.Helper()
-	for _, id := range grantedLeases {
-		lease := pb.NewLeaseClient(cli.ActiveConnection())
-		_, err := lease.LeaseGrant(t.Context(), &pb.LeaseGrantRequest{ID: id, TTL: 3600})
-		require.NoError(t, err)
-	}
 }
 
 // reset empties both sides, compacts them, and starts the bijection of revisions anew.
 func (p *pair) reset(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	plain, err := restart(ctx, p.plain.kv)
+	plain, err := restart(ctx, p.plain)
 	if err != nil {
 		return fmt.Errorf("reset plain: %w", err)
 	}
-	meta, err := restart(ctx, p.metas[0].kv)
+	meta, err := restart(ctx, p.metas[0])
 	if err != nil {
 		return fmt.Errorf("reset meta: %w", err)
 	}
@@ -80,8 +65,18 @@ func (p *pair) reset(ctx context.Context) error {
 	return nil
 }
 
-// restart deletes all keys at one revision, and compacts everything up to it.
-func restart(ctx context.Context, kv clientv3.KV) (int64, error) {
+// restart ends all leases, deletes all keys at one revision, and compacts everything up to the deletes' revision, which it returns.
+func restart(ctx context.Context, s *store) (int64, error) {
+	leases, err := s.lessor.Leases(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, l := range leases.Leases {
+		if _, err := s.lessor.Revoke(ctx, l.ID); err != nil {
+			return 0, err
+		}
+	}
+	kv := s.kv
 	if _, err := kv.Put(ctx, keys[0], ""); err != nil {
 		return 0, err
 	}
@@ -151,9 +146,12 @@ func (p *pair) run(t *rapid.T, s step) {
 // askMeta sends the request as the meta cluster is to get it.
 func (p *pair) askMeta(ctx context.Context, s step) answer {
 	var translated any
-	if stream, ok := s.req.(streamed); ok {
-		translated = streamed{p.revs.request(stream.RangeRequest).(*pb.RangeRequest)}
-	} else {
+	switch req := s.req.(type) {
+	case streamed:
+		translated = streamed{p.revs.request(req.RangeRequest).(*pb.RangeRequest)}
+	case renewed:
+		translated = req
+	default:
 		translated = p.revs.request(s.req.(proto.Message))
 	}
 	return ask(ctx, p.metas[s.client], translated, s.wire)
@@ -201,8 +199,18 @@ func (p *pair) compare(t *rapid.T, client int, plain, meta proto.Message) {
 		h.ClusterId, h.MemberId, h.RaftTerm = 0, 0, 0
 	}
 	p.revs.response(meta)
+	levelLease(plain)
+	levelLease(meta)
 	if !proto.Equal(plain, meta) {
 		t.Fatalf("answers differ\nplain: %s\nmeta:  %s", format(plain), format(meta))
+	}
+}
+
+// levelLease removes what depends on time, and on the order of a map, from answers about a lease.
+func levelLease(resp proto.Message) {
+	if r, ok := resp.(*pb.LeaseTimeToLiveResponse); ok && r.TTL > 0 {
+		r.TTL = r.GrantedTTL
+		slices.SortFunc(r.Keys, bytes.Compare)
 	}
 }
 
@@ -239,11 +247,13 @@ func headerOf(resp proto.Message) *pb.ResponseHeader {
 }
 
 // serializable tells whether a request may be answered from what a server knows, by etcd's definition: a transaction is if it
-// holds nothing but serializable reads.
+// holds nothing but serializable reads. Of what is asked of leases, that goes for the revision in the header.
 func serializable(req any) bool {
 	switch req := req.(type) {
 	case streamed:
 		return req.Serializable
+	case *pb.LeaseTimeToLiveRequest, *pb.LeaseLeasesRequest, renewed:
+		return true
 	case *pb.RangeRequest:
 		return req.Serializable
 	case *pb.TxnRequest:
@@ -262,6 +272,8 @@ func format(v any) string {
 	switch v := v.(type) {
 	case streamed:
 		return "stream of " + format(v.RangeRequest)
+	case renewed:
+		return format(v.LeaseKeepAliveRequest)
 	case proto.Message:
 		const readable = 2000
 		text := strings.ReplaceAll(prototext.MarshalOptions{}.Format(v), "  ", " ")

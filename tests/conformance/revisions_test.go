@@ -140,8 +140,8 @@ func (r *revisions) response(resp proto.Message) {
 	case *pb.DeleteRangeResponse:
 		r.header(resp.Header)
 		r.keyValues(resp.PrevKvs)
-	case *pb.CompactionResponse:
-		r.header(resp.Header)
+	case *pb.CompactionResponse, *pb.LeaseGrantResponse, *pb.LeaseRevokeResponse, *pb.LeaseTimeToLiveResponse, *pb.LeaseLeasesResponse, *pb.LeaseKeepAliveResponse:
+		r.header(headerOf(resp))
 	case *pb.TxnResponse:
 		r.header(resp.Header)
 		for _, op := range resp.Responses {

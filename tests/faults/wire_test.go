@@ -36,6 +36,10 @@ type wire struct {
 
 	locked atomic.Int32 // members that the process's transaction has locked; of use while there is only one
 
+	// countdown, once set, goes down by one before each request is sent, and by one before its answer arrives. At 0 the
+	// process dies.
+	countdown atomic.Int32
+
 	lose atomic.Int32 // how many of 1,000 answers get lost
 	lost atomic.Int64
 
@@ -44,7 +48,7 @@ type wire struct {
 
 // intercept is a grpc.UnaryClientInterceptor below clientv3's own retries.
 func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if w.dead.Load() {
+	if w.dead.Load() || w.ticks() {
 		return hang(ctx)
 	}
 	phase := phaseOf(req)
@@ -54,7 +58,7 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err
 	}
-	if w.dead.Load() || w.diesAt(w.after(phase, reply)) {
+	if w.dead.Load() || w.ticks() || w.diesAt(w.after(phase, reply)) {
 		return hang(ctx)
 	}
 	if phase == rebuild {
@@ -89,6 +93,16 @@ func (w *wire) after(p phase, reply any) moment {
 		w.locked.Store(0)
 	}
 	return momentsOf[p].after
+}
+
+// ticks counts down, and kills the process when its time has come.
+func (w *wire) ticks() bool {
+	if w.countdown.Load() == 0 || w.countdown.Add(-1) != 0 {
+		return false
+	}
+	w.dead.Store(true)
+	w.onDeath()
+	return true
 }
 
 // diesAt kills the process if this is the moment. From then on nothing leaves it and nothing reaches it.

@@ -1,0 +1,170 @@
+package client
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd"
+)
+
+func grant(t *testing.T, l clientv3.Lease, ttl int64) clientv3.LeaseID {
+	t.Helper()
+	resp, err := l.Grant(within(t, patience), ttl)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, resp.TTL, ttl)
+	return resp.ID
+}
+
+// putLeased attaches a key and returns the revision.
+func putLeased(t *testing.T, kv clientv3.KV, key string, id clientv3.LeaseID) int64 {
+	t.Helper()
+	resp, err := kv.Put(within(t, patience), key, "v", clientv3.WithLease(id))
+	require.NoError(t, err)
+	return resp.Header.Revision
+}
+
+// attached lists a lease's keys.
+func attached(t *testing.T, l clientv3.Lease, id clientv3.LeaseID) []string {
+	t.Helper()
+	resp, err := l.TimeToLive(within(t, patience), id, clientv3.WithAttachedKeys())
+	require.NoError(t, err)
+	keys := []string{}
+	for _, k := range resp.Keys {
+		keys = append(keys, string(k))
+	}
+	return keys
+}
+
+func TestLeases(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	a, b := cluster.Client(t), cluster.Client(t)
+	id := grant(t, a, 60)
+	other := grant(t, a, 30)
+	ctx := within(t, patience)
+
+	all, err := b.Leases(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []clientv3.LeaseStatus{{ID: other}, {ID: id}}, all.Leases, "the one that ends first comes first")
+	left, err := b.TimeToLive(ctx, id)
+	require.NoError(t, err)
+	require.EqualValues(t, 60, left.GrantedTTL)
+	require.InDelta(t, 60, left.TTL, 5)
+	once, err := b.KeepAliveOnce(ctx, id)
+	require.NoError(t, err)
+	require.EqualValues(t, 60, once.TTL)
+
+	keys := []string{keyOn(t, cluster, 0, "k"), keyOn(t, cluster, 1, "k"), keyOn(t, cluster, 2, "k")}
+	w := a.Watch(ctx, "k", clientv3.WithPrefix(), clientv3.WithPrevKV())
+	for i, k := range keys {
+		putLeased(t, []clientv3.KV{a, b}[i%2], k, id)
+	}
+	take(t, w, 3)
+	require.ElementsMatch(t, keys, attached(t, b, id))
+	get, err := a.Get(ctx, keys[0])
+	require.NoError(t, err)
+	require.EqualValues(t, id, get.Kvs[0].Lease)
+
+	// Re-attached, and detached.
+	putLeased(t, a, keys[0], other)
+	put(t, b, keys[1], "free")
+	take(t, w, 2)
+	require.Equal(t, []string{keys[2]}, attached(t, a, id))
+	require.Equal(t, []string{keys[0]}, attached(t, b, other))
+
+	revoked, err := b.Revoke(ctx, id)
+	require.NoError(t, err)
+	gone := take(t, w, 1)[0]
+	require.Equal(t, clientv3.EventTypeDelete, gone.Type)
+	require.Equal(t, keys[2], string(gone.Kv.Key))
+	require.EqualValues(t, id, gone.PrevKv.Lease)
+	require.GreaterOrEqual(t, revoked.Header.Revision, gone.Kv.ModRevision)
+
+	_, err = a.Revoke(ctx, id)
+	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+	_, err = a.Put(ctx, keys[0], "", clientv3.WithLease(id))
+	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+	_, err = a.KeepAliveOnce(ctx, id)
+	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+	left, err = a.TimeToLive(ctx, id)
+	require.NoError(t, err)
+	require.EqualValues(t, -1, left.TTL)
+	require.Equal(t, slices.Sorted(slices.Values([]string{keys[0] + "=v", keys[1] + "=free"})), list(t, a))
+	_, err = a.Grant(ctx, math.MaxInt64)
+	require.Equal(t, rpctypes.ErrLeaseTTLTooLarge, err)
+}
+
+// TestChosenLeases: ids that the caller chooses, as the service takes them.
+func TestChosenLeases(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli := cluster.Client(t)
+	srv := leaseService(t, cli)
+	ctx := within(t, patience)
+	for _, id := range []int64{7, -7, math.MinInt64, math.MaxInt64} {
+		resp, err := srv.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: 60})
+		require.NoError(t, err)
+		require.Equal(t, id, resp.ID)
+		_, err = srv.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: 60})
+		require.Equal(t, rpctypes.ErrLeaseExist, rpctypes.Error(err))
+		key := fmt.Sprint("k", id)
+		putLeased(t, cli, key, clientv3.LeaseID(id))
+		_, err = cli.Revoke(ctx, clientv3.LeaseID(id))
+		require.NoError(t, err)
+		_, err = srv.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: 60})
+		require.NoError(t, err)
+		require.Empty(t, attached(t, cli, clientv3.LeaseID(id)))
+		require.Empty(t, list(t, cli))
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 3)
+	a, b := cluster.Client(t), cluster.Client(t)
+	ctx := within(t, patience)
+	id := grant(t, a, 1)
+	kept := grant(t, b, 1)
+	alive, err := b.KeepAlive(ctx, kept)
+	require.NoError(t, err)
+	var keys []string
+	w := b.Watch(ctx, "k", clientv3.WithPrefix(), clientv3.WithPrevKV())
+	for i := range 3 {
+		keys = append(keys, keyOn(t, cluster, i, "k"))
+		putLeased(t, a, keys[i], id)
+	}
+	putLeased(t, a, "other", kept)
+	take(t, w, 3)
+	var gone []string
+	for _, ev := range take(t, w, 3) {
+		require.Equal(t, clientv3.EventTypeDelete, ev.Type)
+		require.EqualValues(t, id, ev.PrevKv.Lease)
+		gone = append(gone, string(ev.Kv.Key))
+	}
+	require.ElementsMatch(t, keys, gone)
+	require.Equal(t, []string{"other=v"}, list(t, a))
+	for range 3 {
+		select {
+		case resp := <-alive:
+			require.NotNil(t, resp)
+		case <-time.After(patience):
+			require.FailNow(t, "no keep-alive")
+		}
+	}
+	require.Equal(t, []string{"other"}, attached(t, a, kept))
+}
+
+// leaseService is the client's lease service over a connection.
+func leaseService(t *testing.T, cli *metaetcd.Client) pb.LeaseClient {
+	t.Helper()
+	return pb.NewLeaseClient(serve(t, cli).ActiveConnection())
+}
