@@ -71,6 +71,9 @@ func (k *lockKeeper) run() {
 
 // look finishes what is due. It reports whether there are locks.
 func (k *lockKeeper) look(now time.Time) bool {
+	if k.f.c.ctx.Err() != nil { // its requests are not sent any more
+		return false
+	}
 	locks := k.f.log.Locks()
 	held := map[record.TxnID]bool{}
 	for _, l := range locks {
@@ -107,7 +110,7 @@ func (k *lockKeeper) finish(h record.Holder) {
 	k.f.wg.Add(1)
 	go func() {
 		defer k.f.wg.Done()
-		if err := k.f.c.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
+		if err := k.f.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
 			k.f.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
 		k.mu.Lock()
@@ -119,13 +122,14 @@ func (k *lockKeeper) finish(h record.Holder) {
 // resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
 // primary go first: without them it cannot be decided any more. Where none are found there, and no decision either, there
 // never will be one: the primary is locked before the others.
-func (c *core) resolve(ctx context.Context, h record.Holder) error {
+func (f *feed) resolve(ctx context.Context, h record.Holder) error {
+	c := f.c
 	if h.Primary >= len(c.members) {
 		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.members))
 	}
 	primary := c.members[h.Primary]
 	for {
-		st, err := primary.readHeld(ctx, h)
+		st, err := f.readHeld(ctx, primary, h)
 		if err != nil {
 			return err
 		}
@@ -145,10 +149,10 @@ func (c *core) resolve(ctx context.Context, h record.Holder) error {
 		if m == primary {
 			continue
 		}
-		st, err := m.readHeld(ctx, h)
+		st, err := f.readHeld(ctx, m, h)
 		for err == nil && !st.free() {
 			if err = c.takeLocks(ctx, m, h, st); err == nil {
-				st, err = m.readHeld(ctx, h)
+				st, err = f.readHeld(ctx, m, h)
 			}
 		}
 		if err != nil {
@@ -253,16 +257,14 @@ type heldState struct {
 
 func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
 
-// readHeld reads what a transaction has on the member.
-func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, err error) {
-	key, end := record.SlotRange()
+// readHeld finds out what a transaction has on the member at present: the decision and the leases from the member itself, the
+// locks from its stream, when that has come as far.
+func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st heldState, err error) {
 	leases, leasesEnd := record.AllHeldRange()
 	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
 		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
 		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
 		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
-		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyLock)}),
-		rangeOp(&pb.RangeRequest{Key: key, RangeEnd: end}),
 	}})
 	if err != nil {
 		return st, err
@@ -284,9 +286,12 @@ func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, e
 			return st, err
 		}
 	}
-	for _, l := range heldIn(m.index, resp.Responses[3:]) {
+	if err := f.log.WaitReached(ctx, m.index, resp.Header.Revision); err != nil {
+		return st, err
+	}
+	for _, l := range f.log.Locks() {
 		switch {
-		case l.ID != h.ID:
+		case l.Member != m.index || l.ID != h.ID:
 		case l.Slot == mergedlog.Whole:
 			st.whole = true
 		default:
