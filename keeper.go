@@ -257,9 +257,26 @@ type heldState struct {
 
 func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
 
-// readHeld finds out what a transaction has on the member at present: the decision and the leases from the member itself, the
-// locks from its stream, when that has come as far.
+// readHeld finds out what a transaction has on the member: the locks from the member's stream, once that has come as far as
+// the member is now, and then the rest from the member itself. In this order, locks that are gone and a decision that is not
+// there mean that there will be none: were it the other way round, it could have been made in between.
 func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st heldState, err error) {
+	rev, err := m.present(ctx)
+	if err != nil {
+		return st, err
+	}
+	if err := f.log.WaitReached(ctx, m.index, rev); err != nil {
+		return st, err
+	}
+	for _, l := range f.log.Locks() {
+		switch {
+		case l.Member != m.index || l.ID != h.ID:
+		case l.Slot == mergedlog.Whole:
+			st.whole = true
+		default:
+			st.slots = append(st.slots, l.Slot)
+		}
+	}
 	leases, leasesEnd := record.AllHeldRange()
 	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
 		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
@@ -284,18 +301,6 @@ func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st hel
 	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
 		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
 			return st, err
-		}
-	}
-	if err := f.log.WaitReached(ctx, m.index, resp.Header.Revision); err != nil {
-		return st, err
-	}
-	for _, l := range f.log.Locks() {
-		switch {
-		case l.Member != m.index || l.ID != h.ID:
-		case l.Slot == mergedlog.Whole:
-			st.whole = true
-		default:
-			st.slots = append(st.slots, l.Slot)
 		}
 	}
 	return st, nil
