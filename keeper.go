@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -128,7 +129,7 @@ func (f *feed) resolve(ctx context.Context, h record.Holder) error {
 		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.members))
 	}
 	primary := c.members[h.Primary]
-	for {
+	for taken := false; !taken; {
 		st, err := f.readHeld(ctx, primary, h)
 		if err != nil {
 			return err
@@ -140,49 +141,56 @@ func (f *feed) resolve(ctx context.Context, h record.Holder) error {
 		if st.free() {
 			break
 		}
-		if err := c.takeLocks(ctx, primary, h, st); err != nil {
+		if taken, err = c.takeLocks(ctx, primary, h, st); err != nil {
 			return err
 		}
 		c.metrics.aborts.Inc()
 	}
+	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range c.members {
-		if m == primary {
-			continue
+		if m != primary {
+			g.Go(func() error { return f.giveUpOn(gctx, m, h) })
 		}
+	}
+	return g.Wait()
+}
+
+// giveUpOn takes the locks of a transaction that cannot be decided any more, as far as the member's stream shows them: what it
+// has not shown yet is seen later.
+func (f *feed) giveUpOn(ctx context.Context, m *member, h record.Holder) error {
+	for taken := false; !taken && !f.heldOn(m, h).free(); {
 		st, err := f.readHeld(ctx, m, h)
-		for err == nil && !st.free() {
-			if err = c.takeLocks(ctx, m, h, st); err == nil {
-				st, err = f.readHeld(ctx, m, h)
-			}
+		if err != nil || st.free() {
+			return err
 		}
-		if err != nil {
+		if taken, err = f.c.takeLocks(ctx, m, h, st); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// takeLocks takes locks from an undecided transaction. Slots get a stamp that is younger than whatever landed on them; the
-// caller looks again whether it worked.
-func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
+// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. Slots get a stamp that is younger
+// than whatever landed on them. If it has not taken all, the caller looks again.
+func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
-		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
-		return err
+		resp, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
+		return err == nil && resp.Succeeded, err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
 	s, err := c.commit.Take(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
-		return nil
+		return len(slots) == len(st.slots), nil
 	case err == nil: // somebody else was first, or the epoch has changed
 		c.commit.Surrender(s)
 		_, err = c.clock.Sync(ctx)
-		return err
+		return false, err
 	}
 	// Refused for certain, or it leaves no mark if it does not land: the gap is others' to close.
 	if commit.Definite(err) {
@@ -190,7 +198,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	} else {
 		c.commit.Landed(s)
 	}
-	return err
+	return false, err
 }
 
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
@@ -268,15 +276,7 @@ func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st hel
 	if err := f.log.WaitReached(ctx, m.index, rev); err != nil {
 		return st, err
 	}
-	for _, l := range f.log.Locks() {
-		switch {
-		case l.Member != m.index || l.ID != h.ID:
-		case l.Slot == mergedlog.Whole:
-			st.whole = true
-		default:
-			st.slots = append(st.slots, l.Slot)
-		}
-	}
+	st = f.heldOn(m, h)
 	leases, leasesEnd := record.AllHeldRange()
 	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
 		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
@@ -304,6 +304,20 @@ func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st hel
 		}
 	}
 	return st, nil
+}
+
+// heldOn returns the locks of a transaction on the member, as the member's stream shows them.
+func (f *feed) heldOn(m *member, h record.Holder) (st heldState) {
+	for _, l := range f.log.Locks() {
+		switch {
+		case l.Member != m.index || l.ID != h.ID:
+		case l.Slot == mergedlog.Whole:
+			st.whole = true
+		default:
+			st.slots = append(st.slots, l.Slot)
+		}
+	}
+	return st
 }
 
 // heldIn finds the locks among records that were read: of slots, and of the member.

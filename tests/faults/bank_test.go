@@ -20,47 +20,26 @@ import (
 
 const (
 	// atOnce is how many processes are on their way to death at the same time.
-	atOnce = 16
-	// rested is how many times as many accounts there are as those processes need, so that each finds some that nobody died over
-	// a moment ago.
-	rested = 2
+	atOnce = 3
+	// perMember is how many accounts there are on every member: more than those processes need, so that each finds some that nobody
+	// died over a moment ago. They are opened in one transaction.
+	perMember = 42
+	// agony is how long a process may take to come to the steps that it dies at; less than its requests wait.
+	agony = time.Second
 	// pastLists is how many past revisions are listed at the end.
-	pastLists = 200
+	pastLists = 48
 )
-
-// step is a step of a transfer over all members, and what becomes of a transfer whose writer dies there.
-type step struct {
-	at       moment
-	survives int32 // requests that come to the moment before
-	name     string
-	happens  bool
-}
-
-var steps = []step{
-	{afterLock, 0, "one member is locked", false},
-	{beforeLock, members - 1, "one member is not locked", false},
-	{afterLock, members - 1, "all members are locked", false},
-	{beforeTxnStamp, 0, "the stamp is taken", false},
-	{beforeDecision, 0, "nothing is decided", false},
-	{afterDecision, 0, "it is decided", true},
-	{beforePart, 0, "no other part is sent", true},
-	{afterPart, 0, "one other part has landed", true},
-	{beforePart, members - 2, "one part is not sent", true},
-	{afterPart, members - 2, "all parts have landed", true},
-	{beforeTidying, 0, "the decision is still there", true},
-	{afterTidying, 0, "nothing is left to do", true},
-}
 
 // TestDeathInATransfer: processes die at every step of transfers over all members, between the first lock and the last part. The
 // others finish them or give them up, soon; nobody ever sees half of one.
 func TestDeathInATransfer(t *testing.T) {
 	b := newBench(t, 2)
-	bank := b.openBank(rested * atOnce)
+	bank := b.openBank()
 	locks := b.watchLocks()
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 2, Pace: 3 * pace, Lists: true})
 	}
-	deaths := b.dieInTransfers(bank, rounds(6), false)
+	deaths := b.dieInTransfers(bank, rounds(12), false)
 	b.listPast()
 	h := b.finish()
 	bank.Check(t, h)
@@ -71,7 +50,7 @@ func TestDeathInATransfer(t *testing.T) {
 // TestDeathInATransferOfMembers: the same, where whole members are locked.
 func TestDeathInATransferOfMembers(t *testing.T) {
 	b := newBench(t, 2)
-	bank := b.openBank(rested * atOnce)
+	bank := b.openBank()
 	locks := b.watchLocks()
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 2, Pace: 3 * pace, Lists: true})
@@ -115,7 +94,7 @@ func TestTransfersWhileTheCoordinatorIsLost(t *testing.T) {
 // transfersBeside moves money, with deaths in between, while something else is broken, which mends itself.
 func (b *bench) transfersBeside(trouble func()) {
 	b.t.Helper()
-	bank := b.openBank(rested * atOnce)
+	bank := b.openBank()
 	locks := b.watchLocks()
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 2, Pace: 2 * pace, Lists: true})
@@ -137,8 +116,8 @@ func (b *bench) transfersBeside(trouble func()) {
 	requireFates(b.t, h, deaths)
 }
 
-// openBank opens accounts, the given number of them on every member, each in a slot of its own.
-func (b *bench) openBank(perMember int) *workload.Bank {
+// openBank opens accounts on every member, each in a slot of its own.
+func (b *bench) openBank() *workload.Bank {
 	b.t.Helper()
 	var names []string
 	for _, m := range b.cluster.Members {
@@ -167,92 +146,144 @@ func (b *bench) openBank(perMember int) *workload.Bank {
 	return bank
 }
 
-// death is a process that died at a step of a transfer.
+// death is a transfer that its process died over.
 type death struct {
-	step
+	fate
 	process string
 }
 
-// dieInTransfers lets n processes die at every step, some at a time.
+// dieInTransfers lets processes die, some at a time, until n transfers or more were left behind at every step; in each process, they
+// get stuck at all steps, or, if whole members are locked, at one.
 func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []death {
 	b.t.Helper()
+	begin := time.Now()
 	triples := make(chan []string, len(bank.Accounts)/members)
 	for i := 0; i < len(bank.Accounts); i += members {
 		triples <- bank.Accounts[i : i+members]
 	}
-	begin := time.Now()
-	var mu sync.Mutex
-	var deaths []death
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*time.Minute)
+	todo := &deaths{left: map[step]int{}}
+	for _, s := range steps {
+		todo.left[s] = n
+	}
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*10*time.Second)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
-	for i := range n {
-		for _, s := range steps {
-			g.Go(func() error {
-				accounts := <-triples
-				d := death{s, fmt.Sprintf("at %d-%d when %s #%d", s.at, s.survives, s.name, i)}
-				err := b.dieInTransfer(ctx, d, accounts, wholeMembers)
-				triples <- accounts
-				mu.Lock()
-				defer mu.Unlock()
-				deaths = append(deaths, d)
-				return err
-			})
-		}
+	for range atOnce {
+		g.Go(func() error {
+			for {
+				name, next := todo.next(wholeMembers)
+				if len(next) == 0 {
+					return nil
+				}
+				fates, err := b.dieAt(ctx, name, next, triples, wholeMembers)
+				if err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				todo.add(name, fates)
+			}
+		})
 	}
 	if err := g.Wait(); err != nil {
-		b.t.Errorf("a process should have died: %v", err)
+		b.t.Errorf("a process should have died: %v; still to come: %v", err, todo.left)
 	}
-	b.t.Logf("%d processes died within %s", len(deaths), time.Since(begin))
-	return deaths
+	b.t.Logf("%d processes died over %d transfers within %s", todo.processes, len(todo.all), time.Since(begin))
+	return todo.all
 }
 
-// dieInTransfer opens a process that moves money among accounts until it dies.
-func (b *bench) dieInTransfer(ctx context.Context, d death, accounts []string, wholeMembers bool) error {
+// deaths is what has happened and what is still to come.
+type deaths struct {
+	mu        sync.Mutex
+	left      map[step]int
+	all       []death
+	processes int
+}
+
+// next says which steps a process is to die at, and its name; none: enough have died. As decisions are removed together, only one
+// of the steps around that is among them.
+func (d *deaths) next(one bool) (name string, next []step) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var tidying bool
+	for _, i := range rand.Perm(len(steps)) {
+		s := steps[i]
+		tidies := s.at == beforeTidying || s.at == afterTidying
+		if d.left[s] <= 0 || tidying && tidies {
+			continue
+		}
+		tidying = tidying || tidies
+		next = append(next, s)
+		if one {
+			break
+		}
+	}
+	d.processes++
+	return fmt.Sprintf("mortal%d", d.processes), next
+}
+
+func (d *deaths) add(process string, fates []fate) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range fates {
+		d.left[f.step]--
+		d.all = append(d.all, death{f, process})
+	}
+}
+
+// dieAt opens a process that makes a transfer for each step, and dies when all are stuck there, or those that came so far.
+func (b *bench) dieAt(ctx context.Context, name string, steps []step, triples chan []string, wholeMembers bool) ([]fate, error) {
 	p, err := b.start(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.Client = b.run.Join(d.process, p.meta)
-	died := make(chan struct{})
-	p.wire.onDeath = func() { close(died) }
-	p.wire.survives.Store(d.survives)
-	p.wire.armed.Store(int32(d.at))
+	p.Client = b.run.Join(name, p.meta)
+	doom := newDoom(steps...)
+	p.wire.doom.Store(doom)
 	var conditions []clientv3.Cmp
 	if wholeMembers { // a compare of a range, which is empty, on all members
 		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision("nobody/"), "=", 0).WithPrefix())
 	}
 	var work sync.WaitGroup
-	work.Go(func() {
-		for p.wire.armed.Load() != int32(never) && ctx.Err() == nil {
-			_, _ = p.TransferIf(ctx, conditions, accounts...)
-		}
-	})
-	defer work.Wait()
-	defer p.Lose() //nolint:contextcheck // it ends what has no context
-	select {
-	case <-died:
-		go p.end()
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", d.process, ctx.Err())
+	for range steps {
+		accounts := <-triples
+		work.Go(func() {
+			for done, err := false, error(nil); !done && err == nil; {
+				done, err = p.TransferIf(ctx, conditions, accounts...)
+			}
+			triples <- accounts
+		})
 	}
+	select {
+	case <-doom.all:
+	case <-time.After(agony):
+	}
+	p.wire.dead.Store(true)
+	p.Lose() //nolint:contextcheck // it ends what has no context
+	work.Wait()
+	go p.end()
+	return doom.died(), ctx.Err()
 }
 
 // requireFates requires that the transfers of the dead happened if they were decided, and only then.
 func requireFates(t *testing.T, h *workload.History, deaths []death) {
 	t.Helper()
-	happened := map[string]int{}
-	for _, d := range deaths {
-		landed, _ := unknown(h, d.process)
-		if landed > 0 {
-			happened[d.name]++
-		}
-		require.True(t, d.happens || landed == 0, "%s: a transfer that was not decided happened", d.process)
-		require.True(t, landed > 0 || d.at != afterDecision, "%s: a transfer that was decided did not happen", d.process)
+	happened := map[string]bool{}
+	for _, ev := range h.Events() {
+		happened[string(ev.Kv.Value)] = true
 	}
-	t.Logf("%d deaths at %d steps; transfers that nobody was told of happened: %v", len(deaths), len(steps), happened)
+	byKey := map[string]*workload.Write{}
+	for _, w := range h.Writes {
+		for _, e := range w.Effects {
+			byKey[w.Client+e.Key] = w
+		}
+	}
+	count := map[string]int{}
+	for _, d := range deaths {
+		w := byKey[d.process+d.key]
+		require.NotNil(t, w, "%s died over a transfer of %s that it never made", d.process, d.key)
+		require.Equal(t, d.happens, happened[w.Effects[0].Value], "%s, of whose writer nothing was heard when %s: whether it happened", w, d.name)
+		count[d.name]++
+	}
+	t.Logf("deaths at each step: %v", count)
 }
 
 // listPast ends the load, and has a process that has seen nothing of it list many past revisions.
@@ -264,7 +295,10 @@ func (b *bench) listPast() {
 	young := b.open()
 	b.join(young, "young")
 	from, to := b.run.Base(), b.run.Told()
+	var g errgroup.Group
+	g.SetLimit(8)
 	for rev := from; rev <= to; rev += max((to-from)/pastLists, 1) {
-		require.NoError(b.t, young.List(b.t.Context(), rev))
+		g.Go(func() error { return young.List(b.t.Context(), rev) })
 	}
+	require.NoError(b.t, g.Wait())
 }

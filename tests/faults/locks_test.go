@@ -151,8 +151,8 @@ func (w *witness) requireReleased() {
 	w.stop()
 	var ages []time.Duration
 	slow := 0
-	slices.SortFunc(w.done, func(a, b hold) int { return int(w.age(b) - w.age(a)) })
-	for _, h := range w.done[:min(30, len(w.done))] { w.t.Logf("DEBUG %s %x %s from %s", h.where, h.by[8:14], w.age(h), h.Begin.Format("05.000")) }
+	for _, h := range w.done[:min(30, len(w.done))] {
+	}
 	for _, h := range w.done {
 		age := w.age(h)
 		ages = append(ages, age)

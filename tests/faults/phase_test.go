@@ -93,7 +93,7 @@ func phaseOfTxn(txn *pb.TxnRequest) phase {
 		}
 		tidied = tidied || record.KindOf(del.GetKey()) == record.Txn
 	}
-	held := slices.ContainsFunc(txn.Compare, func(c *pb.Compare) bool { return c.Result == pb.Compare_EQUAL && isLocked(c.GetValue()) })
+	held := slices.ContainsFunc(txn.Compare, isHeld)
 	switch {
 	case decided:
 		return decide
@@ -108,6 +108,9 @@ func phaseOfTxn(txn *pb.TxnRequest) phase {
 	}
 	return other
 }
+
+// isHeld recognises a compare that demands a lock.
+func isHeld(c *pb.Compare) bool { return c.Result == pb.Compare_EQUAL && isLocked(c.GetValue()) }
 
 // operations are the operations of a branch, and of the branches within that run if all goes well.
 func operations(ops []*pb.RequestOp) []*pb.RequestOp {

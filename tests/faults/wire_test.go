@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -34,7 +33,7 @@ type wire struct {
 	survives atomic.Int32 // how many requests come to that moment before
 	dead     atomic.Bool
 
-	locked atomic.Int32 // members that the process's transaction has locked; of use while there is only one
+	doom atomic.Pointer[doom] // what becomes of the process's transactions across members; may be nil
 
 	// countdown, once set, goes down by one before each request is sent, and by one before its answer arrives. At 0 the
 	// process dies.
@@ -52,15 +51,16 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 		return hang(ctx)
 	}
 	phase := phaseOf(req)
-	if w.diesAt(momentsOf[phase].before) {
+	if w.diesAt(momentsOf[phase].before) || w.doom.Load().sticks(req, nil) {
 		return hang(ctx)
 	}
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err
 	}
-	if w.dead.Load() || w.ticks() || w.diesAt(w.after(phase, reply)) {
+	if w.dead.Load() || w.ticks() || w.diesAt(momentsOf[phase].after) || w.doom.Load().sticks(req, reply) {
 		return hang(ctx)
 	}
+	w.doom.Load().delay(ctx, req)
 	if phase == rebuild {
 		select {
 		case w.steps <- struct{}{}:
@@ -72,27 +72,6 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 		return status.Error(codes.Unavailable, "the answer was lost")
 	}
 	return nil
-}
-
-// after is the moment after a request that was answered.
-func (w *wire) after(p phase, reply any) moment {
-	switch p {
-	case lock, decide, part, tidy:
-		if resp, ok := reply.(*pb.TxnResponse); !ok || !resp.Succeeded {
-			return never // it was refused
-		}
-	case add:
-		if w.locked.Load() == members && moment(w.armed.Load()) == beforeTxnStamp {
-			return beforeTxnStamp
-		}
-	}
-	if p == lock {
-		w.locked.Add(1)
-	}
-	if p == decide {
-		w.locked.Store(0)
-	}
-	return momentsOf[p].after
 }
 
 // ticks counts down, and kills the process when its time has come.
