@@ -294,3 +294,23 @@ func TestLeaseOfABranch(t *testing.T) {
 	_, err = txn(1)
 	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
 }
+
+// TestReadBehindACompaction: another process compacts right up to revisions of a member that hold no stamp, and that this one
+// has not seen yet. What may be read can be read.
+func TestReadBehindACompaction(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	a, b := cluster.Client(t), cluster.Client(t)
+	srv := leaseService(t, a)
+	for i := range 40 {
+		rev := put(t, a, "k", fmt.Sprint(i))
+		for range 3 {
+			_, err := srv.LeaseGrant(within(t, patience), &pb.LeaseGrantRequest{TTL: 60})
+			require.NoError(t, err)
+		}
+		_, err := a.Compact(within(t, patience), rev)
+		require.NoError(t, err)
+		_, err = b.Get(within(t, patience), "", clientv3.WithPrefix(), clientv3.WithRev(rev))
+		require.NoError(t, err)
+	}
+}
