@@ -26,12 +26,11 @@ func grant(t *testing.T, l clientv3.Lease, ttl int64) clientv3.LeaseID {
 	return resp.ID
 }
 
-// putLeased attaches a key and returns the revision.
-func putLeased(t *testing.T, kv clientv3.KV, key string, id clientv3.LeaseID) int64 {
+// putLeased attaches a key.
+func putLeased(t *testing.T, kv clientv3.KV, key string, id clientv3.LeaseID) {
 	t.Helper()
-	resp, err := kv.Put(within(t, patience), key, "v", clientv3.WithLease(id))
+	_, err := kv.Put(within(t, patience), key, "v", clientv3.WithLease(id))
 	require.NoError(t, err)
-	return resp.Header.Revision
 }
 
 // attached lists a lease's keys.

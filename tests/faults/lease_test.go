@@ -192,7 +192,7 @@ func (b *leaseBench) killReaper(witness *metaetcd.Client, step int) (survived bo
 	select {
 	case <-died:
 		cancel()
-		<-done
+		b.t.Log("killed:", <-done)
 	case err := <-done:
 		survived = true
 		require.NoError(b.t, err)
@@ -281,7 +281,7 @@ func (b *leaseBench) regrant(cli *metaetcd.Client, id clientv3.LeaseID) {
 	b.t.Helper()
 	var srv capture
 	cli.Register(&srv)
-	_, err := srv.LeaseServer.LeaseGrant(b.ctx(), &pb.LeaseGrantRequest{ID: int64(id), TTL: 3600})
+	_, err := srv.LeaseGrant(b.ctx(), &pb.LeaseGrantRequest{ID: int64(id), TTL: 3600})
 	require.NoError(b.t, err)
 }
 
