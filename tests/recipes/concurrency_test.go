@@ -222,6 +222,10 @@ func transfer(t *testing.T, ps []*process, iso concurrency.Isolation) {
 		_, err := ps[0].Put(ctx(t), account(i), strconv.Itoa(each))
 		require.NoError(t, err)
 	}
+	for _, p := range ps { // serializable reads may be behind, but not behind this
+		_, err := p.Get(ctx(t), "bank/", clientv3.WithPrefix())
+		require.NoError(t, err)
+	}
 	var g errgroup.Group
 	for i := range 6 {
 		g.Go(func() error {
