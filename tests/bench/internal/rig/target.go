@@ -18,6 +18,7 @@ type Address struct{ Name, Endpoint string }
 type Target struct {
 	Members     []Address
 	Coordinator string // its endpoint; empty: the only member is a plain etcd
+	MaxTxnOps   uint   // of the members; 0: etcd's default
 }
 
 // Side is an opened target.
@@ -43,7 +44,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		s.KV, s.Watcher = cli.KV, cli.Watcher
 		return s, nil
 	}
-	var cfg metaetcd.Config
+	cfg := metaetcd.Config{MemberTxnOps: int(t.MaxTxnOps)}
 	if cfg.Coordinator, err = s.dial(ctx, t.Coordinator); err != nil {
 		return nil, err
 	}
