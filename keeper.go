@@ -107,16 +107,14 @@ func (k *lockKeeper) finish(h record.Holder) {
 		return
 	}
 	k.busy[h.ID] = struct{}{}
-	k.f.wg.Add(1)
-	go func() {
-		defer k.f.wg.Done()
+	k.f.wg.Go(func() {
 		if err := k.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
 			k.f.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
 		k.mu.Lock()
 		delete(k.busy, h.ID)
 		k.mu.Unlock()
-	}()
+	})
 }
 
 // resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
@@ -281,7 +279,7 @@ func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
 func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest) error {
 	for {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
-		_, err := c.members[member].send(sending, req)
+		_, err := c.members[member].send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
 		if err == nil {
 			return nil

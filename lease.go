@@ -254,10 +254,8 @@ func (c *core) deadLeases(ctx context.Context, plan *translate.Plan) ([]int64, e
 // attachesTo is etcd's error of a run that attaches a key to one of the leases, which do not exist.
 func attachesTo(run *translate.Run, dead []int64) error {
 	for _, id := range run.Leases() {
-		for _, d := range dead {
-			if id == d {
-				return rpctypes.ErrGRPCLeaseNotFound
-			}
+		if slices.Contains(dead, id) {
+			return rpctypes.ErrGRPCLeaseNotFound
 		}
 	}
 	return nil
