@@ -10,8 +10,10 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/lease"
@@ -259,6 +261,32 @@ func attachesTo(run *translate.Run, dead []int64) error {
 		}
 	}
 	return nil
+}
+
+// dropEntriesBehind removes, behind the caller's back, the entries of leased keys that a range delete at stamp has removed: it
+// did not know them. Nothing depends on it; otherwise they stay until their leases end.
+func (c *core) dropEntriesBehind(stamp int64) {
+	c.spawn(func() {
+		f, err := c.feedFor(c.ctx)
+		if err != nil || f.log.WaitClosed(c.ctx, stamp) != nil {
+			return
+		}
+		evs, _, err := f.log.Since(stamp, 1)
+		if err != nil {
+			return
+		}
+		stale := make([][]lease.Entry, len(c.members))
+		for _, ev := range evs {
+			if ev.Rev == stamp && ev.Type == mvccpb.Event_DELETE && ev.PrevKv.GetLease() != 0 {
+				stale[ev.Member] = append(stale[ev.Member], lease.Entry{Lease: ev.PrevKv.Lease, Key: ev.Kv.Key})
+			}
+		}
+		for m, entries := range stale {
+			if err := c.leases.Drop(c.ctx, m, entries); err != nil && c.ctx.Err() == nil {
+				c.cfg.Logger.Debug("entries of leases stay until these end", zap.Error(err))
+			}
+		}
+	})
 }
 
 // deletesAtOnce bounds the transactions of deleteAttached that are under way at one time.

@@ -101,7 +101,7 @@ func bench(ctx context.Context, args []string) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 
 	out := &table{w: os.Stdout}
-	for _, run := range []func(context.Context, *options, *table) error{runComparisons, runAllocations, runClock} {
+	for _, run := range []func(context.Context, *options, *table) error{runComparisons, runAllocations, runClock, runLeases} {
 		if err := run(ctx, o, out); err != nil {
 			return err
 		}

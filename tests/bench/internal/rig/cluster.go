@@ -80,6 +80,9 @@ func (c *Cluster) start(start func(ServerConfig) (*Server, error), parent string
 	return s.Endpoint, nil
 }
 
+// Lessor is the server that keeps the timers of leases: the coordinator, or the plain etcd.
+func (c *Cluster) Lessor() *Server { return c.servers[0] }
+
 // Stop ends the servers and removes their data.
 func (c *Cluster) Stop() error {
 	errs := make([]error, len(c.servers))

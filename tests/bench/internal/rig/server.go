@@ -31,6 +31,7 @@ type ServerConfig struct {
 // Server is a running single-node etcd with the settings of an etcd out of the box: every write is synced to disk.
 type Server struct {
 	Endpoint string // host:port for clients
+	PID      int    // of its process; 0: this one
 	stop     func() error
 }
 

@@ -25,6 +25,7 @@ type Target struct {
 type Side struct {
 	clientv3.KV
 	clientv3.Watcher
+	clientv3.Lease
 	close []func() error
 }
 
@@ -41,7 +42,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s.KV, s.Watcher = cli.KV, cli.Watcher
+		s.KV, s.Watcher, s.Lease = cli.KV, cli.Watcher, cli.Lease
 		return s, nil
 	}
 	cfg := metaetcd.Config{MemberTxnOps: int(t.MaxTxnOps)}
@@ -60,7 +61,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		return nil, err
 	}
 	s.close = append(s.close, meta.Close)
-	s.KV, s.Watcher = meta, meta
+	s.KV, s.Watcher, s.Lease = meta, meta, meta
 	return s, nil
 }
 
