@@ -24,6 +24,7 @@ type Target struct {
 type Side struct {
 	clientv3.KV
 	clientv3.Watcher
+	Meta  *metaetcd.Client // nil: a plain etcd
 	close []func() error
 }
 
@@ -59,7 +60,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		return nil, err
 	}
 	s.close = append(s.close, meta.Close)
-	s.KV, s.Watcher = meta, meta
+	s.KV, s.Watcher, s.Meta = meta, meta, meta
 	return s, nil
 }
 
