@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 // options are the command line's.

@@ -24,7 +24,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 // aim is the share of N times plain's throughput that N members should reach.

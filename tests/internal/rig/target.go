@@ -26,6 +26,7 @@ type Side struct {
 	clientv3.KV
 	clientv3.Watcher
 	clientv3.Lease
+	Meta  *metaetcd.Client // nil: a plain etcd
 	close []func() error
 }
 
@@ -61,7 +62,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		return nil, err
 	}
 	s.close = append(s.close, meta.Close)
-	s.KV, s.Watcher, s.Lease = meta, meta, meta
+	s.KV, s.Watcher, s.Lease, s.Meta = meta, meta, meta, meta
 	return s, nil
 }
 
