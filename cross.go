@@ -159,6 +159,9 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	}
 	keep = true
 	x.finish(d)
+	if len(x.plan.Deleted) > 0 {
+		x.c.dropEntriesBehind(d.Stamp)
+	}
 	resp, err = x.answer(ctx, run, d)
 	return resp, true, err
 }
