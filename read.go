@@ -98,6 +98,37 @@ func (c *core) rangeAt(ctx context.Context, f *feed, req *pb.RangeRequest, r int
 	}
 	native := rangeCopy(req, key, end)
 	members := c.ring.MembersOf(key, end)
+	for try := 1; ; try++ {
+		resp, err := c.readAt(ctx, f, native, members, key, end, r, own)
+		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !c.behind(ctx, f, members, r) {
+			return resp, err
+		}
+	}
+}
+
+// behindTries bounds the attempts of a read that compactions by other processes overtake.
+const behindTries = 3
+
+// behind reports whether a read at r that a member refused as compacted is one that the meta cluster still allows. Revisions of the
+// member that hold no stamp, like those that change leases and fences, say nothing of r: another process may have compacted
+// up to one of them that this one had not seen. Then it has by the time this returns.
+func (c *core) behind(ctx context.Context, f *feed, members []int, r int64) bool {
+	rec, err := c.members[0].readRecords(ctx)
+	if err != nil || r < rec.compacted {
+		return false
+	}
+	for _, i := range members {
+		rev, err := c.members[i].present(ctx)
+		if err != nil || f.log.WaitReached(ctx, i, rev) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *core) readAt(
+	ctx context.Context, f *feed, native *pb.RangeRequest, members []int, key, end []byte, r int64, own []*mergedlog.Event,
+) (*pb.RangeResponse, error) {
 	snaps, err := f.snapshot(ctx, r, members, key, end)
 	if err != nil {
 		return nil, err

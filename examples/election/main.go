@@ -99,7 +99,7 @@ func lead(ctx context.Context, cli *clientv3.Client, o *options, out io.Writer) 
 	}()
 	e := concurrency.NewElection(s, "/election")
 	fmt.Fprintln(out, o.name, "campaigns")
-	if err := e.Campaign(s.Ctx(), o.name); err != nil {
+	if err := e.Campaign(s.Ctx(), o.name); err != nil { //nolint:contextcheck // it ends with ctx and with the session
 		return errors.Join(ctx.Err(), ignore(err, context.Canceled)) // without ctx's end, it was the session's
 	}
 	fmt.Fprintln(out, o.name, "leads")

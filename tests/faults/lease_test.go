@@ -192,7 +192,7 @@ func (b *leaseBench) killReaper(witness *metaetcd.Client, step int) (survived bo
 	select {
 	case <-died:
 		cancel()
-		<-done
+		b.t.Log("killed:", <-done)
 	case err := <-done:
 		survived = true
 		require.NoError(b.t, err)
@@ -244,7 +244,9 @@ func (b *leaseBench) slowReaper(witness *metaetcd.Client, step int) {
 	for _, k := range names {
 		b.put(reaper, k, "", clientv3.WithLease(id))
 	}
+	paused := make(chan struct{})
 	w.pause = func() {
+		defer close(paused)
 		b.put(witness, prefix+"rewritten", "")
 		b.put(witness, prefix+"attached", "", clientv3.WithLease(other))
 		if _, err := witness.Revoke(b.ctx(), id); err != nil {
@@ -256,9 +258,10 @@ func (b *leaseBench) slowReaper(witness *metaetcd.Client, step int) {
 	w.countdown.Store(int32(step))
 	// It is the new grant that a slow revocation may end, if it had not found the old one yet.
 	_, err := reaper.Revoke(b.ctx(), id)
-	if w.countdown.Load() > 0 { // it had done before
+	if w.countdown.Swap(0) > 0 { // it had done before
 		return
 	}
+	<-paused // it may have been a request behind the revocation's back
 	left, lerr := witness.TimeToLive(b.ctx(), id)
 	require.NoError(b.t, lerr)
 	if left.TTL < 0 {
@@ -281,7 +284,7 @@ func (b *leaseBench) regrant(cli *metaetcd.Client, id clientv3.LeaseID) {
 	b.t.Helper()
 	var srv capture
 	cli.Register(&srv)
-	_, err := srv.LeaseServer.LeaseGrant(b.ctx(), &pb.LeaseGrantRequest{ID: int64(id), TTL: 3600})
+	_, err := srv.LeaseGrant(b.ctx(), &pb.LeaseGrantRequest{ID: int64(id), TTL: 3600})
 	require.NoError(b.t, err)
 }
 
