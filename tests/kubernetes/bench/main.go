@@ -55,7 +55,7 @@ func parse(args []string) (*options, error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.IntVar(&o.members, "members", 3, "members of the meta cluster")
 	fs.IntVar(&o.rounds, "rounds", 5, "measured rounds of each side")
-	fs.DurationVar(&o.duration, "round", 2*time.Second, "length of a round")
+	fs.DurationVar(&o.duration, "round", 3*time.Second, "length of a round")
 	fs.IntVar(&o.pods, "pods", 10_000, "pods that are there before")
 	run := fs.String("run", ".", "only benchmarks whose name this regular expression matches")
 	procs := fs.Bool("procs", false, "every etcd in a process of its own")

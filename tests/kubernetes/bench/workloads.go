@@ -20,7 +20,7 @@ const pageSize = 500
 // Lists come first: later tests add pods.
 var tests = []test{
 	{"list all in pages of 500, 1 reader", 1, 0.8, by(list)},
-	{"list all in pages of 500, 8 readers", 8, 0, by(list)},
+	{"list all in pages of 500, 4 readers", 4, 0, by(list)},
 	{"get, 1 reader", 1, 0, by(get)},
 	{"get, 64 readers", 64, 0, by(get)},
 	{"GuaranteedUpdate, 1 writer", 1, 0, by(update)},
