@@ -20,9 +20,9 @@ const (
 
 // ServerConfig describes a single-node etcd.
 type ServerConfig struct {
-	Name string
-	Dir  string // the server's own data directory
-	MaxTxnOps uint `json:",omitempty"` // --max-txn-ops; 0: etcd's default
+	Name      string
+	Dir       string // the server's own data directory
+	MaxTxnOps uint   `json:",omitempty"` // --max-txn-ops; 0: etcd's default
 	// Cgroup is the directory of a control group that the server joins before it touches the disk. Only for servers that are
 	// processes of their own; empty: none.
 	Cgroup string `json:",omitempty"`
