@@ -22,6 +22,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/topology"
+	"github.com/metaetcd/metaetcd/internal/turns"
 )
 
 // core is one process of the meta cluster: what the services in kv.go, watch.go and lease.go stand on. Safe for concurrent use.
@@ -36,6 +37,10 @@ type core struct {
 	commit  *commit.Pipeline
 	cache   *statecache.Cache
 	metrics *metrics
+	turns   *turns.Turns
+	sweeper *sweeper
+
+	crossings sync.Map // record.TxnID of the transactions across members that this process is at work on
 
 	compacted atomic.Int64
 	// acknowledged is the highest revision of a write of this process that was acknowledged.
@@ -72,6 +77,8 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 		return nil, err
 	}
 	c.cache = statecache.New(cfg.CacheEntries)
+	c.turns = turns.New(len(c.members))
+	c.sweeper = newSweeper(c)
 	c.clock = clock.New(c.clockConfig(coordinator))
 	c.leases = lease.New(c.leaseConfig())
 	if err := c.clock.Open(ctx); err != nil {
@@ -281,6 +288,36 @@ func (c *core) header() *pb.ResponseHeader {
 
 // owner returns the index of the member that stores a key.
 func (c *core) owner(key []byte) int { return c.ring.MemberOf(key) }
+
+// whileOpen ends a context with the core.
+func (c *core) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
+	return whileOpen(ctx, c.ctx)
+}
+
+func whileOpen(ctx, open context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(open, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// lingering is a context for what should be finished though the core is being closed, if it does not take long.
+func (c *core) lingering(timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	stop := context.AfterFunc(c.ctx, func() {
+		t := time.AfterFunc(linger, cancel)
+		context.AfterFunc(ctx, func() { t.Stop() })
+	})
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// linger is how long Close waits for what is under way.
+const linger = 500 * time.Millisecond
 
 // spawn runs fn beside its caller, unless the core is being closed.
 func (c *core) spawn(fn func()) bool {

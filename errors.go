@@ -3,10 +3,6 @@ package metaetcd
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -15,7 +11,6 @@ import (
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/topology"
-	"github.com/metaetcd/metaetcd/internal/translate"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
@@ -38,46 +33,6 @@ type WrongCoordinatorError = clock.WrongCoordinatorError
 
 // ForeignCoordinatorError says that the coordinator holds keys that are not metaetcd's.
 type ForeignCoordinatorError = clock.ForeignCoordinatorError
-
-// CrossMemberError refuses a transaction or a range delete whose compares and writes lie on several members. Nothing
-// was written. A sharding by path segments keeps keys that belong together on one member.
-type CrossMemberError struct {
-	Members map[string][]string // what of it lies on which member: keys, and ranges as `"from"-"to"`
-}
-
-// Error implements error.
-func (e *CrossMemberError) Error() string {
-	var b strings.Builder
-	b.WriteString("metaetcd: compares and writes lie on several members:")
-	for _, name := range slices.Sorted(maps.Keys(e.Members)) {
-		fmt.Fprintf(&b, " %s: %s;", name, strings.Join(e.Members[name], ", "))
-	}
-	return strings.TrimSuffix(b.String(), ";")
-}
-
-// GRPCStatus makes the error cross the services.
-func (e *CrossMemberError) GRPCStatus() *status.Status {
-	return status.New(codes.InvalidArgument, e.Error())
-}
-
-func (c *core) crossMember(p *translate.Plan) error {
-	e := &CrossMemberError{Members: map[string][]string{}}
-	add := func(member int, what string) {
-		name := c.members[member].name
-		e.Members[name] = append(e.Members[name], what)
-	}
-	for _, k := range p.Keys {
-		add(c.owner(k), fmt.Sprintf("%q", k))
-	}
-	for _, rs := range [][]translate.Range{p.Compared, p.Deleted} {
-		for _, r := range rs {
-			for _, m := range c.ring.MembersOf(r.Key, r.End) {
-				add(m, r.String())
-			}
-		}
-	}
-	return e
-}
 
 // askedError marks an error about a revision that the request named: the request's own, not a sign of being behind.
 type askedError struct{ error }

@@ -2,7 +2,6 @@ package metaetcd_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -84,19 +83,20 @@ func ExampleClient_Watch() {
 	}
 }
 
-// A transaction whose keys lie on several members is refused before anything is written. Sharding by path segments keeps
-// keys together.
-func ExampleCrossMemberError() {
+// A transaction may compare and write keys wherever they lie: it happens as a whole, at one revision.
+func ExampleClient_Txn() {
 	ctx := context.Background()
 	c := open(ctx)
 	defer c.Close()
 
-	_, err := c.Txn(ctx).Then(clientv3.OpPut("/a", "1"), clientv3.OpPut("/b", "2")).Commit()
-	if refused, ok := errors.AsType[*metaetcd.CrossMemberError](err); ok {
-		for member, keys := range refused.Members {
-			fmt.Println(member, keys)
-		}
+	resp, err := c.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value("/stock/apples"), "=", "1")).
+		Then(clientv3.OpPut("/stock/apples", "0"), clientv3.OpPut("/cart/anna", "apple")).
+		Commit()
+	if err != nil {
+		log.Fatal(err)
 	}
+	fmt.Println(resp.Succeeded, resp.Header.Revision)
 }
 
 // A key that is there as long as the process is: attached to a lease that is kept alive.

@@ -28,6 +28,7 @@ type feed struct {
 	log     *mergedlog.Log
 	hub     *watchhub.Hub
 	gaps    *gapKeeper
+	locks   *lockKeeper
 	history *history.History
 
 	ctx    context.Context
@@ -45,6 +46,7 @@ func openFeed(ctx context.Context, c *core) (*feed, error) {
 	f.log = mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, MaxBytes: c.cfg.LogBytes, OnRecord: f.onRecord})
 	c.log.Store(f.log)
 	f.gaps = newGapKeeper(f)
+	f.locks = newLockKeeper(f)
 	f.history = history.New(f.historyConfig())
 	if err := f.start(ctx); err != nil {
 		f.close()
@@ -64,7 +66,7 @@ func (f *feed) historyConfig() history.Config {
 
 func (f *feed) start(ctx context.Context) error {
 	for _, m := range f.c.members {
-		r, err := m.awaitRecords(ctx)
+		r, err := m.awaitOpening(ctx)
 		if err != nil {
 			return err
 		}
@@ -74,7 +76,7 @@ func (f *feed) start(ctx context.Context) error {
 		if err := f.c.leases.Load(ctx, m.index); err != nil {
 			return err
 		}
-		f.log.Open(m.index, r.MemberState)
+		f.log.Open(m.index, r.MemberState, r.held...)
 		f.wg.Add(1)
 		go f.stream(m, r.Rev+1) //nolint:contextcheck // it lives as long as the feed, not as the call
 	}
@@ -87,8 +89,10 @@ func (f *feed) start(ctx context.Context) error {
 			break
 		}
 	}
-	f.wg.Add(1)
+	f.wg.Add(2)
 	go f.gaps.run() //nolint:contextcheck // it lives as long as the feed, not as the call
+	go f.locks.run()
+	f.locks.kick()
 	return nil
 }
 
@@ -125,7 +129,41 @@ func (f *feed) closeUpToClock(ctx context.Context) (bool, error) {
 		_, err := f.c.clock.Sync(ctx)
 		return false, err
 	}
+	if err := f.finishDecided(ctx, now); err != nil {
+		return false, err
+	}
 	return true, f.log.Start(now)
+}
+
+// finishDecided applies what was decided at or below the clock's revision now. No more of that can be decided, and the
+// streams have not seen all of its parts. It returns when they have passed all that there are.
+func (f *feed) finishDecided(ctx context.Context, now int64) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, m := range f.c.members {
+		g.Go(func() error {
+			decided, err := m.readDecided(gctx)
+			for id, d := range decided {
+				if err == nil && d.Stamp <= now {
+					err = f.c.rollForward(gctx, record.Holder{ID: id, Primary: m.index}, d)
+				}
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	g, gctx = errgroup.WithContext(ctx)
+	for _, m := range f.c.members {
+		g.Go(func() error {
+			rev, err := m.present(gctx)
+			if err != nil {
+				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+			}
+			return f.log.WaitReached(gctx, m.index, rev)
+		})
+	}
+	return g.Wait()
 }
 
 // stream feeds the log with one member's events until the feed ends. clientv3 resumes a watch over broken connections; what
@@ -186,6 +224,7 @@ func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
 			return fmt.Errorf("%w: %w", errLog, err)
 		}
 		f.gaps.kick()
+		f.locks.kick()
 	}
 	return nil
 }

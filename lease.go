@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -14,7 +13,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -289,33 +287,30 @@ func (c *core) dropEntriesBehind(stamp int64) {
 	})
 }
 
-// deletesAtOnce bounds the transactions of deleteAttached that are under way at one time.
-const deletesAtOnce = 16
+const (
+	// keysAtOnce bounds the keys of a lease that are deleted at one revision, and bytesAtOnce what they take of the request
+	// that decides it. Larger leases end in several steps.
+	keysAtOnce  = 4096
+	bytesAtOnce = 512 << 10
+)
 
 // deleteAttached deletes the keys of a lease that are still as they were seen: attached to it. One that was put or
 // deleted since is left alone. It returns the last revision that it took.
 func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
-	byMember := make([][]*pb.RequestOp, len(c.members))
-	for _, k := range keys {
-		m := c.owner(k.Key)
-		byMember[m] = append(byMember[m], deleteIfAt(k.Key, k.Rev))
-	}
-	var last atomic.Int64
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(deletesAtOnce)
-	for _, ops := range byMember {
-		for part := range slices.Chunk(ops, max(c.cfg.MemberTxnOps/4-2, 1)) { // a delete takes about three operations and two compares
-			g.Go(func() error {
-				resp, err := c.write(gctx, &pb.TxnRequest{Success: part})
-				if err == nil {
-					raise(&last, resp.Header.Revision)
-				}
-				return err
-			})
+	var last int64
+	for len(keys) > 0 {
+		req := &pb.TxnRequest{}
+		for size := 0; len(keys) > 0 && len(req.Success) < keysAtOnce && size < bytesAtOnce; keys = keys[1:] {
+			req.Success = append(req.Success, deleteIfAt(keys[0].Key, keys[0].Rev))
+			size += 2 * len(keys[0].Key) // and its entry
 		}
+		resp, err := c.write(ctx, req)
+		if err != nil {
+			return last, err
+		}
+		last = max(last, resp.Header.Revision)
 	}
-	err := g.Wait()
-	return last.Load(), err
+	return last, nil
 }
 
 // deleteIfAt deletes a key if it is as it was put at rev.

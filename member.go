@@ -49,12 +49,7 @@ func (u unbounded) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.Call
 
 // whileOpen ends a request's context with the core: a member that does not answer must not hold up Close.
 func (m *member) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(m.open, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
-	}
+	return whileOpen(ctx, m.open)
 }
 
 func (m *member) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
@@ -89,24 +84,39 @@ func (m *member) rangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRe
 type records struct {
 	mergedlog.MemberState
 	compacted int64
+	held      []mergedlog.Lock // with readOpening
 }
 
 // readRecords reads the member's present records, linearizably.
 func (m *member) readRecords(ctx context.Context) (records, error) {
+	r, _, err := m.readWith(ctx)
+	return r, err
+}
+
+// readOpening is readRecords with the locks that are held at the same revision.
+func (m *member) readOpening(ctx context.Context) (records, error) {
+	key, end := record.SlotRange()
+	r, more, err := m.readWith(ctx, rangeOp(&pb.RangeRequest{Key: []byte(record.KeyLock)}), rangeOp(&pb.RangeRequest{Key: key, RangeEnd: end}))
+	r.held = heldIn(m.index, more)
+	return r, err
+}
+
+func (m *member) readWith(ctx context.Context, more ...*pb.RequestOp) (records, []*pb.ResponseOp, error) {
 	keys := []string{record.KeyFence, record.KeyClock, record.KeyCompacted}
 	req := &pb.TxnRequest{}
 	for _, k := range keys {
-		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(k)}}})
+		req.Success = append(req.Success, rangeOp(&pb.RangeRequest{Key: []byte(k)}))
 	}
+	req.Success = append(req.Success, more...)
 	resp, err := m.txn(ctx, req)
 	if err != nil {
-		return records{}, fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+		return records{}, nil, fmt.Errorf("metaetcd: member %s: %w", m.name, err)
 	}
 	values := make([][]byte, len(keys))
 	for i := range keys {
 		kvs := resp.Responses[i].GetResponseRange().GetKvs()
 		if len(kvs) != 1 {
-			return records{}, fmt.Errorf("metaetcd: member %s has lost its record %q", m.name, keys[i])
+			return records{}, nil, fmt.Errorf("metaetcd: member %s has lost its record %q", m.name, keys[i])
 		}
 		values[i] = kvs[0].Value
 	}
@@ -115,13 +125,13 @@ func (m *member) readRecords(ctx context.Context) (records, error) {
 	r.Epoch, r.Fence, errs[0] = record.ParsePair(values[0])
 	_, r.Clock, errs[1] = record.ParsePair(values[1])
 	r.compacted, errs[2] = record.ParseNumber(values[2])
-	return r, errors.Join(errs[:]...)
+	return r, resp.Responses[len(keys):], errors.Join(errs[:]...)
 }
 
-// awaitRecords is readRecords, again while the member does not answer, until ctx ends.
-func (m *member) awaitRecords(ctx context.Context) (records, error) {
+// awaitOpening is readOpening, again while the member does not answer, until ctx ends.
+func (m *member) awaitOpening(ctx context.Context) (records, error) {
 	for retry := (backoff.Backoff{}); ; {
-		r, err := m.readRecords(ctx)
+		r, err := m.readOpening(ctx)
 		if status.Code(err) != codes.Unavailable || !retry.Wait(ctx) {
 			return r, err
 		}

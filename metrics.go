@@ -26,6 +26,11 @@ type metrics struct {
 	rebuilds    prometheus.Counter
 	reaps       prometheus.Counter
 	reapedKeys  prometheus.Counter
+
+	crossings    prometheus.Counter
+	lockWaits    prometheus.Counter
+	rollForwards prometheus.Counter
+	aborts       prometheus.Counter
 }
 
 const namespace = "metaetcd"
@@ -54,10 +59,14 @@ func newMetrics(reg prometheus.Registerer, c *core) (*metrics, error) {
 	m.fences = counter("fences_raised_total", "Fences that this process raised to resolve missing stamps.")
 	m.fencedReads = counter("fenced_reads_total", "Reads of single keys that were served by their member alone because the closed revision was held up.")
 	m.rebuilds = counter("clock_rebuilds_total", "Times that this process rebuilt the clock.")
+	m.crossings = counter("cross_member_transactions_total", "Transactions that this process decided under locks: across members, too long for one request, or contended.")
+	m.lockWaits = counter("lock_waits_total", "Times that such a transaction met the locks of another and waited.")
+	m.rollForwards = counter("roll_forwards_total", "Decided transactions whose writer had gone and that this process finished.")
+	m.aborts = counter("lock_aborts_total", "Times that this process took the locks of an undecided transaction whose writer had gone.")
 	m.reaps = counter("leases_reaped_total", "Leases that had expired or been revoked, and that this process brought to their end.")
 	m.reapedKeys = counter("lease_keys_deleted_total", "Keys that this process deleted because their lease had expired or been revoked.")
 	all := []prometheus.Collector{
-		m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, m.reaps, m.reapedKeys, newStateCollector(c),
+		m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, m.crossings, m.lockWaits, m.rollForwards, m.aborts, m.reaps, m.reapedKeys, newStateCollector(c),
 	}
 	if reg == nil {
 		return m, nil

@@ -6,6 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/snapshot"
@@ -24,11 +25,17 @@ func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 		return c.readTxn(ctx, plan)
 	}
 	if len(plan.Members) > 1 {
-		return nil, c.crossMember(plan)
+		return c.cross(ctx, plan)
 	}
 	w := &writer{c: c, plan: plan, member: c.members[plan.Members[0]]}
-	for {
+	for w.losses < maxLosses {
+		if err := c.awaitUnlocked(ctx, w.member.index, plan.Exclusive(), plan.Keys...); err != nil {
+			return nil, err
+		}
 		resp, done, err := w.attempt(ctx)
+		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) {
+			break
+		}
 		if done || err != nil {
 			return resp, err
 		}
@@ -36,6 +43,28 @@ func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 			return nil, ctx.Err()
 		}
 	}
+	return c.cross(ctx, plan)
+}
+
+// awaitUnlocked waits while transactions across members hold what an operation of one member needs, the keys' slots or the
+// whole member: its stamp would be refused. It does not wait for ever: what is not free then is for the operation to find out.
+func (c *core) awaitUnlocked(ctx context.Context, member int, whole bool, keys ...[]byte) error {
+	f, err := c.feedFor(ctx)
+	if err != nil || f.log.Locked() == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxPatience)
+	defer cancel()
+	if whole {
+		_ = f.log.WaitAllUnlocked(ctx, member, 0)
+		return nil
+	}
+	slots := make([]int, len(keys))
+	for i, k := range keys {
+		slots[i] = c.ring.Slot(k)
+	}
+	_ = f.log.WaitUnlocked(ctx, member, 0, slots...)
+	return nil
 }
 
 // writer is one transaction on its way to its member. Its lane builds it while the caller waits, never both at once.
@@ -48,6 +77,8 @@ type writer struct {
 	run   *translate.Run // as built last
 	built []builtKey     // the states it was evaluated and built on
 	stale bool           // the last attempt was built on a state that no longer held
+
+	losses int // attempts that met other writers
 }
 
 type builtKey struct {
@@ -74,6 +105,9 @@ func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, 
 	case err != nil:
 		return nil, false, err
 	case !r.Outcome.Landed:
+		if !r.Outcome.Fenced && !r.Outcome.Together {
+			w.losses++
+		}
 		return nil, false, nil
 	}
 	if len(w.plan.Deleted) > 0 {
@@ -287,30 +321,35 @@ func (w *writer) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, 
 	results := r.Outcome.Results
 	if w.run.Reads || r.Settled {
 		var err error
-		if results, err = w.replay(ctx, r.Stamp); err != nil {
+		if results, err = w.c.replay(ctx, w.run, r.Stamp); err != nil {
 			return nil, err
 		}
 	}
-	raise(&w.c.acknowledged, r.Stamp)
-	resp := w.plan.Answer(w.run, r.Stamp, true, results)
-	resp.Header = w.c.header()
-	resp.Header.Revision = r.Stamp
-	return resp, nil
+	return w.c.landed(w.plan, w.run, r.Stamp, results), nil
+}
+
+// landed acknowledges a transaction that landed at stamp.
+func (c *core) landed(plan *translate.Plan, run *translate.Run, stamp int64, results []translate.Result) *pb.TxnResponse {
+	raise(&c.acknowledged, stamp)
+	resp := plan.Answer(run, stamp, true, results)
+	resp.Header = c.header()
+	resp.Header.Revision = stamp
+	return resp
 }
 
 // replay computes what the steps of a landed transaction answered: each on the snapshot before it with its own earlier
 // writes on top.
-func (w *writer) replay(ctx context.Context, stamp int64) ([]translate.Result, error) {
-	f, err := w.c.feedFor(ctx)
+func (c *core) replay(ctx context.Context, run *translate.Run, stamp int64) ([]translate.Result, error) {
+	f, err := c.feedFor(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if err := f.log.WaitClosed(ctx, stamp); err != nil {
 		return nil, err
 	}
-	rp := &replay{c: w.c, f: f, stamp: stamp}
-	out := make([]translate.Result, len(w.run.Steps))
-	for i, s := range w.run.Steps {
+	rp := &replay{c: c, f: f, stamp: stamp}
+	out := make([]translate.Result, len(run.Steps))
+	for i, s := range run.Steps {
 		if out[i], err = rp.step(ctx, s); err != nil {
 			return nil, err
 		}
@@ -323,6 +362,9 @@ func (w *writer) replay(ctx context.Context, stamp int64) ([]translate.Result, e
 func (c *core) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	member := c.owner(r.Key)
 	for {
+		if err := c.awaitUnlocked(ctx, member, false, r.Key); err != nil {
+			return nil, err
+		}
 		res, err := c.commit.Do(ctx, member, &commit.Op{
 			Keys: [][]byte{r.Key}, Size: len(r.Key),
 			Build: func(stamp int64, mark int) (*translate.Guarded, error) {

@@ -345,7 +345,10 @@ func (f *flight) caughtUp() bool {
 	return err == nil && p.cfg.Log.WaitReached(ctx, f.l.index, rev) == nil
 }
 
-// definite reports whether the server refused the request: nothing of it landed.
+// Definite reports whether an error of a request says that the server refused it: nothing of it landed. ResourceExhausted by
+// a full disk does not say so, see outOfSpace.
+func Definite(err error) bool { return definite(err) && !outOfSpace(err) }
+
 func definite(err error) bool {
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.ResourceExhausted,

@@ -45,6 +45,7 @@ func (l *Log) integrateLocked(m *member) error {
 		l.noteClockLocked(m, p.highest)
 		m.index.add(p.rev, p.highest, l.closed.Load())
 	}
+	l.noteLocksLocked(m, p.locks)
 	// The marks come first: they belong to the epoch that the revision found.
 	if err := l.noteMarksLocked(m); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (l *Log) noteMarksLocked(m *member) error {
 		own := evs[:n:n]
 		evs = evs[n:]
 		m.settle(mk, p.rev)
-		if mk.reason == record.Fenced {
+		if mk.reason == record.Fenced && !m.locks.whole() {
 			l.fenced.Add(1)
 		}
 		if w := l.closed.Load(); l.started && mk.stamp <= w {
@@ -83,8 +84,14 @@ func (l *Log) noteMarksLocked(m *member) error {
 			}
 			continue // a late refusal
 		}
-		l.window.push(mk.stamp, own)
 		m.tail.add(own)
+		if mk.reason == record.Parted {
+			own = l.partials.add(p.part, own)
+			if own == nil {
+				continue // not whole yet
+			}
+		}
+		l.window.push(mk.stamp, own)
 	}
 	return nil
 }
@@ -125,18 +132,20 @@ func (l *Log) noteReachedLocked(m *member) {
 }
 
 // advanceLocked moves W as far as marks and fences close stamps, and releases the events on the way. The cost is
-// that of the known stamps passed, however far a fence jumps.
+// that of the known stamps passed, however far a fence jumps. No fence closes a transaction that is known to have parts.
 func (l *Log) advanceLocked() {
 	if !l.started || l.err != nil {
 		return
 	}
 	was := l.closed.Load()
 	w := was
-	for stamp, ok := l.window.lowest(); ok && stamp <= max(w, l.minFence)+1; stamp, ok = l.window.lowest() {
+	partial := l.partials.lowest()
+	fenced := min(l.minFence, partial-1)
+	for stamp, ok := l.window.lowest(); ok && stamp < partial && stamp <= max(w, fenced)+1; stamp, ok = l.window.lowest() {
 		l.memory.release(l.window.pop())
 		w = max(w, stamp)
 	}
-	w = max(w, l.minFence)
+	w = max(w, fenced)
 	if w == was {
 		return
 	}
@@ -158,5 +167,6 @@ func (l *Log) failLocked(err error) {
 		m.waiters.wake(forever)
 		m.wakeDoubts(func(doubt) bool { return true })
 	}
+	l.releasedLocked()
 	l.broadcastLocked()
 }

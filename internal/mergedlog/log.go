@@ -58,6 +58,7 @@ type Event struct {
 	Member       int
 	MemberRev    int64 // native revision of the landing
 	NativeCreate int64 // native CreateRevision of a put
+	Order        int   // place of the event's operation, in a transaction across members
 }
 
 // Config says what a log needs to know about its cluster.
@@ -68,7 +69,7 @@ type Config struct {
 	// MaxBytes bounds the memory of released events, counted by keys, values and a constant. Default: 64 MiB.
 	MaxBytes int64
 
-	// OnRecord is told the puts of the records `compacted` and `lock`, in the order of each member's stream, and
+	// OnRecord is told the puts of the record `compacted`, in the order of each member's stream, and
 	// before anything of that member revision, or of a later one of the member, is visible. It is called by
 	// Append without locks: it may use the log, except for Append and Open of the same member. Optional.
 	OnRecord func(member int, rev int64, kv *mvccpb.KeyValue)
@@ -90,6 +91,7 @@ type Log struct {
 	highest atomic.Int64
 	epoch   atomic.Int64
 	fenced  atomic.Uint64
+	locked  atomic.Int64 // locks held, on all members
 
 	mu       sync.RWMutex
 	members  []*member
@@ -97,9 +99,11 @@ type Log struct {
 	start    int64  // what Start was given
 	minFence int64  // lowest fence seen over all members
 	window   window // stamps above W
+	partials partials
 	memory   memory // released events
 	waiters  waiters
 	advanced chan struct{} // nil: nobody asked since the last advance
+	unlocked chan struct{} // closed when a lock is released; nil: nobody asked since
 	err      error         // terminal
 }
 
@@ -109,6 +113,7 @@ type member struct {
 	parser parser
 
 	MemberState
+	locks   locks
 	raises  []raise // answers of raises that the stream has not reached yet
 	index   index
 	tail    tail
@@ -126,20 +131,21 @@ func newLog(cfg Config, bound int) *Log {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = defaultMaxBytes
 	}
-	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes}}
+	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes}, partials: partials{}}
 	for i := range cfg.Members {
 		l.members = append(l.members, &member{
 			parser: parser{member: i, slotOf: cfg.SlotOf, onRecord: cfg.OnRecord},
 			index:  index{bound: bound},
+			locks:  locks{},
 			doubts: map[doubt]verdict{},
 		})
 	}
 	return l
 }
 
-// Open says that the member's stream delivers everything after s.Rev, and what the member's records are at s.Rev.
-// It comes once, before any Append of the member.
-func (l *Log) Open(member int, s MemberState) {
+// Open says that the member's stream delivers everything after s.Rev, what the member's records are at s.Rev, and what is
+// locked there. It comes once, before any Append of the member.
+func (l *Log) Open(member int, s MemberState, held ...Lock) {
 	m := l.members[member]
 	m.append.Lock()
 	defer m.append.Unlock()
@@ -148,6 +154,7 @@ func (l *Log) Open(member int, s MemberState) {
 	m.Rev = s.Rev
 	l.noteClockLocked(m, s.Clock)
 	m.index.base = s.Clock
+	l.noteLocksLocked(m, held)
 	l.noteFenceLocked(m, s.Epoch, s.Fence)
 	l.noteReachedLocked(m)
 }
@@ -174,6 +181,7 @@ func (l *Log) Start(c int64) error {
 	}
 	l.started, l.start = true, c
 	l.window.drop(c)
+	l.partials.drop(c) // all their parts have landed, some before the streams began
 	l.memory.floor = c + 1
 	l.advanceLocked() // to c at least: the fences close it
 	return nil
@@ -200,7 +208,7 @@ func (l *Log) Highest() int64 { return l.highest.Load() }
 // Epoch returns the highest epoch that any stream has shown.
 func (l *Log) Epoch() int64 { return l.epoch.Load() }
 
-// FencedMarks counts the stamps that a fence refused, in all streams.
+// FencedMarks counts the stamps that a fence refused, in all streams. Those that a locked member refused are not among them.
 func (l *Log) FencedMarks() uint64 { return l.fenced.Load() }
 
 // Position returns where the member's stream stands: the fence as it counts, the clock as the highest stamp seen.
@@ -212,15 +220,17 @@ func (l *Log) Position(member int) MemberState {
 
 // Gap says what W waits for: the mark of missing, which is W+1. It is really missing only if it was handed out, for
 // instance because it is at or below known, the highest stamp seen. Blocked means that an event, or a caller of
-// WaitClosed, waits above W. Before Start nothing is missing (0).
+// WaitClosed, waits above W. Before Start nothing is missing (0). A stamp of which some part was seen, but not all, is
+// not missing: no fence closes it, its transaction has to be finished (see Locks).
 func (l *Log) Gap() (missing, known int64, blocked bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	known = l.highest.Load()
-	if !l.started {
+	w := l.closed.Load()
+	if !l.started || l.partials.lowest() == w+1 {
 		return 0, known, false
 	}
-	return l.closed.Load() + 1, known, l.window.events > 0 || len(l.waiters) > 0
+	return w + 1, known, l.window.events > 0 || len(l.waiters) > 0
 }
 
 // Stats is what a log holds.

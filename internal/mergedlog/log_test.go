@@ -84,7 +84,7 @@ func TestAppendErrors(t *testing.T) {
 			ErrForeignWrite,
 		},
 		{"malformed mark", at(11, rec(record.MarkKey(0), record.Number(6))), ErrForeignWrite},
-		{"mark of unknown reason", at(11, markRec(0, 6, record.Exclusive+1)), ErrForeignWrite},
+		{"mark of unknown reason", at(11, markRec(0, 6, record.Parted+1)), ErrForeignWrite},
 		{"mark of stamp 0", at(11, markRec(0, 0, record.NoOp)), ErrForeignWrite},
 		{"deleted slot clock", at(11, del(string(record.SlotKey(0)), 11)), ErrForeignWrite},
 		{"malformed fence", at(11, rec([]byte(record.KeyFence), record.Number(6))), ErrForeignWrite},
@@ -100,7 +100,7 @@ func TestAppendErrors(t *testing.T) {
 
 		{"late refusal", at(11, markRec(0, 4, record.Fenced)), nil},
 		{"late surrender", at(11, markRec(0, 4, record.Surrendered)), nil},
-		{"locked slot", at(11, rec(record.SlotKey(0), append(record.Infinity(), "id"...))), nil},
+		{"locked slot", at(11, rec(record.SlotKey(0), record.Holder{}.Value())), nil},
 		{"progress, twice", append(at(12), at(12)...), nil},
 		{"progress from the past", at(9), nil},
 		{"unknown record", at(11, rec([]byte("\x00news"), nil)), nil},
@@ -214,7 +214,7 @@ func TestOnRecord(t *testing.T) {
 		at(11, rec([]byte(record.KeyCompacted), []byte("x"))),
 		at(12, put("a", 12, 12, 6), rec([]byte(record.KeyLock), nil))...),
 		at(13, del(record.KeyLock, 13), rec([]byte(record.KeyTopology), nil))...)))
-	require.Equal(t, []string{"0@11 compacted=x", "0@12 lock="}, seen)
+	require.Equal(t, []string{"0@11 compacted=x"}, seen)
 }
 
 // TestUserView: what leaves the log is what etcd would show.

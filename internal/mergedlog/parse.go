@@ -20,7 +20,7 @@ type mark struct {
 
 // landed says that the stamp's write took effect, if only by finding nothing to change.
 func (m mark) landed() bool {
-	return m.reason == 0 || m.reason == record.NoOp || m.reason == record.Exclusive
+	return m.reason == 0 || m.reason == record.NoOp || m.reason == record.Exclusive || m.reason == record.Parted
 }
 
 // slotClock is a slot's clock as a member revision set it.
@@ -47,15 +47,17 @@ type parser struct {
 	epoch, fence int64
 
 	slots     []slotClock
-	records   int   // mark records in the revision
-	exclusive int64 // stamp of a mark record with reason Exclusive
+	locks     []Lock      // locks that changed hands
+	records   int         // mark records in the revision
+	exclusive int64       // stamp of a mark record with reason Exclusive or Parted
+	part      record.Part // of a mark record with reason Parted
 }
 
 // parse reads one revision. Reserved records come first: the clock of a slot says which stamp a delete has.
 func (p *parser) parse(r *MemberRevision) error {
 	*p = parser{
 		member: p.member, slotOf: p.slotOf, onRecord: p.onRecord, bare: p.bare,
-		rev: r.Rev, empty: len(r.Events) == 0, marks: p.marks[:0], slots: p.slots[:0],
+		rev: r.Rev, empty: len(r.Events) == 0, marks: p.marks[:0], slots: p.slots[:0], locks: p.locks[:0],
 	}
 	users := 0
 	for _, ev := range r.Events {
@@ -80,6 +82,27 @@ func (p *parser) parse(r *MemberRevision) error {
 		}
 	}
 	p.sort()
+	if p.part.Of > 0 {
+		return p.order()
+	}
+	return nil
+}
+
+// order gives the events of a part their places in its transaction.
+func (p *parser) order() error {
+	evs := p.evs
+	for _, r := range p.part.Runs {
+		if len(evs) < r.Events {
+			return fmt.Errorf("%w: part %d of stamp %d has fewer events than it says", ErrForeignWrite, p.part.Index, p.part.Stamp)
+		}
+		for i := range evs[:r.Events] {
+			evs[i].Order = r.Op
+		}
+		evs = evs[r.Events:]
+	}
+	if len(evs) > 0 || p.records != 1 {
+		return fmt.Errorf("%w: part %d of stamp %d has more events than it says", ErrForeignWrite, p.part.Index, p.part.Stamp)
+	}
 	return nil
 }
 
@@ -87,17 +110,27 @@ func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 	switch kind {
 	case record.Slot:
 		var stamp int64
-		// A locked slot's clock is infinite and no stamp.
-		if stamp, err = record.ParseNumber(ev.Kv.Value); err == nil && stamp < math.MaxInt64 {
-			p.slots = append(p.slots, slotClock{record.SlotOf(ev.Kv.Key), stamp})
+		slot := record.SlotOf(ev.Kv.Key)
+		// A locked slot's clock is infinite and no stamp; one that was never set and is given back is zero.
+		if stamp, err = record.ParseNumber(ev.Kv.Value); err == nil && stamp > 0 && stamp < math.MaxInt64 {
+			p.slots = append(p.slots, slotClock{slot, stamp})
 			err = p.mark(stamp, 0)
+		}
+		if err == nil {
+			err = p.parseLock(slot, ev)
 		}
 	case record.Mark:
 		var m mark
 		if m.stamp, m.reason, err = record.ParseMark(ev.Kv.Value); err == nil {
 			p.records++
-			if m.reason == record.Exclusive {
+			switch m.reason {
+			case record.Exclusive:
 				p.exclusive = m.stamp
+			case record.Parted:
+				p.exclusive = m.stamp
+				if p.part, err = record.ParsePart(ev.Kv.Value); err != nil {
+					return err
+				}
 			}
 			if err = p.mark(m.stamp, m.reason); err == nil {
 				err = p.furtherMarks(ev.Kv.Value, m.reason)
@@ -110,7 +143,9 @@ func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 	case record.Fence:
 		p.fenced = true
 		p.epoch, p.fence, err = record.ParsePair(ev.Kv.Value)
-	case record.Compacted, record.Lock:
+	case record.Lock:
+		return p.parseLock(Whole, ev)
+	case record.Compacted:
 		if p.onRecord != nil && ev.Type == mvccpb.Event_PUT {
 			p.onRecord(p.member, p.rev, ev.Kv)
 		}
@@ -118,6 +153,15 @@ func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 		if p.onRecord != nil {
 			p.onRecord(p.member, p.rev, ev.Kv)
 		}
+	}
+	return err
+}
+
+// parseLock notes who holds a slot, or the whole member, from this revision on.
+func (p *parser) parseLock(slot int, ev *mvccpb.Event) error {
+	h, held, err := record.ParseHolder(ev.Kv.Value)
+	if err == nil {
+		p.locks = append(p.locks, Lock{Member: p.member, Slot: slot, Held: held, Holder: h})
 	}
 	return err
 }
@@ -136,7 +180,7 @@ func (p *parser) furtherMarks(value []byte, reason record.Reason) error {
 
 // mark notes that the stamp reached the member.
 func (p *parser) mark(stamp int64, reason record.Reason) error {
-	if stamp <= 0 || stamp == math.MaxInt64 || reason > record.Exclusive {
+	if stamp <= 0 || stamp == math.MaxInt64 || reason > record.Parted {
 		return fmt.Errorf("%w: mark of stamp %d, reason %d", record.ErrMalformed, stamp, reason)
 	}
 	p.marks = append(p.marks, mark{stamp, reason})

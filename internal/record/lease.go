@@ -77,6 +77,12 @@ func HeldRange(id int64) (key, end []byte) {
 	return key, prefixEnd(key)
 }
 
+// AllHeldRange is the range that holds everything that holds any lease.
+func AllHeldRange() (key, end []byte) { return []byte(heldPrefix), prefixEnd([]byte(heldPrefix)) }
+
+// HeldBy returns the transaction that a key of kind Held is of.
+func HeldBy(key []byte) []byte { return key[len(heldPrefix)+8:] }
+
 func ofLease(prefix string, id int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(prefix), uint64(id))
 }

@@ -35,6 +35,7 @@ const (
 	slotEnd    = "\x00slot0"
 	markPrefix = "\x00mark/"
 	txnPrefix  = "\x00txn/"
+	txnEnd     = "\x00txn0"
 )
 
 // Kind says what a key on a member is.
@@ -117,6 +118,7 @@ const (
 	NoOp                          // landed, but nothing was left to change
 	Surrendered                   // never sent, or refused by the server
 	Exclusive                     // landed: an exclusive transaction, alone in its member revision
+	Parted                        // landed: a part of a transaction across members, alone in its member revision; see Part
 )
 
 // String names the reason as metrics and logs do.
@@ -132,6 +134,8 @@ func (r Reason) String() string {
 		return "surrendered"
 	case Exclusive:
 		return "exclusive"
+	case Parted:
+		return "parted"
 	}
 	return fmt.Sprintf("reason-%d", byte(r))
 }

@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"cmp"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -104,6 +105,13 @@ func (r *Run) WritesBeside(empty map[string]bool, v View) bool {
 		}
 	}
 	return false
+}
+
+// TellsPrevious reports whether the answer holds what a put replaced or a delete removed.
+func (r *Run) TellsPrevious() bool {
+	return slices.ContainsFunc(r.Steps, func(s Step) bool {
+		return s.Put != nil && s.Put.PrevKv || s.Delete != nil && s.Delete.PrevKv
+	})
 }
 
 func holds(cs []*pb.Compare, v View) bool {

@@ -157,8 +157,8 @@ var errorCases = []struct {
 		_, err := kv.Put(ctx, "\x00topology", "mine")
 		return err
 	}},
-	{name: "range delete over members", code: codes.InvalidArgument, says: []string{"metaetcd: ", "member-0", "member-1", "member-2"}, do: func(ctx context.Context, kv clientv3.KV) error {
-		_, err := kv.Delete(ctx, "k", clientv3.WithPrefix())
+	{name: "unknown lease, over members", want: rpctypes.ErrLeaseNotFound, do: func(ctx context.Context, kv clientv3.KV) error {
+		_, err := kv.Txn(ctx).Then(clientv3.OpDelete("k", clientv3.WithPrefix()), clientv3.OpPut("l", "v", clientv3.WithLease(4711))).Commit()
 		return err
 	}},
 }
@@ -210,14 +210,6 @@ func TestErrors(t *testing.T) {
 	// In process, metaetcd's own errors keep their type and identity.
 	_, err = meta.Put(t.Context(), "\x00", "v")
 	require.ErrorIs(t, err, metaetcd.ErrReservedKey)
-	_, err = meta.Delete(t.Context(), "k", clientv3.WithPrefix())
-	var cross *metaetcd.CrossMemberError
-	require.ErrorAs(t, err, &cross)
-	require.Len(t, cross.Members, 3)
-	a, b := keyOn(t, cluster, 0, "x"), keyOn(t, cluster, 1, "x")
-	_, err = meta.Txn(t.Context()).If(clientv3.Compare(clientv3.Version(a), "=", 0)).Then(clientv3.OpPut(b, "v")).Commit()
-	require.ErrorAs(t, err, &cross)
-	require.Equal(t, map[string][]string{"member-0": {`"` + a + `"`}, "member-1": {`"` + b + `"`}}, cross.Members)
 }
 
 // TestContexts: a request ends with its context, with the context's own error.

@@ -4,7 +4,6 @@ package recipes
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -55,22 +54,6 @@ func start(t *testing.T, n int, sharding metaetcd.Sharding) []*process {
 		t.Cleanup(func() { _ = cli.Close() })
 		ps = append(ps, p)
 	}
-	return ps
-}
-
-// spanning starts a meta cluster for a recipe whose transactions span members.
-func spanning(t *testing.T, n int) []*process {
-	t.Helper()
-	ps := start(t, n, metaetcd.Sharding{})
-	var ops []clientv3.Op
-	for _, k := range []string{"probe-a", "probe-b", "probe-c", "probe-d", "probe-e", "probe-f"} {
-		ops = append(ops, clientv3.OpPut(k, ""))
-	}
-	_, err := ps[0].Txn(ctx(t)).Then(ops...).Commit()
-	if cross := new(metaetcd.CrossMemberError); errors.As(err, &cross) {
-		t.Skip("transactions across members are refused")
-	}
-	require.NoError(t, err)
 	return ps
 }
 

@@ -67,7 +67,7 @@ func TestQueue(t *testing.T) {
 
 func TestPriorityQueue(t *testing.T) {
 	t.Parallel()
-	ps := spanning(t, 2)
+	ps := start(t, 2, metaetcd.Sharding{})
 	q := recipe.NewPriorityQueue(ps[0].Client, "queue")
 	const items = 20
 	for _, pr := range rand.Perm(items) {
@@ -180,15 +180,15 @@ func TestRWMutex(t *testing.T) {
 func TestLeasing(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		open        func(t *testing.T, n int) []*process
+		sharding    metaetcd.Sharding
 		prefix, key string
 	}{
-		"one member": {func(t *testing.T, n int) []*process { return start(t, n, together) }, "a/leasing/", "a/"},
-		"members":    {spanning, "leasing/", "k"},
+		"one member": {together, "a/leasing/", "a/"},
+		"members":    {metaetcd.Sharding{}, "leasing/", "k"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ps := tt.open(t, 2)
+			ps := start(t, 2, tt.sharding)
 			var kvs []clientv3.KV
 			for _, p := range ps {
 				kv, end, err := leasing.NewKV(p.Client, tt.prefix, concurrency.WithTTL(ttl))

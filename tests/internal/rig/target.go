@@ -18,6 +18,7 @@ type Address struct{ Name, Endpoint string }
 type Target struct {
 	Members     []Address
 	Coordinator string // its endpoint; empty: the only member is a plain etcd
+	MaxTxnOps   uint   // of the members; 0: etcd's default
 }
 
 // Side is an opened target.
@@ -25,6 +26,7 @@ type Side struct {
 	clientv3.KV
 	clientv3.Watcher
 	clientv3.Lease
+	Meta  *metaetcd.Client // nil: a plain etcd
 	close []func() error
 }
 
@@ -44,7 +46,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		s.KV, s.Watcher, s.Lease = cli.KV, cli.Watcher, cli.Lease
 		return s, nil
 	}
-	var cfg metaetcd.Config
+	cfg := metaetcd.Config{MemberTxnOps: int(t.MaxTxnOps)}
 	if cfg.Coordinator, err = s.dial(ctx, t.Coordinator); err != nil {
 		return nil, err
 	}
@@ -60,7 +62,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		return nil, err
 	}
 	s.close = append(s.close, meta.Close)
-	s.KV, s.Watcher, s.Lease = meta, meta, meta
+	s.KV, s.Watcher, s.Lease, s.Meta = meta, meta, meta, meta
 	return s, nil
 }
 

@@ -1,0 +1,58 @@
+package commit
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+)
+
+// Stamp is a stamp that was taken for a request which does not travel in a lane. It counts as held by this process until it
+// is landed or surrendered.
+type Stamp struct{ Rev, Epoch int64 }
+
+// Take takes one stamp from the clock. Every stamp taken goes to Landed or Surrender.
+func (p *Pipeline) Take(ctx context.Context) (Stamp, error) {
+	first, epoch, err := p.cfg.Clock.Take(ctx, 1)
+	if err != nil {
+		return Stamp{}, err
+	}
+	p.hold(first, epoch, 1)
+	return Stamp{first, epoch}, nil
+}
+
+// Landed says that a stamp has left its mark on a member.
+func (p *Pipeline) Landed(s Stamp) { p.release(stamp{s.Rev, s.Epoch}) }
+
+// Surrender gives up a stamp that has left no mark on any member and never will: some lane marks it.
+func (p *Pipeline) Surrender(s Stamp) { p.surrender(0, stamp{s.Rev, s.Epoch}) }
+
+// Settle finds out what became of a stamp that was sent to a member, tracked in the log, and whose answer err does not say:
+// from the member's log, as section 8 has it. It fails with err itself if the server refused the request, so that the stamp is
+// to be surrendered; with ErrUnknown if it can no longer be found out.
+func (p *Pipeline) Settle(member int, s Stamp, err error) (mergedlog.Outcome, error) {
+	if Definite(err) {
+		return mergedlog.Outcome{}, err
+	}
+	f := &flight{l: p.lanes[member], epoch: s.Epoch}
+	if !outOfSpace(err) {
+		out, lost := f.outcome(s.Rev, s.Rev)
+		if lost != nil {
+			lost = fmt.Errorf("%w: %w", ErrUnknown, lost)
+		}
+		return out, lost
+	}
+	for !f.caughtUp() {
+		if !f.pause(resendAfter) {
+			return mergedlog.Outcome{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+	}
+	out, lost := p.cfg.Log.Seen(member, s.Epoch, s.Rev)
+	switch {
+	case lost != nil:
+		return out, fmt.Errorf("%w: %w", ErrUnknown, lost)
+	case out.Kind == 0:
+		return out, err
+	}
+	return out, nil
+}

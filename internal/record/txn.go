@@ -1,0 +1,168 @@
+package record
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"time"
+)
+
+// TxnID names a transaction across members; no two have the same.
+type TxnID [16]byte
+
+// NewTxnID returns a new random name.
+func NewTxnID() (id TxnID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
+// TxnKey names the decision of a transaction, on its primary.
+func TxnKey(id TxnID) []byte { return append([]byte(txnPrefix), id[:]...) }
+
+// TxnRange is the range that holds all decisions of a member.
+func TxnRange() (key, end []byte) { return []byte(txnPrefix), []byte(txnEnd) }
+
+// TxnOf returns the transaction whose decision a key of kind Txn names.
+func TxnOf(key []byte) (id TxnID, err error) {
+	if len(key) != len(txnPrefix)+len(id) {
+		return id, fmt.Errorf("%w: decision %q", ErrMalformed, key)
+	}
+	copy(id[:], key[len(txnPrefix):])
+	return id, nil
+}
+
+// Holder is the transaction that has locked a slot, in the place of the slot's clock, or a whole member, in the record
+// `lock`. As a slot clock it is infinite, so that the guard of every other write on the slot fails by itself.
+type Holder struct {
+	ID       TxnID
+	Primary  int           // member that the decision is on
+	Patience time.Duration // how long its writer should be let alone at least; in milliseconds, up to a minute
+}
+
+const holderSize = 8 + len(TxnID{}) + 2 + 2
+
+// Value encodes the holder.
+func (h Holder) Value() []byte {
+	b := append(make([]byte, 0, holderSize), Infinity()...)
+	b = append(b, h.ID[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(h.Primary))
+	return binary.BigEndian.AppendUint16(b, uint16(min(h.Patience.Milliseconds(), math.MaxUint16)))
+}
+
+// ParseHolder decodes a slot's clock or the record `lock`; held is false if nobody has locked it.
+func ParseHolder(b []byte) (h Holder, held bool, err error) {
+	if len(b) < 8 || binary.BigEndian.Uint64(b) != math.MaxUint64 {
+		return Holder{}, false, nil
+	}
+	if len(b) != holderSize {
+		return Holder{}, false, fmt.Errorf("%w: lock of %d bytes", ErrMalformed, len(b))
+	}
+	copy(h.ID[:], b[8:])
+	b = b[8+len(h.ID):]
+	h.Primary = int(binary.BigEndian.Uint16(b))
+	h.Patience = time.Duration(binary.BigEndian.Uint16(b[2:])) * time.Millisecond
+	return h, true, nil
+}
+
+// Part is the mark of one part of a transaction across members: it says how many there are, and how its events stand
+// among those of the others.
+type Part struct {
+	Stamp int64
+	Of    int // parts in all
+	Index int // of this one
+	Runs  []Run
+}
+
+// Run says that the next Events events of a part are those of the operation Op of the transaction.
+type Run struct{ Op, Events int }
+
+// maxParts bounds Of: a part is a member.
+const maxParts = 1 << 16
+
+// Value encodes the mark.
+func (p Part) Value() []byte {
+	b := MarkValue(p.Stamp, Parted)
+	b = binary.AppendUvarint(b, uint64(p.Of))
+	b = binary.AppendUvarint(b, uint64(p.Index))
+	for _, r := range p.Runs {
+		b = binary.AppendUvarint(b, uint64(r.Op))
+		b = binary.AppendUvarint(b, uint64(r.Events))
+	}
+	return b
+}
+
+// ParsePart decodes a mark whose reason is Parted.
+func ParsePart(b []byte) (p Part, err error) {
+	stamp, why, err := ParseMark(b)
+	if err != nil {
+		return p, err
+	}
+	var nums []int
+	for rest := b[9:]; len(rest) > 0; {
+		n, w := binary.Uvarint(rest)
+		if w <= 0 || n > math.MaxInt32 {
+			return p, fmt.Errorf("%w: part of %d bytes", ErrMalformed, len(b))
+		}
+		nums, rest = append(nums, int(n)), rest[w:]
+	}
+	if why != Parted || len(nums) < 2 || len(nums)%2 != 0 || nums[0] > maxParts || nums[1] >= nums[0] {
+		return p, fmt.Errorf("%w: part %v, reason %d", ErrMalformed, nums, why)
+	}
+	p = Part{Stamp: stamp, Of: nums[0], Index: nums[1]}
+	for nums = nums[2:]; len(nums) > 0; nums = nums[2:] {
+		p.Runs = append(p.Runs, Run{Op: nums[0], Events: nums[1]})
+	}
+	return p, nil
+}
+
+// Decision is what makes a transaction across members sure to happen: it lands on the primary, with the primary's own
+// part, and holds the parts that the other members still have to take.
+type Decision struct {
+	Stamp int64
+	Parts []DecidedPart
+}
+
+// DecidedPart is a part as it is to be sent: an etcdserverpb.TxnRequest that takes effect once, however often it is sent.
+type DecidedPart struct {
+	Member int
+	Txn    []byte
+}
+
+// Value encodes the decision.
+func (d Decision) Value() []byte {
+	n := 8
+	for _, p := range d.Parts {
+		n += 2*binary.MaxVarintLen32 + len(p.Txn)
+	}
+	b := append(make([]byte, 0, n), Number(d.Stamp)...)
+	for _, p := range d.Parts {
+		b = binary.AppendUvarint(b, uint64(p.Member))
+		b = binary.AppendUvarint(b, uint64(len(p.Txn)))
+		b = append(b, p.Txn...)
+	}
+	return b
+}
+
+// ParseDecision decodes a decision. The parts alias b.
+func ParseDecision(b []byte) (d Decision, err error) {
+	if d.Stamp, err = ParseNumber(b); err != nil {
+		return d, err
+	}
+	if d.Stamp <= 0 || d.Stamp == math.MaxInt64 {
+		return d, fmt.Errorf("%w: decision with stamp %d", ErrMalformed, d.Stamp)
+	}
+	for rest := bytes.NewBuffer(b[8:]); rest.Len() > 0; {
+		member, err := binary.ReadUvarint(rest)
+		if err != nil || member >= maxParts {
+			return d, fmt.Errorf("%w: decision is cut short", ErrMalformed)
+		}
+		size, err := binary.ReadUvarint(rest)
+		if err != nil || size > uint64(rest.Len()) {
+			return d, fmt.Errorf("%w: decision is cut short", ErrMalformed)
+		}
+		d.Parts = append(d.Parts, DecidedPart{Member: int(member), Txn: rest.Next(int(size))})
+	}
+	return d, nil
+}

@@ -1,0 +1,365 @@
+package translate
+
+import (
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/ring"
+)
+
+// Share is what a transaction across members (section 12) takes of one member: it locks its slots, or all of the member, if
+// ranges are concerned or more slots than one request can guard.
+type Share struct {
+	Member   int
+	Whole    bool
+	Slots    []int // unless Whole
+	Keys     [][]byte
+	Compared []Range
+	Deleted  []Range
+	Leases   []int64 // that some branch attaches keys to
+	named    bool    // the keys of deleted ranges have to be known, not only how many they are
+	maxOps   int
+}
+
+// Shares splits the plan by member, in the order of the members. The first share is the primary's. All requests that are
+// made for shares keep within members' max-txn-ops: with 20 there is room for 128 operations, with 128 for all that fits into
+// a request.
+func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
+	shares := make([]Share, len(p.Members))
+	of := make(map[int]*Share, len(p.Members))
+	for i, m := range p.Members {
+		shares[i] = Share{Member: m, Leases: p.Leases, named: len(p.Deleted) > 1, maxOps: maxTxnOps}
+		of[m] = &shares[i]
+	}
+	for _, k := range p.Keys {
+		s := of[r.MemberOf(k)]
+		s.Keys = append(s.Keys, k)
+		s.Slots = append(s.Slots, r.Slot(k))
+	}
+	for _, x := range p.Compared {
+		for _, m := range r.MembersOf(x.Key, x.End) {
+			of[m].Compared = append(of[m].Compared, x)
+		}
+	}
+	for _, x := range p.Deleted {
+		for _, m := range r.MembersOf(x.Key, x.End) {
+			of[m].Deleted = append(of[m].Deleted, x)
+		}
+	}
+	for i := range shares {
+		s := &shares[i]
+		slices.Sort(s.Slots)
+		s.Slots = slices.Compact(s.Slots)
+		if len(s.Compared)+len(s.Deleted) > 0 || len(s.Slots)+memberGuards > Width(maxTxnOps) {
+			s.Whole, s.Slots = true, nil
+		}
+	}
+	return shares
+}
+
+// memberGuards are the compares of a request beside those of slots: epoch, fence, lock.
+const memberGuards = 3
+
+// Width bounds the compares of requests for shares: it leaves room for operations that are nested.
+func Width(maxTxnOps int) int { return max(maxTxnOps/3, 2) }
+
+// innermost is what an operation of a share may be by itself: a transaction with two compares.
+const innermost = 2
+
+// groupSize is how many of n operations come into one list, so that nesting them keeps within max-txn-ops. Etcd takes the
+// longest list of every level from it: of the outer level that may be the compares, and a refusal that compares once more
+// (see decide) needs as many behind it.
+func groupSize(n, maxTxnOps int) int {
+	compares := Width(maxTxnOps)
+	for levels := 1; ; levels++ {
+		size := 2
+		for power(size, levels) < n {
+			size++
+		}
+		if size == 2 || max(size, compares)+max(size*(levels-1)+innermost, compares) <= maxTxnOps {
+			return size
+		}
+	}
+}
+
+func power(n, exponent int) int {
+	p := 1
+	for range exponent {
+		p *= n
+	}
+	return p
+}
+
+// grouped keeps a list of operations within max-txn-ops by nesting.
+func grouped(ops []*pb.RequestOp, maxTxnOps int) []*pb.RequestOp {
+	size := groupSize(len(ops), maxTxnOps)
+	for len(ops) > size {
+		var outer []*pb.RequestOp
+		for group := range slices.Chunk(ops, size) {
+			outer = append(outer, txnOp(&pb.TxnRequest{Success: group}))
+		}
+		ops = outer
+	}
+	return ops
+}
+
+// ungrouped returns the responses to n operations that were grouped.
+func ungrouped(rs []*pb.ResponseOp, n, maxTxnOps int) []*pb.ResponseOp {
+	size := groupSize(n, maxTxnOps)
+	for lists := (n + size - 1) / size; lists > 1; lists = (lists + size - 1) / size {
+		var inner []*pb.ResponseOp
+		for _, r := range rs {
+			inner = append(inner, r.GetResponseTxn().GetResponses()...)
+		}
+		rs = inner
+	}
+	return rs
+}
+
+// held holds while the transaction has what it locked.
+func (s *Share) held(h record.Holder) []*pb.Compare { return heldBy(h, s.Whole, s.Slots) }
+
+func heldBy(h record.Holder, whole bool, slots []int) []*pb.Compare {
+	v := h.Value()
+	if whole {
+		return []*pb.Compare{valueIs([]byte(record.KeyLock), v)}
+	}
+	cs := make([]*pb.Compare, 0, len(slots)+memberGuards)
+	for _, s := range slots {
+		cs = append(cs, valueIs(record.SlotKey(s), v))
+	}
+	return cs
+}
+
+// Lock builds the request that locks the share for h, if nothing of it is locked, and reads what the transaction is
+// evaluated on.
+func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
+	cs := append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil))
+	v := h.Value()
+	var then []*pb.RequestOp
+	if s.Whole {
+		cs = append(cs, slotsFree())
+		then = append(then, putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: v}))
+	}
+	for _, slot := range s.Slots {
+		cs = append(cs, valueBelow(record.SlotKey(slot), record.Infinity()))
+		then = append(then, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: v, PrevKv: true}))
+	}
+	then = append(then, s.reads()...)
+	for _, id := range s.Leases {
+		then = append(then, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
+	}
+	return &pb.TxnRequest{Compare: cs, Success: grouped(then, s.maxOps), Failure: whyNot()}
+}
+
+// Claim builds the request that locks the member for h though slots of it are locked: nobody locks more of them, and once
+// they are free, Read may follow. Otherwise who needs a whole member might wait for ever.
+func (s *Share) Claim(epoch int64, h record.Holder) *pb.TxnRequest {
+	return &pb.TxnRequest{
+		Compare: append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil)),
+		Success: grouped(s.claims(h), s.maxOps),
+		Failure: whyNot(),
+	}
+}
+
+func (s *Share) claims(h record.Holder) []*pb.RequestOp {
+	ops := []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: h.Value()})}
+	for _, id := range s.Leases {
+		ops = append(ops, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
+	}
+	return ops
+}
+
+// Read builds the request that reads a claimed share when no slot is locked any more.
+func (s *Share) Read(epoch int64, h record.Holder) *pb.TxnRequest {
+	return &pb.TxnRequest{
+		Compare: append(append(inEpoch(epoch), slotsFree()), s.held(h)...),
+		Success: grouped(s.reads(), s.maxOps), Failure: whyNot(),
+	}
+}
+
+func slotsFree() *pb.Compare {
+	key, end := record.SlotRange()
+	free := valueBelow(key, record.Infinity())
+	free.RangeEnd = end
+	return free
+}
+
+// reads are what the transaction is evaluated on.
+func (s *Share) reads() []*pb.RequestOp {
+	var ops []*pb.RequestOp
+	for _, k := range s.Keys {
+		ops = append(ops, rangeOp(&pb.RangeRequest{Key: k}))
+	}
+	for _, r := range s.Compared {
+		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End}))
+	}
+	for _, r := range s.Deleted {
+		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: !s.named, KeysOnly: s.named}))
+	}
+	for _, id := range s.Leases {
+		ops = append(ops, rangeOp(&pb.RangeRequest{Key: record.LeaseKey(id)}))
+	}
+	return ops
+}
+
+// whyNot reads what may have refused a lock: the epoch and the member's lock.
+func whyNot() []*pb.RequestOp {
+	return []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}), rangeOp(&pb.RangeRequest{Key: []byte(record.KeyLock)})}
+}
+
+// inEpoch holds while the member works in the epoch.
+func inEpoch(epoch int64) []*pb.Compare {
+	return []*pb.Compare{
+		valueAbove([]byte(record.KeyFence), record.Number(epoch)),
+		valueBelow([]byte(record.KeyFence), record.Number(epoch+1)),
+	}
+}
+
+// Locked is a share that was locked, and what was read under its locks; or one that was not.
+type Locked struct {
+	Refused   bool
+	Holder    record.Holder // refused: who has the whole member, if anybody
+	Held      bool          // somebody has
+	MemberRev int64
+
+	clocks  [][]byte // of Slots, before
+	states  []State  // of Keys
+	ranges  [][]*mvccpb.KeyValue
+	deleted []*pb.RangeResponse
+	living  map[int64]bool // leases that keys can be attached to
+}
+
+// DecodeLock reads the member's answer to Lock.
+func (s *Share) DecodeLock(epoch int64, resp *pb.TxnResponse) (*Locked, error) {
+	puts := len(s.Slots)
+	if s.Whole {
+		puts = 1
+	}
+	return s.decode(epoch, resp, puts, len(s.Leases))
+}
+
+// DecodeClaim reads the member's answer to Claim: if it is not refused, Read comes next.
+func (s *Share) DecodeClaim(epoch int64, resp *pb.TxnResponse) (*Locked, error) {
+	if resp.Succeeded {
+		return &Locked{MemberRev: resp.Header.GetRevision()}, nil
+	}
+	return s.decode(epoch, resp, 0, 0)
+}
+
+// DecodeRead reads the member's answer to Read. Refused, it was too early, unless somebody else holds the member now.
+func (s *Share) DecodeRead(epoch int64, resp *pb.TxnResponse) (*Locked, error) {
+	return s.decode(epoch, resp, 0, 0)
+}
+
+// decode reads an answer that begins with those to puts of locks, and ends with some that say nothing. It fails with
+// *WrongEpochError.
+func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Locked, error) {
+	l := &Locked{Refused: !resp.Succeeded, MemberRev: resp.Header.GetRevision(), living: map[int64]bool{}}
+	if l.Refused {
+		return l, l.decodeRefusal(epoch, resp)
+	}
+	n := puts + len(s.Keys) + len(s.Compared) + len(s.Deleted) + len(s.Leases) + rest
+	rs := ungrouped(resp.Responses, n, s.maxOps)
+	if len(rs) != n {
+		return nil, errShape
+	}
+	for _, r := range rs[:puts] {
+		if prev := r.GetResponsePut().GetPrevKv(); prev != nil {
+			l.clocks = append(l.clocks, prev.Value)
+		}
+	}
+	if len(l.clocks) != len(s.Slots) {
+		return nil, errShape
+	}
+	rs = rs[puts:]
+	for range s.Keys {
+		state, err := StateOf(rs[0].GetResponseRange())
+		if err != nil {
+			return nil, err
+		}
+		l.states, rs = append(l.states, state), rs[1:]
+	}
+	for range s.Compared {
+		kvs := rs[0].GetResponseRange().GetKvs()
+		for _, kv := range kvs {
+			if err := record.ToUser(kv); err != nil {
+				return nil, err
+			}
+		}
+		l.ranges, rs = append(l.ranges, kvs), rs[1:]
+	}
+	for range s.Deleted {
+		l.deleted, rs = append(l.deleted, rs[0].GetResponseRange()), rs[1:]
+	}
+	for i, id := range s.Leases {
+		for _, kv := range rs[i].GetResponseRange().GetKvs() {
+			rec, err := record.ParseLease(kv.Value)
+			if err != nil {
+				return nil, err
+			}
+			l.living[id] = !rec.Dead
+		}
+	}
+	return l, nil
+}
+
+func (l *Locked) decodeRefusal(epoch int64, resp *pb.TxnResponse) error {
+	if len(resp.Responses) != 2 || len(resp.Responses[0].GetResponseRange().GetKvs()) != 1 {
+		return errShape
+	}
+	e, _, err := record.ParsePair(resp.Responses[0].GetResponseRange().Kvs[0].Value)
+	if err == nil && e != epoch {
+		err = &WrongEpochError{Epoch: e}
+	}
+	if err != nil {
+		return err
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+		l.Holder, l.Held, err = record.ParseHolder(kv.Value)
+	}
+	return err
+}
+
+// Unlock builds the request that gives a share back as it was found. Only the transaction's own writer may send it, and
+// only while nothing is decided.
+func (s *Share) Unlock(h record.Holder, l *Locked) *pb.TxnRequest {
+	ops := letGo(h, s.Leases)
+	if s.Whole {
+		ops = append(ops, freeMember())
+	}
+	for i, slot := range s.Slots {
+		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: l.clocks[i]}))
+	}
+	return &pb.TxnRequest{Compare: s.held(h), Success: grouped(ops, s.maxOps)}
+}
+
+// letGo lets leases die that were held for the transaction.
+func letGo(h record.Holder, leases []int64) []*pb.RequestOp {
+	var ops []*pb.RequestOp
+	for _, id := range leases {
+		ops = append(ops, deleteOp(&pb.DeleteRangeRequest{Key: record.HeldKey(id, h.ID[:])}))
+	}
+	return ops
+}
+
+func freeMember() *pb.RequestOp { return putOp(&pb.PutRequest{Key: []byte(record.KeyLock)}) }
+
+// Abort builds the request by which anybody takes locks from h, unless h has been decided: slots get the stamp as their
+// clock, and leases are let go. At most Width slots and leases at once.
+func Abort(h record.Holder, whole bool, slots []int, leases []int64, epoch, stamp int64) *pb.TxnRequest {
+	req := &pb.TxnRequest{Compare: append(append(heldBy(h, whole, slots), inEpoch(epoch)...), createIs(record.TxnKey(h.ID), 0))}
+	req.Success = letGo(h, leases)
+	if whole {
+		req.Success = append(req.Success, freeMember())
+		return req
+	}
+	for _, s := range slots {
+		req.Success = append(req.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
+	}
+	req.Success = append(req.Success, raiseClock(epoch, stamp))
+	return req
+}

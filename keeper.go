@@ -1,0 +1,331 @@
+package metaetcd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+// lockTick is how often locks are looked at while there are any.
+const lockTick = 20 * time.Millisecond
+
+// lockKeeper finishes the transactions of writers that have gone (section 12): locks that the members' streams show for
+// longer than their writer asked for, and longer than the grace, are followed to their decision, and it is applied; or, if
+// there is none, there never will be, and the locks are released.
+type lockKeeper struct {
+	f     *feed
+	woken chan struct{}
+
+	mu   sync.Mutex
+	busy map[record.TxnID]struct{} // being finished
+
+	seen map[record.TxnID]time.Time // due; of the run goroutine
+}
+
+func newLockKeeper(f *feed) *lockKeeper {
+	return &lockKeeper{f: f, woken: make(chan struct{}, 1), busy: map[record.TxnID]struct{}{}, seen: map[record.TxnID]time.Time{}}
+}
+
+// kick makes the keeper look, if there are locks. It is cheap.
+func (k *lockKeeper) kick() {
+	if k.f.log.Locked() == 0 {
+		return
+	}
+	select {
+	case k.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (k *lockKeeper) run() {
+	defer k.f.wg.Done()
+	tick := time.NewTicker(lockTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-k.woken:
+		case <-k.f.ctx.Done():
+			return
+		}
+		for k.look(time.Now()) {
+			select {
+			case <-tick.C:
+			case <-k.f.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// look finishes what is due. It reports whether there are locks.
+func (k *lockKeeper) look(now time.Time) bool {
+	if k.f.c.ctx.Err() != nil {
+		return false
+	}
+	locks := k.f.log.Locks()
+	held := map[record.TxnID]bool{}
+	for _, l := range locks {
+		if held[l.ID] {
+			continue
+		}
+		held[l.ID] = true
+		due, known := k.seen[l.ID]
+		if _, own := k.f.c.crossings.Load(l.ID); own || !known {
+			// Several processes see it: one of them will be first.
+			due = now.Add(max(l.Patience, k.f.gaps.Grace()) + rand.N(minPatience))
+			k.seen[l.ID] = due
+		}
+		if now.After(due) {
+			k.finish(l.Holder)
+		}
+	}
+	for id := range k.seen {
+		if !held[id] {
+			delete(k.seen, id)
+		}
+	}
+	return len(locks) > 0
+}
+
+// finish finishes a transaction, beside others.
+func (k *lockKeeper) finish(h record.Holder) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, busy := k.busy[h.ID]; busy {
+		return
+	}
+	k.busy[h.ID] = struct{}{}
+	k.f.wg.Go(func() {
+		if err := k.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
+			k.f.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
+		}
+		k.mu.Lock()
+		delete(k.busy, h.ID)
+		k.mu.Unlock()
+	})
+}
+
+// resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
+// primary go first: without them it cannot be decided any more. Where none are found there, and no decision after that,
+// there never will be one: the primary is locked before the others.
+func (k *lockKeeper) resolve(ctx context.Context, h record.Holder) error {
+	c := k.f.c
+	if h.Primary >= len(c.members) {
+		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.members))
+	}
+	primary := c.members[h.Primary]
+	for free := false; ; {
+		st, err := k.held(ctx, primary, h)
+		switch {
+		case err != nil:
+			return err
+		case st.decision != nil:
+			c.metrics.rollForwards.Inc()
+			return c.rollForward(ctx, h, *st.decision)
+		}
+		if st.free() && free {
+			break // the decision was looked for after the locks
+		}
+		if free = st.free(); free {
+			continue
+		}
+		if err := c.takeLocks(ctx, primary, h, st); err != nil {
+			return err
+		}
+		c.metrics.aborts.Inc()
+	}
+	for _, m := range c.members {
+		if m == primary {
+			continue
+		}
+		st, err := k.held(ctx, m, h)
+		for err == nil && !st.free() {
+			if err = c.takeLocks(ctx, m, h, st); err == nil {
+				st, err = k.held(ctx, m, h)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// heldState is what a transaction has on a member.
+type heldState struct {
+	epoch    int64
+	decision *record.Decision
+	leases   []int64
+	// At that time or later:
+	whole bool
+	slots []int
+}
+
+func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
+
+// held finds out what a transaction has on a member at present.
+func (k *lockKeeper) held(ctx context.Context, m *member, h record.Holder) (heldState, error) {
+	st, rev, err := m.readHeld(ctx, h)
+	if err != nil {
+		return st, err
+	}
+	if err := k.f.log.WaitReached(ctx, m.index, rev); err != nil {
+		return st, err
+	}
+	for _, l := range k.f.log.Locks() {
+		switch {
+		case l.Member != m.index || l.ID != h.ID:
+		case l.Slot == mergedlog.Whole:
+			st.whole = true
+		default:
+			st.slots = append(st.slots, l.Slot)
+		}
+	}
+	return st, nil
+}
+
+// readHeld reads what a transaction has on the member beside its locks, and at which native revision.
+func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, rev int64, err error) {
+	leases, leasesEnd := record.AllHeldRange()
+	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd, KeysOnly: true}),
+		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
+		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
+	}})
+	if err != nil {
+		return st, 0, err
+	}
+	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
+		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
+			st.leases = append(st.leases, record.LeaseOf(kv.Key))
+		}
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+		d, err := record.ParseDecision(kv.Value)
+		if err != nil {
+			return st, 0, err
+		}
+		st.decision = &d
+	}
+	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
+		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
+			return st, 0, err
+		}
+	}
+	return st, resp.Header.Revision, nil
+}
+
+// takeLocks takes locks from an undecided transaction. Slots get a stamp that is younger than whatever landed on them; the
+// caller looks again whether it worked.
+func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
+	if st.whole {
+		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
+		return err
+	}
+	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
+	s, err := c.commit.Take(ctx)
+	if err != nil {
+		return err
+	}
+	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
+	switch {
+	case err == nil && resp.Succeeded:
+		c.commit.Landed(s)
+		return nil
+	case err == nil: // somebody else was first, or the epoch has changed
+		c.commit.Surrender(s)
+		_, err = c.clock.Sync(ctx)
+		return err
+	}
+	// Refused for certain, or it leaves no mark if it does not land: the gap is others' to close.
+	if commit.Definite(err) {
+		c.commit.Surrender(s)
+	} else {
+		c.commit.Landed(s)
+	}
+	return err
+}
+
+// rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
+// tries until ctx ends.
+func (c *core) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
+	if err := c.applyAll(ctx, d.Parts); err != nil {
+		return err
+	}
+	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
+}
+
+func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
+	req := &pb.TxnRequest{}
+	if err := proto.Unmarshal(p.Txn, req); err != nil {
+		return err
+	}
+	return c.insist(ctx, p.Member, req)
+}
+
+// insist sends a request until the member answers it: one that may be sent any number of times.
+func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest) error {
+	for {
+		sending, cancel := c.lingering(c.cfg.MemberTimeout)
+		_, err := c.members[member].send(sending, req) //nolint:contextcheck // what is under way is finished
+		cancel()
+		if err == nil {
+			return nil
+		}
+		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", c.members[member].name), zap.Error(err))
+		if pause(ctx, awayRetry) != nil {
+			return err
+		}
+	}
+}
+
+// readDecided reads the decisions that are on the member.
+func (m *member) readDecided(ctx context.Context) (map[record.TxnID]record.Decision, error) {
+	key, end := record.TxnRange()
+	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: key, RangeEnd: end})}})
+	if err != nil {
+		return nil, fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+	}
+	out := map[record.TxnID]record.Decision{}
+	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
+		id, err := record.TxnOf(kv.Key)
+		if err != nil {
+			return nil, err
+		}
+		if out[id], err = record.ParseDecision(kv.Value); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// heldIn finds the locks among records that were read: of slots, and of the member.
+func heldIn(member int, rs []*pb.ResponseOp) []mergedlog.Lock {
+	var out []mergedlog.Lock
+	for _, r := range rs {
+		for _, kv := range r.GetResponseRange().GetKvs() {
+			h, held, err := record.ParseHolder(kv.Value)
+			if err != nil || !held {
+				continue
+			}
+			slot := mergedlog.Whole
+			if record.KindOf(kv.Key) == record.Slot {
+				slot = record.SlotOf(kv.Key)
+			}
+			out = append(out, mergedlog.Lock{Member: member, Slot: slot, Held: true, Holder: h})
+		}
+	}
+	return out
+}
