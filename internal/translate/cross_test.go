@@ -159,7 +159,7 @@ func strip(resp *pb.TxnResponse) {
 
 // eventLine writes an event down. Of a delete behind a put of the same transaction, etcd has the pair before the
 // transaction as the previous one, and the log the put's.
-func eventLine(kind mvccpb.Event_EventType, kv, prev *mvccpb.KeyValue, rev int64) string {
+func eventLine(kind mvccpb.Event_EventType, kv, prev *mvccpb.KeyValue) string {
 	show := func(kv *mvccpb.KeyValue) string {
 		if kv == nil {
 			return "none"
@@ -178,14 +178,14 @@ func plainEvents(evs []*mvccpb.Event) (out []string) {
 		} else if p := put[string(e.Kv.Key)]; p != nil {
 			prev = p
 		}
-		out = append(out, eventLine(e.Type, e.Kv, prev, e.Kv.ModRevision))
+		out = append(out, eventLine(e.Type, e.Kv, prev))
 	}
 	return out
 }
 
 func logEvents(evs []*mergedlog.Event) (out []string) {
 	for _, e := range evs {
-		out = append(out, eventLine(e.Type, e.Kv, e.PrevKv, e.Rev))
+		out = append(out, eventLine(e.Type, e.Kv, e.PrevKv))
 	}
 	return out
 }
