@@ -1,6 +1,6 @@
 # Everything here needs Go and nothing else (the race detector also needs a C compiler; without one, tests run without it).
 
-MODULES := . metaetcdtest tests examples
+MODULES := . metaetcdtest tests tests/kubernetes examples examples/apiserver
 
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -12,7 +12,7 @@ LIBRARY := github.com/metaetcd/metaetcd,github.com/metaetcd/metaetcd/internal/..
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## a tour in ten seconds: a coordinator and three members in one process
@@ -46,9 +46,17 @@ cover: ## statement coverage of the library by all modules' tests
 	done; go tool covdata percent -i="$$dir"; \
 	go tool covdata textfmt -i="$$dir" -o coverage.out; go tool cover -func=coverage.out | tail -n 1
 
+.PHONY: kubernetes
+kubernetes: ## Kubernetes' own storage tests, on a plain etcd and on a meta cluster: pass counts and differences
+	@cd tests/kubernetes && go run ./upstream $(KUBERNETES)
+
 .PHONY: bench
 bench: ## the meta cluster against one plain etcd: one table (BENCH='-run put -rounds 9', see -help)
 	@cd tests && go run ./bench $(BENCH)
+
+.PHONY: bench-kubernetes
+bench-kubernetes: ## what an apiserver's storage does, meta cluster against one plain etcd: one table (BENCH='-help')
+	@cd tests/kubernetes && go run ./bench $(BENCH)
 
 .PHONY: bench-scale
 bench-scale: ## 1, 2 and 4 members against one etcd, disks throttled alike (Linux, root, cgroup v1; SCALE='-help')

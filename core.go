@@ -16,6 +16,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
@@ -24,7 +25,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/turns"
 )
 
-// core is one process of the meta cluster: what the services in kv.go and watch.go stand on. Safe for concurrent use.
+// core is one process of the meta cluster: what the services in kv.go, watch.go and lease.go stand on. Safe for concurrent use.
 type core struct {
 	cfg     Config
 	id      topology.Info
@@ -32,10 +33,12 @@ type core struct {
 	ring    *ring.Ring
 	members []*member
 	clock   *clock.Clock
+	leases  *lease.Lessor
 	commit  *commit.Pipeline
 	cache   *statecache.Cache
 	metrics *metrics
 	turns   *turns.Turns
+	sweeper *sweeper
 
 	crossings sync.Map // record.TxnID of the transactions across members that this process is at work on
 
@@ -75,7 +78,9 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 	}
 	c.cache = statecache.New(cfg.CacheEntries)
 	c.turns = turns.New(len(c.members))
+	c.sweeper = newSweeper(c)
 	c.clock = clock.New(c.clockConfig(coordinator))
+	c.leases = lease.New(c.leaseConfig())
 	if err := c.clock.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -85,6 +90,7 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 		return nil, err
 	}
 	c.setFeed(f)
+	c.leases.Run()
 	c.wg.Add(1)
 	go c.supervise(f)
 	return c, nil
@@ -331,6 +337,9 @@ func (c *core) shutDown() {
 	c.mu.Lock()
 	c.cancel()
 	c.mu.Unlock()
+	if c.leases != nil {
+		c.leases.Close()
+	}
 	c.wg.Wait()
 	if c.commit != nil {
 		c.commit.Close()
@@ -400,6 +409,7 @@ func (c *core) clockConfig(coordinator pb.KVClient) clock.Config {
 	cfg := clock.Config{
 		Coordinator: coordinator, ClusterID: c.id.ClusterID, CoordinatorID: c.id.CoordinatorID,
 		Highest: currentLog{c}.highest, Logger: c.cfg.Logger,
+		Restore: func(ctx context.Context, life []*pb.Compare) error { return c.leases.Restore(ctx, life) },
 	}
 	for _, m := range c.members {
 		cfg.Members = append(cfg.Members, clock.Member{Name: m.name, KV: m.kv})

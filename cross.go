@@ -8,6 +8,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -73,6 +74,11 @@ var errAgain = errors.New("the transaction starts over")
 func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	ctx, cancel := x.c.whileOpen(ctx)
 	defer cancel()
+	if x.foreseen() {
+		if resp, _, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
+			return resp, err
+		}
+	}
 	var err error
 	if x.release, err = x.c.turns.Take(ctx, x.claims); err != nil {
 		return nil, err
@@ -92,6 +98,33 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	}
 }
 
+// foreseen reports whether the transaction would change nothing, as far as this process knows: its compares fail. Then it
+// need not lock anything to find out.
+func (x *crossing) foreseen() bool {
+	if x.plan.NeedValue || x.plan.Exclusive() {
+		return false
+	}
+	v := cacheView{x.c, new(bool)}
+	run, err := x.plan.Evaluate(v)
+	return err == nil && !run.Writes(v) && !*v.unknown
+}
+
+// cacheView is what the state cache knows of single keys.
+type cacheView struct {
+	c       *core
+	unknown *bool // set when a key was asked for that is not in the cache
+}
+
+// Get implements translate.View.
+func (v cacheView) Get(key []byte) *mvccpb.KeyValue {
+	s, ok := v.c.cache.Get(key)
+	*v.unknown = *v.unknown || !ok
+	return uncached(key, s).KV
+}
+
+// Range implements translate.View.
+func (v cacheView) Range(translate.Range) []*mvccpb.KeyValue { return nil }
+
 // attempt locks, evaluates and decides once. decided: the turn ends with the transaction's last part.
 func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided bool, err error) {
 	f, err := x.c.feedFor(ctx)
@@ -100,7 +133,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	}
 	x.begin()
 	keep := false
-	defer func() {
+	defer func() { //nolint:contextcheck // locks are given back whatever ends the attempt
 		if !keep {
 			x.abandon()
 		}
@@ -111,18 +144,24 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	locked := x.plan.NewCross(x.c.ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
-		x.abandon()
+		x.abandon() //nolint:contextcheck // as above
 		return x.unstamped(ctx)
 	}
 	if err := x.c.checkReads(ctx, f, run); err != nil {
 		return nil, false, err
 	}
-	d, err := x.decide(locked, run)
+	if err := locked.Attaches(run); err != nil {
+		return nil, false, err
+	}
+	d, err := x.decide(locked, run) //nolint:contextcheck // the outcome has to be known whoever has gone
 	if err != nil {
 		return nil, false, err
 	}
 	keep = true
 	x.finish(d)
+	if len(x.plan.Deleted) > 0 {
+		x.c.dropEntriesBehind(d.Stamp)
+	}
 	resp, err = x.answer(ctx, run, d)
 	return resp, true, err
 }
@@ -161,7 +200,7 @@ func (x *crossing) lock(ctx context.Context, f *feed) error {
 	if !ok {
 		return err
 	}
-	x.giveBack()
+	x.giveBack() //nolint:contextcheck // as above
 	x.c.metrics.lockWaits.Inc()
 	return x.wait(ctx, f, held)
 }
@@ -196,7 +235,7 @@ func (x *crossing) lockShare(ctx context.Context, f *feed, i int) error {
 		return ctx.Err()
 	}
 	s := &x.shares[i]
-	l, err := x.ask(s, s.Lock(x.epoch, x.holder), s.DecodeLock)
+	l, err := x.ask(s, s.Lock(x.epoch, x.holder), s.DecodeLock) //nolint:contextcheck // as above
 	if err == nil && l.Refused && s.Whole && !l.Held {
 		l, err = x.claim(ctx, f, s)
 	}
@@ -213,12 +252,12 @@ func (x *crossing) lockShare(ctx context.Context, f *feed, i int) error {
 // claim locks a whole member of which slots are locked, and waits for them. Only such transactions wait while they hold
 // something, and they lock in the order of the members, so nobody waits in a circle.
 func (x *crossing) claim(ctx context.Context, f *feed, s *translate.Share) (*translate.Locked, error) {
-	l, err := x.ask(s, s.Claim(x.epoch, x.holder), s.DecodeClaim)
+	l, err := x.ask(s, s.Claim(x.epoch, x.holder), s.DecodeClaim) //nolint:contextcheck // as above
 	for err == nil && !l.Refused {
 		if err := f.log.WaitSlotsUnlocked(ctx, s.Member, l.MemberRev); err != nil {
 			return nil, err
 		}
-		read, err := x.ask(s, s.Read(x.epoch, x.holder), s.DecodeRead)
+		read, err := x.ask(s, s.Read(x.epoch, x.holder), s.DecodeRead) //nolint:contextcheck // as above
 		if err != nil || !read.Refused {
 			return read, err
 		}
@@ -352,15 +391,15 @@ func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 func (x *crossing) finish(d *translate.Decided) {
 	x.c.metrics.crossings.Inc()
 	holder, release := x.holder, x.release
-	done := func() {
+	apply := func() {
+		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts) == nil {
+			x.c.sweeper.add(holder)
+		}
 		release()
 		x.c.crossings.Delete(holder.ID)
 	}
-	if len(d.Parts) == 0 || !x.c.spawn(func() {
-		defer done()
-		_ = x.c.rollForward(x.c.ctx, holder, record.Decision{Stamp: d.Stamp, Parts: d.Parts})
-	}) {
-		done()
+	if len(d.Parts) == 0 || !x.c.spawn(apply) {
+		apply()
 	}
 }
 

@@ -73,6 +73,9 @@ func (f *feed) start(ctx context.Context) error {
 		if m.index == 0 {
 			f.c.noteCompacted(r.compacted)
 		}
+		if err := f.c.leases.Load(ctx, m.index); err != nil {
+			return err
+		}
 		f.log.Open(m.index, r.MemberState, r.held...)
 		f.wg.Add(1)
 		go f.stream(m, r.Rev+1) //nolint:contextcheck // it lives as long as the feed, not as the call
@@ -87,8 +90,8 @@ func (f *feed) start(ctx context.Context) error {
 		}
 	}
 	f.wg.Add(2)
-	go f.gaps.run()  //nolint:contextcheck // it lives as long as the feed, not as the call
-	go f.locks.run() //nolint:contextcheck // as above
+	go f.gaps.run() //nolint:contextcheck // it lives as long as the feed, not as the call
+	go f.locks.run()
 	f.locks.kick()
 	return nil
 }
@@ -263,9 +266,13 @@ func revisionsOf(evs []*clientv3.Event) []mergedlog.MemberRevision {
 	return revs
 }
 
-// onRecord follows the compacted revision, which lives on the first member by name.
-func (f *feed) onRecord(member int, _ int64, kv *mvccpb.KeyValue) {
-	if member != 0 || record.KindOf(kv.Key) != record.Compacted {
+// onRecord follows the records of leases, and the compacted revision, which lives on the first member by name.
+func (f *feed) onRecord(member int, rev int64, kv *mvccpb.KeyValue) {
+	kind := record.KindOf(kv.Key)
+	if kind == record.Lease {
+		f.c.leases.Book().Follow(member, rev, kv)
+	}
+	if member != 0 || kind != record.Compacted {
 		return
 	}
 	if rev, err := record.ParseNumber(kv.Value); err == nil {

@@ -1,6 +1,7 @@
 package metaetcd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -70,6 +71,9 @@ func (k *lockKeeper) run() {
 
 // look finishes what is due. It reports whether there are locks.
 func (k *lockKeeper) look(now time.Time) bool {
+	if k.f.c.ctx.Err() != nil {
+		return false
+	}
 	locks := k.f.log.Locks()
 	held := map[record.TxnID]bool{}
 	for _, l := range locks {
@@ -80,7 +84,7 @@ func (k *lockKeeper) look(now time.Time) bool {
 		due, known := k.seen[l.ID]
 		if _, own := k.f.c.crossings.Load(l.ID); own || !known {
 			// Several processes see it: one of them will be first.
-			due = now.Add(max(l.Patience, k.f.gaps.Grace()) + rand.N(minPatience/2))
+			due = now.Add(max(l.Patience, k.f.gaps.Grace()) + rand.N(minPatience))
 			k.seen[l.ID] = due
 		}
 		if now.After(due) {
@@ -103,37 +107,39 @@ func (k *lockKeeper) finish(h record.Holder) {
 		return
 	}
 	k.busy[h.ID] = struct{}{}
-	k.f.wg.Add(1)
-	go func() {
-		defer k.f.wg.Done()
-		if err := k.f.c.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
+	k.f.wg.Go(func() {
+		if err := k.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
 			k.f.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
 		k.mu.Lock()
 		delete(k.busy, h.ID)
 		k.mu.Unlock()
-	}()
+	})
 }
 
 // resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
-// primary go first: without them it cannot be decided any more. Where none are found there, and no decision either, there
-// never will be one: the primary is locked before the others.
-func (c *core) resolve(ctx context.Context, h record.Holder) error {
+// primary go first: without them it cannot be decided any more. Where none are found there, and no decision after that,
+// there never will be one: the primary is locked before the others.
+func (k *lockKeeper) resolve(ctx context.Context, h record.Holder) error {
+	c := k.f.c
 	if h.Primary >= len(c.members) {
 		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.members))
 	}
 	primary := c.members[h.Primary]
-	for {
-		st, err := primary.readHeld(ctx, h)
-		if err != nil {
+	for free := false; ; {
+		st, err := k.held(ctx, primary, h)
+		switch {
+		case err != nil:
 			return err
-		}
-		if st.decision != nil {
+		case st.decision != nil:
 			c.metrics.rollForwards.Inc()
 			return c.rollForward(ctx, h, *st.decision)
 		}
-		if st.free() {
-			break
+		if st.free() && free {
+			break // the decision was looked for after the locks
+		}
+		if free = st.free(); free {
+			continue
 		}
 		if err := c.takeLocks(ctx, primary, h, st); err != nil {
 			return err
@@ -144,10 +150,10 @@ func (c *core) resolve(ctx context.Context, h record.Holder) error {
 		if m == primary {
 			continue
 		}
-		st, err := m.readHeld(ctx, h)
+		st, err := k.held(ctx, m, h)
 		for err == nil && !st.free() {
 			if err = c.takeLocks(ctx, m, h, st); err == nil {
-				st, err = m.readHeld(ctx, h)
+				st, err = k.held(ctx, m, h)
 			}
 		}
 		if err != nil {
@@ -157,11 +163,75 @@ func (c *core) resolve(ctx context.Context, h record.Holder) error {
 	return nil
 }
 
+// heldState is what a transaction has on a member.
+type heldState struct {
+	epoch    int64
+	decision *record.Decision
+	leases   []int64
+	// At that time or later:
+	whole bool
+	slots []int
+}
+
+func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
+
+// held finds out what a transaction has on a member at present.
+func (k *lockKeeper) held(ctx context.Context, m *member, h record.Holder) (heldState, error) {
+	st, rev, err := m.readHeld(ctx, h)
+	if err != nil {
+		return st, err
+	}
+	if err := k.f.log.WaitReached(ctx, m.index, rev); err != nil {
+		return st, err
+	}
+	for _, l := range k.f.log.Locks() {
+		switch {
+		case l.Member != m.index || l.ID != h.ID:
+		case l.Slot == mergedlog.Whole:
+			st.whole = true
+		default:
+			st.slots = append(st.slots, l.Slot)
+		}
+	}
+	return st, nil
+}
+
+// readHeld reads what a transaction has on the member beside its locks, and at which native revision.
+func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, rev int64, err error) {
+	leases, leasesEnd := record.AllHeldRange()
+	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd, KeysOnly: true}),
+		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
+		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
+	}})
+	if err != nil {
+		return st, 0, err
+	}
+	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
+		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
+			st.leases = append(st.leases, record.LeaseOf(kv.Key))
+		}
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+		d, err := record.ParseDecision(kv.Value)
+		if err != nil {
+			return st, 0, err
+		}
+		st.decision = &d
+	}
+	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
+		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
+			return st, 0, err
+		}
+	}
+	return st, resp.Header.Revision, nil
+}
+
 // takeLocks takes locks from an undecided transaction. Slots get a stamp that is younger than whatever landed on them; the
 // caller looks again whether it worked.
 func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
 	if st.whole {
-		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.epoch, 0))
+		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
 		return err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
@@ -169,7 +239,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	if err != nil {
 		return err
 	}
-	resp, err := m.txn(ctx, translate.Abort(h, false, slots, s.Epoch, s.Rev))
+	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
@@ -191,19 +261,10 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
 // tries until ctx ends.
 func (c *core) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
-	var wg sync.WaitGroup
-	errs := make([]error, len(d.Parts))
-	for i, p := range d.Parts {
-		wg.Go(func() { errs[i] = c.applyPart(ctx, p) })
+	if err := c.applyAll(ctx, d.Parts); err != nil {
+		return err
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	key := record.TxnKey(h.ID)
-	return c.insist(ctx, h.Primary, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}}}})
+	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
 func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
@@ -218,7 +279,7 @@ func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
 func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest) error {
 	for {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
-		_, err := c.members[member].send(sending, req)
+		_, err := c.members[member].send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
 		if err == nil {
 			return nil
@@ -248,52 +309,6 @@ func (m *member) readDecided(ctx context.Context) (map[record.TxnID]record.Decis
 		}
 	}
 	return out, nil
-}
-
-// heldState is what a transaction has on a member.
-type heldState struct {
-	epoch    int64
-	decision *record.Decision
-	whole    bool
-	slots    []int
-}
-
-func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
-
-// readHeld reads what a transaction has on the member.
-func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, err error) {
-	key, end := record.SlotRange()
-	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
-		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
-		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
-		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyLock)}),
-		rangeOp(&pb.RangeRequest{Key: key, RangeEnd: end}),
-	}})
-	if err != nil {
-		return st, err
-	}
-	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
-		d, err := record.ParseDecision(kv.Value)
-		if err != nil {
-			return st, err
-		}
-		st.decision = &d
-	}
-	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
-		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
-			return st, err
-		}
-	}
-	for _, l := range heldIn(m.index, resp.Responses[2:]) {
-		switch {
-		case l.ID != h.ID:
-		case l.Slot == mergedlog.Whole:
-			st.whole = true
-		default:
-			st.slots = append(st.slots, l.Slot)
-		}
-	}
-	return st, nil
 }
 
 // heldIn finds the locks among records that were read: of slots, and of the member.

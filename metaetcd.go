@@ -1,6 +1,6 @@
 // Package metaetcd makes several etcd clusters behave as one etcd, in the process that uses it.
 //
-// A [Client] satisfies [clientv3.KV] and [clientv3.Watcher]. It shards one keyspace over member clusters, keeps
+// A [Client] satisfies [clientv3.KV], [clientv3.Watcher] and [clientv3.Lease]. It shards one keyspace over member clusters, keeps
 // one revision over all of them with the help of a coordinator cluster, and merges the members' watches:
 //
 //	c, err := metaetcd.New(ctx, metaetcd.Config{
@@ -102,11 +102,14 @@ type Client struct {
 	kv      *kvServer
 	watch   *watchServer
 	watcher clientv3.Watcher
+	leases  *leaseServer
+	lessor  clientv3.Lease
 }
 
 var (
 	_ clientv3.KV      = (*Client)(nil)
 	_ clientv3.Watcher = (*Client)(nil)
+	_ clientv3.Lease   = (*Client)(nil)
 )
 
 // New opens a meta cluster, or creates it when its clusters are empty. Everything is checked before anything is written:
@@ -124,11 +127,12 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		}
 		return nil, err
 	}
-	cli := &Client{core: c, kv: &kvServer{c: c}, watch: &watchServer{c: c}}
-	// clientv3's watcher logs through its client.
+	cli := &Client{core: c, kv: &kvServer{c: c}, watch: &watchServer{c: c}, leases: &leaseServer{c: c}}
+	// clientv3's watcher and lessor log through their client.
 	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) //nolint:contextcheck // it outlives the call
 	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(cli.kv), carrier)
 	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watch), carrier)
+	cli.lessor = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(cli.leases), carrier, firstKeepAlive)
 	return cli, nil
 }
 
@@ -140,17 +144,52 @@ func (c *Client) Watch(ctx context.Context, key string, opts ...clientv3.OpOptio
 // RequestProgress satisfies clientv3.Watcher. The revision that is announced has been delivered, with all before it.
 func (c *Client) RequestProgress(ctx context.Context) error { return c.watcher.RequestProgress(ctx) }
 
-// Install makes cli's KV and Watcher those of the meta cluster; its other interfaces stay those of the server it was made
+// firstKeepAlive is how long the first keep-alive of a lease may take. clientv3 makes its default of it, 5 seconds.
+const firstKeepAlive = time.Second
+
+// Grant satisfies clientv3.Lease. It needs every member and the coordinator.
+func (c *Client) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
+	return c.lessor.Grant(ctx, ttl)
+}
+
+// Revoke satisfies clientv3.Lease. It returns when the lease's keys are deleted, on all members.
+func (c *Client) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
+	return c.lessor.Revoke(ctx, id)
+}
+
+// TimeToLive satisfies clientv3.Lease. Attached keys are those of all members, sorted.
+func (c *Client) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+	return c.lessor.TimeToLive(ctx, id, opts...)
+}
+
+// Leases satisfies clientv3.Lease.
+func (c *Client) Leases(ctx context.Context) (*clientv3.LeaseLeasesResponse, error) {
+	return c.lessor.Leases(ctx)
+}
+
+// KeepAlive satisfies clientv3.Lease. Keep-alives go to the coordinator alone.
+func (c *Client) KeepAlive(ctx context.Context, id clientv3.LeaseID) (<-chan *clientv3.LeaseKeepAliveResponse, error) {
+	return c.lessor.KeepAlive(ctx, id)
+}
+
+// KeepAliveOnce satisfies clientv3.Lease.
+func (c *Client) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
+	return c.lessor.KeepAliveOnce(ctx, id)
+}
+
+// Install makes cli's KV, Watcher and Lease those of the meta cluster; its other interfaces stay those of the server it was made
 // for. Every installed client has handles of its own: closing it closes nobody else's. Call it before cli is used.
 func (c *Client) Install(cli *clientv3.Client) {
 	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(c.kv), cli)
 	cli.Watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(c.watch), cli)
+	cli.Lease = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(c.leases), cli, firstKeepAlive)
 }
 
-// Register offers the meta cluster's KV and Watch services on a gRPC server: what a proxy is made of.
+// Register offers the meta cluster's KV, Watch and Lease services on a gRPC server: what a proxy is made of.
 func (c *Client) Register(s grpc.ServiceRegistrar) {
 	pb.RegisterKVServer(s, c.kv)
 	pb.RegisterWatchServer(s, c.watch)
+	pb.RegisterLeaseServer(s, c.leases)
 }
 
 // Revision returns a revision that covers everything acknowledged before the call, by any process.
@@ -173,10 +212,11 @@ func (c *Client) ClosedRevision() int64 {
 // Health returns nil if the coordinator and every member answer; otherwise an error that names those that do not.
 func (c *Client) Health(ctx context.Context) error { return c.core.health(ctx) }
 
-// Close ends the client: its watchers are cancelled, what waits gets ErrClosed, and a write in flight may or may not land.
+// Close ends the client: its watchers are cancelled, its leases are not kept alive any more, what waits gets ErrClosed, and
+// a write in flight may or may not land.
 // Borrowed clients stay open. It is idempotent.
 func (c *Client) Close() error {
-	err := c.watcher.Close()
+	err := errors.Join(c.watcher.Close(), c.lessor.Close())
 	c.core.close()
 	return err
 }

@@ -24,6 +24,8 @@ type metrics struct {
 	fences      prometheus.Counter
 	fencedReads prometheus.Counter
 	rebuilds    prometheus.Counter
+	reaps       prometheus.Counter
+	reapedKeys  prometheus.Counter
 
 	crossings    prometheus.Counter
 	lockWaits    prometheus.Counter
@@ -61,7 +63,11 @@ func newMetrics(reg prometheus.Registerer, c *core) (*metrics, error) {
 	m.lockWaits = counter("lock_waits_total", "Times that such a transaction met the locks of another and waited.")
 	m.rollForwards = counter("roll_forwards_total", "Decided transactions whose writer had gone and that this process finished.")
 	m.aborts = counter("lock_aborts_total", "Times that this process took the locks of an undecided transaction whose writer had gone.")
-	all := []prometheus.Collector{m.crossings, m.lockWaits, m.rollForwards, m.aborts, m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, newStateCollector(c)}
+	m.reaps = counter("leases_reaped_total", "Leases that had expired or been revoked, and that this process brought to their end.")
+	m.reapedKeys = counter("lease_keys_deleted_total", "Keys that this process deleted because their lease had expired or been revoked.")
+	all := []prometheus.Collector{
+		m.requests, m.memberReqs, m.stamps, m.ops, m.refusals, m.fences, m.fencedReads, m.rebuilds, m.crossings, m.lockWaits, m.rollForwards, m.aborts, m.reaps, m.reapedKeys, newStateCollector(c),
+	}
 	if reg == nil {
 		return m, nil
 	}
@@ -111,6 +117,11 @@ func (m *metrics) refusal(member int, fenced bool) {
 	m.refusals.WithLabelValues(m.names(member), reason).Inc()
 }
 
+func (m *metrics) reaped(keys int) {
+	m.reaps.Inc()
+	m.reapedKeys.Add(float64(keys))
+}
+
 func (m *metrics) clockHooks() clock.Hooks {
 	return clock.Hooks{
 		Added: func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
@@ -126,7 +137,7 @@ func (m *metrics) clockHooks() clock.Hooks {
 type stateCollector struct {
 	c *core
 
-	closed, highest, lag, watchers, lagging, events, logBytes, pending, grace, epoch, killed *prometheus.Desc
+	closed, highest, lag, watchers, lagging, events, logBytes, pending, grace, epoch, killed, leases *prometheus.Desc
 }
 
 func newStateCollector(c *core) *stateCollector {
@@ -145,13 +156,14 @@ func newStateCollector(c *core) *stateCollector {
 		pending:  desc("pending_stamps", "Stamps above the closed revision that were seen, and wait in memory for earlier ones."),
 		grace:    desc("grace_seconds", "How long a missing stamp is waited for before it is fenced off."),
 		epoch:    desc("epoch", "Incarnation of the coordinator."),
+		leases:   desc("leases", "Leases that the first member has a record of."),
 		killed:   desc("fenced_marks_total", "Stamps, of any process, that a fence was seen to refuse."),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.pending, s.grace, s.epoch, s.killed} {
+	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.pending, s.grace, s.epoch, s.killed, s.leases} {
 		ch <- d
 	}
 }
@@ -180,5 +192,6 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(s.pending, float64(stats.Pending))
 	gauge(s.grace, f.gaps.Grace().Seconds())
 	gauge(s.epoch, float64(s.c.clock.Epoch()))
+	gauge(s.leases, float64(s.c.leases.Book().Count()))
 	ch <- prometheus.MustNewConstMetric(s.killed, prometheus.CounterValue, float64(f.log.FencedMarks()))
 }

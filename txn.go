@@ -23,6 +23,11 @@ func (c *core) readTxn(ctx context.Context, plan *translate.Plan) (*pb.TxnRespon
 // answerUnstamped evaluates a transaction on a closed snapshot. If it writes nothing there, that is its answer, at a revision
 // at which what was read was current; otherwise writes is true.
 func (c *core) answerUnstamped(ctx context.Context, plan *translate.Plan, serializable bool) (resp *pb.TxnResponse, writes bool, err error) {
+	// A lease that does not exist now does not exist in any later state.
+	dead, err := c.deadLeases(ctx, plan)
+	if err != nil {
+		return nil, false, err
+	}
 	err = c.current(ctx, func(f *feed) error {
 		at := f.log.Closed()
 		if !serializable {
@@ -30,13 +35,13 @@ func (c *core) answerUnstamped(ctx context.Context, plan *translate.Plan, serial
 				return err
 			}
 		}
-		resp, writes, err = c.answerAt(ctx, f, plan, at)
+		resp, writes, err = c.answerAt(ctx, f, plan, at, dead)
 		return err
 	})
 	return resp, writes, err
 }
 
-func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at int64) (*pb.TxnResponse, bool, error) {
+func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at int64, dead []int64) (*pb.TxnResponse, bool, error) {
 	view, err := c.viewAt(ctx, f, plan, at)
 	if err != nil {
 		return nil, false, err
@@ -50,7 +55,10 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 		return nil, false, err
 	}
 	if run.WritesBeside(view.emptyRanges, view) {
-		return nil, true, c.checkReads(ctx, f, run)
+		if err := c.checkReads(ctx, f, run); err != nil {
+			return nil, false, err
+		}
+		return nil, true, attachesTo(run, dead)
 	}
 	results := make([]translate.Result, len(run.Steps))
 	for i, s := range run.Steps {

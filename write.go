@@ -110,6 +110,9 @@ func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, 
 		}
 		return nil, false, nil
 	}
+	if len(w.plan.Deleted) > 0 {
+		w.c.dropEntriesBehind(r.Stamp)
+	}
 	resp, err = w.answer(ctx, r)
 	return resp, true, err
 }
@@ -118,6 +121,9 @@ func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, 
 func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 	op := &commit.Op{Keys: w.plan.Keys, Size: w.plan.Size(), Learn: w.learn}
 	if w.plan.Exclusive() {
+		if err := w.lookAtLeases(ctx); err != nil {
+			return nil, false, err
+		}
 		rd, err := whenBack(ctx, w.c, func() (*reading, error) { return w.member.readState(ctx, w.plan, true) })
 		if err != nil {
 			return nil, false, err
@@ -127,9 +133,12 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		return op, w.wouldWrite(), nil
 	}
 	op.Build = w.build
+	if err := w.lookAtLeases(ctx); err != nil {
+		return nil, false, err
+	}
 	missing := w.missing()
 	if len(missing) == 0 {
-		return op, w.plan.Blind() || w.wouldWrite(), nil
+		return op, w.plan.Blind() && len(w.plan.Leases) == 0 || w.wouldWrite(), nil
 	}
 	// The read runs beside the stamp: the lane builds the operation when both are there.
 	ready := make(chan struct{})
@@ -216,7 +225,7 @@ func (w *writer) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.ran
 func (w *writer) wouldWrite() bool {
 	w.built = w.built[:0]
 	run, err := w.plan.Evaluate(w)
-	if err != nil || !run.Writes(w) || !w.readable(run) {
+	if err != nil || !run.Writes(w) || !w.readable(run) || !w.leasesOf(run) {
 		return false
 	}
 	w.run = run

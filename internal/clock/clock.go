@@ -51,6 +51,12 @@ type Config struct {
 	// the answer is not above it, the coordinator went backwards.
 	Highest func() int64
 
+	// Restore puts on a coordinator that has lost everything what is kept there besides the clock. It is called before a
+	// new clock is created, when all members are in the new epoch: what they hold of older ones is final. What it puts must be
+	// guarded by life, which holds as long as the coordinator does not lose its data again; otherwise it must fail. Several
+	// processes may be at it at once, and it may be called for a coordinator that has lost nothing. May be nil.
+	Restore func(ctx context.Context, life []*pb.Compare) error
+
 	ClusterID     uint64 // the meta cluster's id
 	CoordinatorID uint64 // the coordinator's etcd cluster id
 

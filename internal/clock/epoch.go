@@ -26,6 +26,17 @@ func (c *Clock) Epoch() int64 {
 	return 0
 }
 
+// Present returns the epoch that this process works in, and what a transaction on the coordinator compares to take place in
+// it: it fails when the coordinator has lost its data, or is in another epoch, of which Sync then learns. The compares are
+// shared and read-only. Before Open they hold nowhere.
+func (c *Clock) Present() (epoch int64, holds []*pb.Compare) {
+	in := c.epoch.Load()
+	if in == nil {
+		return 0, []*pb.Compare{valueIs(keyEpoch, nil)}
+	}
+	return in.rec.Epoch, in.compare
+}
+
 // EpochChanged returns a channel that is closed when the epoch changes next.
 func (c *Clock) EpochChanged() <-chan struct{} {
 	c.mu.Lock()

@@ -20,7 +20,8 @@ import (
 //     nonce. So no two lives claim the same epoch: a claim that came to be before this life began shows in the members
 //     if it ever had a clock, because of steps 3 and 5.
 //  3. Every member is raised to the claim: from here on, nothing of an older epoch lands.
-//  4. Base: after that, the members' highest stamps and fences are read. Nothing above them was ever shown to anybody.
+//  4. Base: after that, the members' highest stamps and fences are read. Nothing above them was ever shown to anybody. What
+//     else is kept on the coordinator is restored from the members (Config.Restore).
 //  5. The clock is created at that base, guarded by nonce and claim.
 //
 // A process that fails a step starts over. The caller holds recovery.
@@ -46,6 +47,11 @@ func (c *Clock) rebuild(ctx context.Context) error {
 	base, err := c.base(ctx, claim)
 	if err != nil {
 		return err
+	}
+	if c.cfg.Restore != nil {
+		if err := c.cfg.Restore(ctx, []*pb.Compare{valueIs(keyIncarnation, life)}); err != nil {
+			return err
+		}
 	}
 	rec := epochRecord{Epoch: claim, Base: base, Nonce: found.incarnation.Nonce, Cluster: c.cfg.ClusterID}
 	found, created, err := c.create(ctx, life, rec)

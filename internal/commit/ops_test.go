@@ -21,6 +21,8 @@ func put(key, value string) *pb.TxnRequest {
 	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: p}}}}
 }
 
+// leased is a put that the server refuses unless it has the lease: an error of one operation that is definite, and does not say
+// whose it is.
 func leased(key, value string, lease int64) *pb.TxnRequest {
 	req := put(key, value)
 	req.Success[0].GetRequestPut().Lease = lease
@@ -91,12 +93,20 @@ func (c *cluster) op(req *pb.TxnRequest) (member int, op *commit.Op) {
 		}
 		return member, op
 	}
+	lease := req.Success[0].GetRequestPut().GetLease()
+	if lease != 0 {
+		req.Success[0].GetRequestPut().Lease = 0
+	}
 	op.Build = func(stamp int64, mark int) (*translate.Guarded, error) {
 		run, err := evaluate()
 		if err != nil {
 			return nil, err
 		}
-		return plan.Guard(run, v.state, stamp, mark, c.ring.Slot)
+		g, err := plan.Guard(run, v.state, stamp, mark, c.ring.Slot)
+		if err == nil && lease != 0 {
+			g.Txn.Success[0].GetRequestPut().Lease = lease
+		}
+		return g, err
 	}
 	return member, op
 }

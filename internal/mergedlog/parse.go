@@ -149,6 +149,10 @@ func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 		if p.onRecord != nil && ev.Type == mvccpb.Event_PUT {
 			p.onRecord(p.member, p.rev, ev.Kv)
 		}
+	case record.Lease:
+		if p.onRecord != nil {
+			p.onRecord(p.member, p.rev, ev.Kv)
+		}
 	}
 	return err
 }

@@ -31,12 +31,11 @@ const (
 	KeyClock     = "\x00clock"
 	KeyCompacted = "\x00compacted"
 
-	slotPrefix  = "\x00slot/"
-	slotEnd     = "\x00slot0"
-	markPrefix  = "\x00mark/"
-	leasePrefix = "\x00lease/"
-	txnPrefix   = "\x00txn/"
-	txnEnd      = "\x00txn0"
+	slotPrefix = "\x00slot/"
+	slotEnd    = "\x00slot0"
+	markPrefix = "\x00mark/"
+	txnPrefix  = "\x00txn/"
+	txnEnd     = "\x00txn0"
 )
 
 // Kind says what a key on a member is.
@@ -53,6 +52,8 @@ const (
 	Slot
 	Mark
 	Lease
+	Attached
+	Held
 	Txn
 	Unknown
 )
@@ -77,8 +78,12 @@ func KindOf(key []byte) Kind {
 		return Compacted
 	case s == KeyTopology:
 		return Topology
-	case len(s) > len(leasePrefix) && s[:len(leasePrefix)] == leasePrefix:
+	case len(s) > len(attachedPrefix)+8 && s[:len(attachedPrefix)] == attachedPrefix:
+		return Attached
+	case len(s) == len(leasePrefix)+8 && s[:len(leasePrefix)] == leasePrefix:
 		return Lease
+	case len(s) > len(heldPrefix)+8 && s[:len(heldPrefix)] == heldPrefix:
+		return Held
 	case len(s) > len(txnPrefix) && s[:len(txnPrefix)] == txnPrefix:
 		return Txn
 	}

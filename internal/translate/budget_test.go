@@ -57,7 +57,7 @@ func wide(t *rapid.T, r *ring.Ring, index int) *translate.Guarded {
 		}
 	}
 	plan, v := translate.NewPlan(req, r), &view{}
-	run, err := plan.Evaluate(v)
+	run, err := v.evaluate(plan)
 	require.NoError(t, err)
 	g, err := plan.Guard(run, v.state, stamp, index, r.Slot)
 	require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestExclusiveCostIsExact(t *testing.T) {
 			return
 		}
 		plan, v := translate.NewPlan(req, r), &view{}
-		run, err := plan.Evaluate(v)
+		run, err := v.evaluate(plan)
 		if err != nil || !plan.Exclusive() {
 			return
 		}

@@ -6,6 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -70,6 +71,25 @@ func (x *Cross) Run() (run *Run, writes bool, err error) {
 	return run, run.WritesBeside(empty, x), nil
 }
 
+// Attaches returns etcd's error if the run attaches a key to a lease that has gone.
+func (x *Cross) Attaches(run *Run) error {
+	for _, s := range run.Steps {
+		if s.Put == nil || s.Put.Lease == 0 {
+			continue
+		}
+		if i := x.shareOf(s.Put.Key); !x.locked[i].living[s.Put.Lease] {
+			return rpctypes.ErrGRPCLeaseNotFound
+		}
+	}
+	return nil
+}
+
+// shareOf returns the index of a key's share.
+func (x *Cross) shareOf(key []byte) int {
+	m := x.ring.MemberOf(key)
+	return slices.IndexFunc(x.shares, func(s Share) bool { return s.Member == m })
+}
+
 // Decided is a transaction as it lands at a stamp: Txn on the primary, and with it, by the decision in it, each of Parts
 // on its member.
 type Decided struct {
@@ -96,9 +116,10 @@ func (x *Cross) Decide(run *Run, h record.Holder, stamp, epoch int64) (*Decided,
 
 // part is what a transaction does on one member.
 type part struct {
-	share *Share
-	ops   []*pb.RequestOp
-	runs  []record.Run
+	share   *Share
+	ops     []*pb.RequestOp
+	runs    []record.Run
+	entries []*pb.RequestOp // of leases
 }
 
 func (p *part) add(step, events int, op *pb.RequestOp) {
@@ -115,10 +136,7 @@ func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
 	for i := range x.shares {
 		parts[i].share = &x.shares[i]
 	}
-	of := func(key []byte) *part {
-		m := x.ring.MemberOf(key)
-		return &parts[slices.IndexFunc(x.shares, func(s Share) bool { return s.Member == m })]
-	}
+	of := func(key []byte) *part { return &parts[x.shareOf(key)] }
 	there := x.presence()
 	results := make([]Result, len(run.Steps))
 	nest := run.undoes()
@@ -153,13 +171,18 @@ func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
 			}
 		}
 	}
+	state := func(key []byte) State { return x.states[string(key)] }
+	for _, t := range run.touched() {
+		p := of(t.key)
+		p.entries = run.attach(p.entries, []touch{t}, state)
+	}
 	return parts, results
 }
 
 // frame is what a part leaves behind its operations: the locks are given up, so that nothing below the stamp lands on what
 // they held, the mark says which part it is, and the clock is raised.
-func (p *part) frame(stamp, epoch int64, of, index int) []*pb.RequestOp {
-	var ops []*pb.RequestOp
+func (p *part) frame(h record.Holder, stamp, epoch int64, of, index int) []*pb.RequestOp {
+	ops := append(p.entries, letGo(h, p.share.Leases)...)
 	if p.share.Whole {
 		fence := record.Pair(epoch, stamp)
 		ops = append(ops, freeMember(), txnOp(&pb.TxnRequest{
@@ -178,7 +201,7 @@ func (p *part) frame(stamp, epoch int64, of, index int) []*pb.RequestOp {
 // apply is guarded by the locks alone: once the transaction is decided, the part belongs here whatever the epoch or the
 // fence, and when it is here, the locks are not.
 func (p *part) apply(h record.Holder, stamp, epoch int64, of, index int) *pb.TxnRequest {
-	ops := append(p.ops, p.frame(stamp, epoch, of, index)...)
+	ops := append(p.ops, p.frame(h, stamp, epoch, of, index)...)
 	return &pb.TxnRequest{Compare: p.share.held(h), Success: grouped(ops, p.share.maxOps)}
 }
 
@@ -187,7 +210,7 @@ func (p *part) decide(h record.Holder, stamp, epoch int64, others []record.Decid
 	fence := []byte(record.KeyFence)
 	held := p.share.held(h)
 	cs := append([]*pb.Compare{valueAbove(fence, record.Number(epoch)), valueBelow(fence, record.Pair(epoch, stamp))}, held...)
-	ops := append(p.ops, p.frame(stamp, epoch, 1+len(others), 0)...)
+	ops := append(p.ops, p.frame(h, stamp, epoch, 1+len(others), 0)...)
 	if len(others) > 0 {
 		d := record.Decision{Stamp: stamp, Parts: others}
 		ops = append(ops, putOp(&pb.PutRequest{Key: record.TxnKey(h.ID), Value: d.Value()}))

@@ -67,7 +67,7 @@ func (g txns) sweep() *pb.TxnRequest {
 
 // run takes a transaction through one of its lives.
 func (w *crossWorld) run(req *pb.TxnRequest) {
-	records := w.all((*member).records)
+	records := w.all((*member).protected)
 	x := w.begin(req)
 	cross := x.plan.NewCross(w.ring, x.shares, x.locked)
 	run, writes, err := cross.Run()
@@ -76,7 +76,7 @@ func (w *crossWorld) run(req *pb.TxnRequest) {
 	switch {
 	case err != nil || !writes:
 		x.unlock()
-		require.Equal(w.t, records, w.all((*member).records), "given back as it was found")
+		require.Equal(w.t, records, w.all((*member).protected), "given back as it was found")
 		if err == nil {
 			before := w.plain.Revision()
 			w.plainRun(req)
@@ -84,7 +84,7 @@ func (w *crossWorld) run(req *pb.TxnRequest) {
 		}
 	case w.rarely("unlock"):
 		x.unlock()
-		require.Equal(w.t, records, w.all((*member).records), "given back as it was found")
+		require.Equal(w.t, records, w.all((*member).protected), "given back as it was found")
 	case w.rarely("abort"):
 		x.abort()
 		x.tryDecide(run, cross, w.skip(), w.epoch, translate.ErrLost)
@@ -230,14 +230,14 @@ func TestLockIsGuarded(t *testing.T) {
 		}
 		x.shares = x.plan.Shares(w.ring, w.ops)
 		s := &x.shares[0]
-		before := w.members[s.Member].records()
+		before := w.members[s.Member].protected()
 		for _, epoch := range []int64{0, 2} {
 			_, err := s.DecodeLock(epoch, w.send(s.Member, s.Lock(epoch, x.holder)))
 			got, ok := wrongEpoch(err)
 			require.True(t, ok)
 			require.EqualValues(t, 1, got)
 		}
-		require.Equal(t, before, w.members[s.Member].records())
+		require.Equal(t, before, w.members[s.Member].protected())
 	})
 }
 

@@ -118,8 +118,8 @@ func (w *crossWorld) check() {
 	require.Len(w.t, truth, n)
 }
 
-// records are a member's slot clocks, lock and fence, which an attempt that comes to nothing must not change.
-func (m *member) records() string {
+// protected are a member's slot clocks, lock and fence, which an attempt that comes to nothing must not change.
+func (m *member) protected() string {
 	s := fmt.Sprintf("lock %x fence %x", m.get(record.KeyLock, "").Kvs[0].Value, m.get(record.KeyFence, "").Kvs[0].Value)
 	begin, end := record.SlotRange()
 	for _, kv := range m.get(string(begin), string(end)).Kvs {
@@ -177,7 +177,7 @@ func (x *crossed) lock(s *translate.Share) *translate.Locked {
 	l, err := s.DecodeLock(w.epoch, w.send(s.Member, s.Lock(w.epoch, x.holder)))
 	require.NoError(w.t, err)
 	require.False(w.t, l.Refused)
-	before := w.members[s.Member].records()
+	before := w.members[s.Member].protected()
 	other := record.Holder{ID: record.NewTxnID(), Primary: 2}
 	refused, err := s.DecodeLock(w.epoch, w.send(s.Member, s.Lock(w.epoch, other)))
 	require.NoError(w.t, err)
@@ -186,7 +186,7 @@ func (x *crossed) lock(s *translate.Share) *translate.Locked {
 	if s.Whole {
 		require.Equal(w.t, x.holder.ID, refused.Holder.ID)
 	}
-	require.Equal(w.t, before, w.members[s.Member].records())
+	require.Equal(w.t, before, w.members[s.Member].protected())
 	return l
 }
 
@@ -239,9 +239,9 @@ func (x *crossed) abort() {
 		most := translate.Width(w.ops) - 1
 		for slots := range slices.Chunk(append([]int{}, s.Slots...), most) {
 			stamp := w.skip()
-			require.False(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, w.epoch+1, stamp)).Succeeded, "in another epoch")
-			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, w.epoch, stamp)).Succeeded)
-			require.False(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, w.epoch, stamp)).Succeeded, "twice")
+			require.False(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, nil, w.epoch+1, stamp)).Succeeded, "in another epoch")
+			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, nil, w.epoch, stamp)).Succeeded)
+			require.False(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, nil, w.epoch, stamp)).Succeeded, "twice")
 			_, clock := w.members[s.Member].pair(record.KeyClock)
 			require.GreaterOrEqual(w.t, clock, stamp)
 			for _, slot := range slots {
@@ -249,7 +249,7 @@ func (x *crossed) abort() {
 			}
 		}
 		if s.Whole {
-			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, true, nil, w.epoch, 0)).Succeeded)
+			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, true, nil, nil, w.epoch, 0)).Succeeded)
 		}
 	}
 }

@@ -33,6 +33,10 @@ type Run struct {
 	Steps    []Step
 	Compared [][]byte // single keys compared at the levels that were reached
 	Reads    bool     // a step is a Range
+
+	// Records are the leases that steps attach keys to, as their records on the member have to stand for the run to land.
+	// The caller sets it, for all of Leases.
+	Records map[int64][]byte
 }
 
 // Evaluate decides the branches on a view, as etcd does: all compares of all levels on the state before the transaction.

@@ -45,8 +45,10 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 		x.keys = append(x.keys, t.key)
 		refused = append(refused, rangeOp(&pb.RangeRequest{Key: t.key}))
 	}
+	cs = run.pinLeases(cs)
 	then := run.effects(state, stamp, 3)
 	x.write = len(then)
+	then = run.attach(then, run.touched(), state)
 	then = append(then,
 		putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: record.Pair(epoch, stamp)}),
 		putOp(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}),

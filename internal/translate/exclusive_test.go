@@ -107,7 +107,7 @@ func (m *member) exclude(req *pb.TxnRequest, v *view, stamp int64) translate.Out
 	m.t.Helper()
 	plan := translate.NewPlan(req, m.ring)
 	require.True(m.t, plan.Exclusive())
-	run, err := plan.Evaluate(v)
+	run, err := v.evaluate(plan)
 	require.NoError(m.t, err)
 	x, err := plan.Exclude(run, v.state, v.rev, stamp, 1)
 	require.NoError(m.t, err)

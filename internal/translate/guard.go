@@ -106,8 +106,10 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 		}
 		g.keys = append(g.keys, t.key)
 	}
-	g.Txn.Success = run.effects(state, stamp, len(set))
+	g.Txn.Compare = run.pinLeases(g.Txn.Compare)
+	g.Txn.Success = run.effects(state, stamp, len(set)+len(touched))
 	g.write = len(g.Txn.Success)
+	g.Txn.Success = run.attach(g.Txn.Success, touched, state)
 	for _, s := range set {
 		g.Txn.Success = append(g.Txn.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
 	}
@@ -191,7 +193,8 @@ func nativeDelete(d *pb.DeleteRangeRequest) *pb.DeleteRangeRequest {
 	return &pb.DeleteRangeRequest{Key: k, RangeEnd: e, PrevKv: d.PrevKv}
 }
 
-// storedPut is the user's put with the header in front of the value.
+// storedPut is the user's put with the header in front of the value. The lease is in the header alone: to the member the
+// key has none, so the member never deletes it by itself.
 func storedPut(put *pb.PutRequest, s State, stamp int64, anew bool) *pb.PutRequest {
 	h := record.Header{Stamp: stamp, Create: stamp, Lease: put.Lease}
 	value := put.Value
@@ -206,7 +209,7 @@ func storedPut(put *pb.PutRequest, s State, stamp int64, anew bool) *pb.PutReque
 			value = s.KV.Value
 		}
 	}
-	return &pb.PutRequest{Key: put.Key, Value: h.Value(value), Lease: put.Lease, PrevKv: put.PrevKv, IgnoreLease: put.IgnoreLease}
+	return &pb.PutRequest{Key: put.Key, Value: h.Value(value), PrevKv: put.PrevKv}
 }
 
 // Read is a single-key read with a stamp of its own (section 7): it protects what it read like a compare would.

@@ -34,7 +34,6 @@ type member struct {
 
 func newMember(t tester) *member {
 	server := etcdfake.New(1)
-	server.Grant(leases[2:]...)
 	r, err := ring.New([]string{"m"}, slots, ring.Policy{})
 	require.NoError(t, err)
 	m := &member{t: t, kv: server.Client(nil), ring: r}
@@ -43,6 +42,9 @@ func newMember(t tester) *member {
 	m.put(record.KeyLock, nil)
 	for s := range slots {
 		m.put(string(record.SlotKey(s)), record.Number(0))
+	}
+	for _, id := range leases[2:] {
+		m.put(string(record.LeaseKey(id)), record.LeaseRecord{Grant: 1}.Encode())
 	}
 	return m
 }
@@ -76,17 +78,42 @@ func (m *member) state(key string) translate.State {
 	return s
 }
 
-// users returns the keyspace in the user's view.
+// users returns the keyspace in the user's view. The member itself knows of no lease, and the entries of each name all keys
+// that are attached to it.
 func (m *member) users() etcd {
 	m.t.Helper()
 	e := etcd{}
 	for _, kv := range m.get(record.FirstUserKey, "\x00").Kvs {
-		native := kv.Lease
+		require.Zero(m.t, kv.Lease, "the lease that the member knows of %q", kv.Key)
 		require.NoError(m.t, record.ToUser(kv))
-		require.Equal(m.t, kv.Lease, native, "the lease that the member knows of %q", kv.Key)
 		e[string(kv.Key)] = kv
+		if kv.Lease != 0 {
+			require.Contains(m.t, m.attached(kv.Lease), string(kv.Key))
+		}
 	}
 	return e
+}
+
+// attached are the entries of a lease.
+func (m *member) attached(lease int64) []string {
+	m.t.Helper()
+	key, end := record.AttachedRange(lease)
+	keys := []string{}
+	for _, kv := range m.get(string(key), string(end)).Kvs {
+		keys = append(keys, string(record.AttachedTo(kv.Key)))
+	}
+	return keys
+}
+
+// records are the leases' records.
+func (m *member) records() map[int64][]byte {
+	m.t.Helper()
+	key, end := record.LeaseRange()
+	rs := map[int64][]byte{}
+	for _, kv := range m.get(string(key), string(end)).Kvs {
+		rs[record.LeaseOf(kv.Key)] = kv.Value
+	}
+	return rs
 }
 
 // mark is what a member revision shows of a stamp.
@@ -151,16 +178,24 @@ type view struct {
 	rev    int64
 	states map[string]translate.State
 	user   etcd
+	leases map[int64][]byte
 }
 
 func (m *member) look() *view {
 	m.t.Helper()
-	v := &view{states: map[string]translate.State{}, user: m.users()}
+	v := &view{states: map[string]translate.State{}, user: m.users(), leases: m.records()}
 	for _, key := range alphabet {
 		v.states[key] = m.state(key)
 	}
 	v.rev = m.get("\x00", "").Header.Revision
 	return v
+}
+
+// evaluate is Plan.Evaluate with what the writer knows of leases.
+func (v *view) evaluate(p *translate.Plan) (*translate.Run, error) {
+	run, err := p.Evaluate(v)
+	run.Records = v.leases
+	return run, err
 }
 
 func (v *view) state(key []byte) translate.State { return v.states[string(key)] }
@@ -174,7 +209,7 @@ func (v *view) Range(r translate.Range) (kvs []*mvccpb.KeyValue) {
 
 // forget makes the writer take a key for absent.
 func (v *view) forget(key []byte) *view {
-	less := &view{rev: v.rev, states: maps.Clone(v.states), user: maps.Clone(v.user)}
+	less := &view{rev: v.rev, states: maps.Clone(v.states), user: maps.Clone(v.user), leases: v.leases}
 	delete(less.states, string(key))
 	delete(less.user, string(key))
 	return less
@@ -182,7 +217,7 @@ func (v *view) forget(key []byte) *view {
 
 // over lets a blind put of a key go over other writers' puts.
 func (v *view) over(key []byte) *view {
-	more := &view{rev: v.rev, states: maps.Clone(v.states), user: v.user}
+	more := &view{rev: v.rev, states: maps.Clone(v.states), user: v.user, leases: v.leases}
 	s := v.states[string(key)]
 	s.NativeMod = 0
 	more.states[string(key)] = s

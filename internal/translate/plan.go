@@ -40,6 +40,7 @@ type Plan struct {
 	Members   []int    // members that all of the above lie on, sorted
 	Writes    bool     // some branch has a put or a delete
 	NeedValue bool     // evaluating takes values, not only headers: a value compare, IgnoreValue; or an exact version, see blind
+	Leases    []int64  // leases that some branch attaches keys to, each once
 
 	// blind: one unconditional put. It may land on top of puts that its writer does not know of (see State.NativeMod),
 	// which leaves the writer with a lower bound of the key's version.
@@ -92,6 +93,9 @@ func (p *Plan) walkOp(op *pb.RequestOp) {
 		p.Writes = true
 		p.NeedValue = p.NeedValue || put.IgnoreValue
 		p.Keys = append(p.Keys, put.Key)
+		if put.Lease != 0 && !slices.Contains(p.Leases, put.Lease) {
+			p.Leases = append(p.Leases, put.Lease)
+		}
 	case op.GetRequestDeleteRange() != nil:
 		d := op.GetRequestDeleteRange()
 		p.Writes = true

@@ -19,7 +19,8 @@ type Share struct {
 	Keys     [][]byte
 	Compared []Range
 	Deleted  []Range
-	named    bool // the keys of deleted ranges have to be known, not only how many they are
+	Leases   []int64 // that some branch attaches keys to
+	named    bool    // the keys of deleted ranges have to be known, not only how many they are
 	maxOps   int
 }
 
@@ -30,7 +31,7 @@ func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
 	shares := make([]Share, len(p.Members))
 	of := make(map[int]*Share, len(p.Members))
 	for i, m := range p.Members {
-		shares[i] = Share{Member: m, named: len(p.Deleted) > 1, maxOps: maxTxnOps}
+		shares[i] = Share{Member: m, Leases: p.Leases, named: len(p.Deleted) > 1, maxOps: maxTxnOps}
 		of[m] = &shares[i]
 	}
 	for _, k := range p.Keys {
@@ -148,6 +149,9 @@ func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 		then = append(then, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: v, PrevKv: true}))
 	}
 	then = append(then, s.reads()...)
+	for _, id := range s.Leases {
+		then = append(then, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
+	}
 	return &pb.TxnRequest{Compare: cs, Success: grouped(then, s.maxOps), Failure: whyNot()}
 }
 
@@ -156,9 +160,17 @@ func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 func (s *Share) Claim(epoch int64, h record.Holder) *pb.TxnRequest {
 	return &pb.TxnRequest{
 		Compare: append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil)),
-		Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: h.Value()})},
+		Success: grouped(s.claims(h), s.maxOps),
 		Failure: whyNot(),
 	}
+}
+
+func (s *Share) claims(h record.Holder) []*pb.RequestOp {
+	ops := []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: h.Value()})}
+	for _, id := range s.Leases {
+		ops = append(ops, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
+	}
+	return ops
 }
 
 // Read builds the request that reads a claimed share when no slot is locked any more.
@@ -188,6 +200,9 @@ func (s *Share) reads() []*pb.RequestOp {
 	for _, r := range s.Deleted {
 		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: !s.named, KeysOnly: s.named}))
 	}
+	for _, id := range s.Leases {
+		ops = append(ops, rangeOp(&pb.RangeRequest{Key: record.LeaseKey(id)}))
+	}
 	return ops
 }
 
@@ -215,6 +230,7 @@ type Locked struct {
 	states  []State  // of Keys
 	ranges  [][]*mvccpb.KeyValue
 	deleted []*pb.RangeResponse
+	living  map[int64]bool // leases that keys can be attached to
 }
 
 // DecodeLock reads the member's answer to Lock.
@@ -223,7 +239,7 @@ func (s *Share) DecodeLock(epoch int64, resp *pb.TxnResponse) (*Locked, error) {
 	if s.Whole {
 		puts = 1
 	}
-	return s.decode(epoch, resp, puts)
+	return s.decode(epoch, resp, puts, len(s.Leases))
 }
 
 // DecodeClaim reads the member's answer to Claim: if it is not refused, Read comes next.
@@ -231,21 +247,22 @@ func (s *Share) DecodeClaim(epoch int64, resp *pb.TxnResponse) (*Locked, error) 
 	if resp.Succeeded {
 		return &Locked{MemberRev: resp.Header.GetRevision()}, nil
 	}
-	return s.decode(epoch, resp, 0)
+	return s.decode(epoch, resp, 0, 0)
 }
 
 // DecodeRead reads the member's answer to Read. Refused, it was too early, unless somebody else holds the member now.
 func (s *Share) DecodeRead(epoch int64, resp *pb.TxnResponse) (*Locked, error) {
-	return s.decode(epoch, resp, 0)
+	return s.decode(epoch, resp, 0, 0)
 }
 
-// decode reads an answer that begins with those to puts of locks. It fails with *WrongEpochError.
-func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts int) (*Locked, error) {
-	l := &Locked{Refused: !resp.Succeeded, MemberRev: resp.Header.GetRevision()}
+// decode reads an answer that begins with those to puts of locks, and ends with some that say nothing. It fails with
+// *WrongEpochError.
+func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Locked, error) {
+	l := &Locked{Refused: !resp.Succeeded, MemberRev: resp.Header.GetRevision(), living: map[int64]bool{}}
 	if l.Refused {
 		return l, l.decodeRefusal(epoch, resp)
 	}
-	n := puts + len(s.Keys) + len(s.Compared) + len(s.Deleted)
+	n := puts + len(s.Keys) + len(s.Compared) + len(s.Deleted) + len(s.Leases) + rest
 	rs := ungrouped(resp.Responses, n, s.maxOps)
 	if len(rs) != n {
 		return nil, errShape
@@ -275,8 +292,17 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts int) (*Locked, er
 		}
 		l.ranges, rs = append(l.ranges, kvs), rs[1:]
 	}
-	for _, r := range rs {
-		l.deleted = append(l.deleted, r.GetResponseRange())
+	for range s.Deleted {
+		l.deleted, rs = append(l.deleted, rs[0].GetResponseRange()), rs[1:]
+	}
+	for i, id := range s.Leases {
+		for _, kv := range rs[i].GetResponseRange().GetKvs() {
+			rec, err := record.ParseLease(kv.Value)
+			if err != nil {
+				return nil, err
+			}
+			l.living[id] = !rec.Dead
+		}
 	}
 	return l, nil
 }
@@ -301,22 +327,32 @@ func (l *Locked) decodeRefusal(epoch int64, resp *pb.TxnResponse) error {
 // Unlock builds the request that gives a share back as it was found. Only the transaction's own writer may send it, and
 // only while nothing is decided.
 func (s *Share) Unlock(h record.Holder, l *Locked) *pb.TxnRequest {
+	ops := letGo(h, s.Leases)
 	if s.Whole {
-		return &pb.TxnRequest{Compare: s.held(h), Success: []*pb.RequestOp{freeMember()}}
+		ops = append(ops, freeMember())
 	}
-	req := &pb.TxnRequest{Compare: s.held(h)}
 	for i, slot := range s.Slots {
-		req.Success = append(req.Success, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: l.clocks[i]}))
+		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: l.clocks[i]}))
 	}
-	return req
+	return &pb.TxnRequest{Compare: s.held(h), Success: grouped(ops, s.maxOps)}
+}
+
+// letGo lets leases die that were held for the transaction.
+func letGo(h record.Holder, leases []int64) []*pb.RequestOp {
+	var ops []*pb.RequestOp
+	for _, id := range leases {
+		ops = append(ops, deleteOp(&pb.DeleteRangeRequest{Key: record.HeldKey(id, h.ID[:])}))
+	}
+	return ops
 }
 
 func freeMember() *pb.RequestOp { return putOp(&pb.PutRequest{Key: []byte(record.KeyLock)}) }
 
 // Abort builds the request by which anybody takes locks from h, unless h has been decided: slots get the stamp as their
-// clock. At most Width slots at once.
-func Abort(h record.Holder, whole bool, slots []int, epoch, stamp int64) *pb.TxnRequest {
+// clock, and leases are let go. At most Width slots and leases at once.
+func Abort(h record.Holder, whole bool, slots []int, leases []int64, epoch, stamp int64) *pb.TxnRequest {
 	req := &pb.TxnRequest{Compare: append(append(heldBy(h, whole, slots), inEpoch(epoch)...), createIs(record.TxnKey(h.ID), 0))}
+	req.Success = letGo(h, leases)
 	if whole {
 		req.Success = append(req.Success, freeMember())
 		return req

@@ -71,6 +71,7 @@ func testTransactions(t *testing.T) {
 			"lock":      w.do((*world).toggleLock),
 			"lock slot": w.do((*world).toggleSlot),
 			"rebuild":   w.do((*world).rebuild),
+			"regrant":   w.do((*world).regrant),
 		})
 	})
 }
@@ -135,6 +136,14 @@ func (w *world) rebuild() {
 	}
 }
 
+// regrant gives a lease another record, as its death or another grant of the id does.
+func (w *world) regrant() {
+	if w.rarely("regrant") {
+		id := rapid.SampledFrom(leases[2:]).Draw(w.t, "lease")
+		w.put(string(record.LeaseKey(id)), record.LeaseRecord{Grant: w.stamp(), Dead: rapid.Bool().Draw(w.t, "dead")}.Encode())
+	}
+}
+
 // check compares the member with the truth.
 func (w *world) check() {
 	got := w.users()
@@ -173,7 +182,7 @@ func (w *world) attempt(ranged bool) *attempt {
 		}
 	}
 	var err error
-	if a.run, err = a.plan.Evaluate(a.view); err != nil {
+	if a.run, err = a.view.evaluate(a.plan); err != nil {
 		_, _, want := a.view.user.run(req, 1)
 		require.Equal(w.t, want, err)
 		return nil
@@ -223,6 +232,11 @@ func (a *attempt) stale(stamp int64) bool {
 
 // pinned says that what the writer relied on is still so.
 func (w *world) pinned(a *attempt, stamp int64) bool {
+	for _, id := range a.run.Leases() {
+		if string(a.view.leases[id]) != string(w.records()[id]) {
+			return false
+		}
+	}
 	for key := range a.touched() {
 		known, now := a.view.states[key], w.native[key]
 		switch {

@@ -225,7 +225,7 @@ func (h *Hub) create(w *watcher, start int64) bool {
 	created := item{kind: itemCreated, w: w, resp: &pb.WatchResponse{Header: h.header(closed), WatchId: w.id, Created: true}}
 	w.registered = true
 	h.watchers++
-	w.floor = start
+	w.floor, w.bare = start, h.src.Compacted()
 	if start == 0 {
 		w.floor = max(closed, h.src.Acknowledged())
 		start = w.floor + 1

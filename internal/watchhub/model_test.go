@@ -121,7 +121,7 @@ func (w *modelWatch) complete(log []*mergedlog.Event, rev int64) error {
 		got := w.got[i]
 		i++
 		if got.Kv.ModRevision != ev.Rev || !bytes.Equal(got.Kv.Key, ev.Kv.Key) || got.Type != ev.Type ||
-			!bytes.Equal(got.Kv.Value, ev.Kv.Value) || (got.PrevKv != nil) != (w.req.PrevKv && ev.PrevKv != nil) {
+			!bytes.Equal(got.Kv.Value, ev.Kv.Value) || (got.PrevKv != nil) != (w.req.PrevKv && ev.PrevKv != nil) && ev.Rev > w.start {
 			return fmt.Errorf("event %d is %v, should be %v at %d", i, got, ev.Kv, ev.Rev)
 		}
 	}

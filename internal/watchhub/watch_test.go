@@ -173,6 +173,26 @@ func TestStartCompacted(t *testing.T) {
 	require.Zero(t, r.CompactRevision)
 }
 
+func TestCompactedHasNoPrevKV(t *testing.T) {
+	f := setup(t, Options{})
+	for range 3 {
+		f.src.commit(put("k", "v"))
+	}
+	c := f.open()
+	prevs := func(id int64) (known []bool) {
+		c.watch(&pb.WatchCreateRequest{WatchId: id, Key: []byte("k"), StartRevision: 3, PrevKv: true})
+		for len(known) < 2 {
+			for _, ev := range c.recv().Events {
+				known = append(known, ev.PrevKv != nil)
+			}
+		}
+		return known
+	}
+	require.Equal(t, []bool{true, true}, prevs(1))
+	f.src.set(func(f *fakeSource) { f.compacted = 3 })
+	require.Equal(t, []bool{false, true}, prevs(2), "the value before the compacted revision is gone")
+}
+
 func TestPrevKVAndFilters(t *testing.T) {
 	f := setup(t, Options{})
 	c := f.open()

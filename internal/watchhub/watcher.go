@@ -25,6 +25,7 @@ type watcher struct {
 	noPut    bool
 	noDelete bool
 	floor    int64 // where it was created: no progress is announced below; set before Created is queued
+	bare     int64 // compacted when it was created: events up to it come without previous values, as in etcd; set like floor
 
 	gone atomic.Bool // cancelled by the client: nothing more is sent
 
@@ -118,7 +119,7 @@ func (w *watcher) events(evs []*mergedlog.Event) []*mvccpb.Event {
 				continue
 			}
 			c := &cells[len(own)]
-			if ev.PrevKv != nil {
+			if ev.PrevKv != nil && ev.Rev > w.bare {
 				copyKV(&c.prev, ev.PrevKv)
 				c.ev.PrevKv = &c.prev
 			}

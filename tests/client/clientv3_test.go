@@ -3,16 +3,13 @@ package client
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/client/v3/concurrency"
 	recipe "go.etcd.io/etcd/client/v3/experimental/recipes"
 	"go.etcd.io/etcd/client/v3/kubernetes"
 	"go.etcd.io/etcd/client/v3/mirror"
@@ -198,39 +195,6 @@ func TestDo(t *testing.T) {
 	require.Zero(t, do(clientv3.OpDelete("k")).Del().Deleted)
 	_, err := cli.Do(ctx, clientv3.OpGet(""))
 	require.ErrorIs(t, err, rpctypes.ErrEmptyKey)
-}
-
-// TestSTM counts by software transactions from two processes at once.
-func TestSTM(t *testing.T) {
-	t.Parallel()
-	const workers, increments = 4, 5
-	cluster := newCluster(t, 2)
-	clients := []*clientv3.Client{installed(t, cluster, cluster.Client(t)), installed(t, cluster, cluster.Client(t))}
-	for _, level := range []concurrency.Isolation{concurrency.SerializableSnapshot, concurrency.Serializable, concurrency.RepeatableReads} {
-		key := fmt.Sprint("counter", level)
-		var wg sync.WaitGroup
-		errs := make(chan error, workers*increments)
-		for i := range workers {
-			wg.Go(func() {
-				for range increments {
-					_, err := concurrency.NewSTM(clients[i%2], func(s concurrency.STM) error {
-						n, _ := strconv.Atoi(s.Get(key))
-						s.Put(key, strconv.Itoa(n+1))
-						return nil
-					}, concurrency.WithIsolation(level), concurrency.WithAbortContext(t.Context()))
-					errs <- err
-				}
-			})
-		}
-		wg.Wait()
-		for range workers * increments {
-			require.NoError(t, <-errs)
-		}
-		resp, err := clients[0].Get(t.Context(), key)
-		require.NoError(t, err)
-		require.Equal(t, strconv.Itoa(workers*increments), string(resp.Kvs[0].Value))
-		require.EqualValues(t, workers*increments, resp.Kvs[0].Version)
-	}
 }
 
 // TestQueue: a recipe of etcd's, by which everything put in by one process comes out at another, once and in order.

@@ -157,6 +157,10 @@ var errorCases = []struct {
 		_, err := kv.Put(ctx, "\x00topology", "mine")
 		return err
 	}},
+	{name: "unknown lease, over members", want: rpctypes.ErrLeaseNotFound, do: func(ctx context.Context, kv clientv3.KV) error {
+		_, err := kv.Txn(ctx).Then(clientv3.OpDelete("k", clientv3.WithPrefix()), clientv3.OpPut("l", "v", clientv3.WithLease(4711))).Commit()
+		return err
+	}},
 }
 
 func compact(rev int64) func(context.Context, clientv3.KV) error {

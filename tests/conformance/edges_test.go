@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,33 +137,95 @@ func TestReservedKeysAreRefused(t *testing.T) {
 	require.Zero(t, all.Count)
 }
 
-func TestWhatSpansMembersIsRefusedWhole(t *testing.T) {
-	cli := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+// TestWhatSpansMembersHappensAtOnce: a transaction and a range delete over all members have one revision each, and a watch shows them
+// whole: the puts in the order of the operations, the deletes in the order of the keys.
+func TestWhatSpansMembersHappensAtOnce(t *testing.T) {
+	cluster := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync())
+	cli, other := cluster.Client(t), cluster.Client(t)
+	watch := other.Watch(soon(t), "", clientv3.WithPrefix(), clientv3.WithRev(2))
+	backwards := slices.Sorted(slices.Values(keys))
+	slices.Reverse(backwards)
 	var puts []clientv3.Op
-	for _, k := range keys {
+	for _, k := range backwards {
 		puts = append(puts, clientv3.OpPut(k, "v"))
 	}
-	var cross *metaetcd.CrossMemberError
-	_, err := cli.Txn(soon(t)).Then(puts...).Commit()
-	require.ErrorAs(t, err, &cross)
-	require.ErrorContains(t, err, "member-0")
-	require.ErrorContains(t, err, "member-1")
-	_, err = cli.Delete(soon(t), "", clientv3.WithPrefix())
-	require.ErrorAs(t, err, &cross)
+	put, err := cli.Txn(soon(t)).Then(puts...).Commit()
+	require.NoError(t, err)
+	requireAtOnce(t, <-watch, put.Header.Revision, backwards)
+	for _, m := range cluster.Members {
+		all, err := m.DirectClient(t).Get(soon(t), "\x01", clientv3.WithFromKey(), clientv3.WithCountOnly())
+		require.NoError(t, err)
+		require.NotZero(t, all.Count, "%s has none of the keys: this test shows less than it should", m.Name())
+	}
+	del, err := cli.Delete(soon(t), "", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.EqualValues(t, len(keys), del.Deleted)
+	requireAtOnce(t, <-watch, del.Header.Revision, slices.Sorted(slices.Values(keys)))
+	for rev, n := range map[int64]int{put.Header.Revision - 1: 0, put.Header.Revision: len(keys), del.Header.Revision - 1: len(keys), del.Header.Revision: 0} {
+		all, err := other.Get(soon(t), "", clientv3.WithPrefix(), clientv3.WithRev(rev))
+		require.NoError(t, err)
+		require.Len(t, all.Kvs, n, "at %d", rev)
+	}
+}
+
+func requireAtOnce(t *testing.T, resp clientv3.WatchResponse, rev int64, want []string) {
+	t.Helper()
+	require.NoError(t, resp.Err())
+	var got []string
+	for _, ev := range resp.Events {
+		require.Equal(t, rev, ev.Kv.ModRevision)
+		got = append(got, string(ev.Kv.Key))
+	}
+	require.Equal(t, want, got)
+}
+
+// TestRefusedTransactionOverMembersWritesNothing: what a member has to say against its part counts before any part is applied.
+func TestRefusedTransactionOverMembersWritesNothing(t *testing.T) {
+	cli := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+	for i := range keys {
+		var ops []clientv3.Op
+		for j, k := range keys {
+			op := clientv3.OpPut(k, "v")
+			if i == j {
+				op = clientv3.OpPut(k, "v", clientv3.WithLease(4711))
+			}
+			ops = append(ops, op)
+		}
+		_, err := cli.Txn(soon(t)).Then(ops...).Commit()
+		require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+		ops[i] = clientv3.OpPut(keys[i], "", clientv3.WithIgnoreValue())
+		_, err = cli.Txn(soon(t)).Then(ops...).Commit()
+		require.Equal(t, rpctypes.ErrKeyNotFound, err)
+	}
 	all, err := cli.Get(soon(t), "", clientv3.WithPrefix())
 	require.NoError(t, err)
 	require.Empty(t, all.Kvs)
+	for _, k := range keys { // no lock was left behind
+		_, err := cli.Put(soon(t), k, "v")
+		require.NoError(t, err)
+	}
 }
 
+// TestRequestSizes: of one put, and of a transaction whose parts would be small enough.
 func TestRequestSizes(t *testing.T) {
-	plain, _ := plainStore(t)
-	cli := metaetcdtest.New(t, 1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
-	for _, size := range []int{1 << 20, 3 << 19, 1700 << 10} {
-		value := strings.Repeat("v", size)
-		_, want := plain.kv.Put(soon(t), "k", value)
-		_, got := cli.Put(soon(t), "k", value)
-		require.True(t, sameError(want, got), "%d bytes\nplain: %v\nmeta:  %v", size, want, got)
+	plain := plainStore(t)
+	for members := range 3 {
+		cli := metaetcdtest.New(t, members+1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+		for _, size := range []int{1 << 20, 3 << 19, 1700 << 10} {
+			whole, part := strings.Repeat("v", size), strings.Repeat("v", size/len(keys))
+			var parts []clientv3.Op
+			for _, k := range keys {
+				parts = append(parts, clientv3.OpPut(k, part))
+			}
+			for name, ops := range map[string][]clientv3.Op{"one put": {clientv3.OpPut("k", whole)}, "many puts": parts} {
+				_, want := plain.kv.Txn(soon(t)).Then(ops...).Commit()
+				_, got := cli.Txn(soon(t)).Then(ops...).Commit()
+				require.True(t, sameError(want, got), "%s of %d bytes on %d members\nplain: %v\nmeta:  %v", name, size, members+1, want, got)
+			}
+		}
+		for _, k := range append(slices.Clone(keys), "k") {
+			_, err := cli.Put(soon(t), k, "small")
+			require.NoError(t, err, "a refused request left something behind")
+		}
 	}
-	_, err := cli.Put(soon(t), "k", "small")
-	require.NoError(t, err, "a refused request left something behind")
 }

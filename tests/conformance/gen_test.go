@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"slices"
 
 	"pgregory.net/rapid"
 
@@ -9,14 +10,16 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// leases are the ids that requests name: none, two that exist, and one that does not.
+// leases are the ids that requests name: none, some that come and go, and one that never is. Each of the former is home to a
+// group of keys, and only these are attached to it, so that the end of the lease is one revision also where transactions cannot
+// span members.
 var (
-	grantedLeases = []int64{7001, 7002}
-	leases        = append([]int64{0, 0, 0, 9999}, grantedLeases...)
+	leases = []int64{0, 0, 0, 9999, 7001, 7002, -7003}
+	homes  = map[int64]string{7001: "a/1", 7002: "b/1", -7003: "c/1"}
 )
 
 // keys are few, so that operations meet, and not more than twelve: of those, etcd's sort keeps equal ones in key order, of more it
-// keeps no promise. All but the last three have a first path segment.
+// keeps no promise. All but the last three have a first path segment. See crowd for more.
 var keys = []string{
 	"a/1", "a/2", "a/2/x", "a/\xff", "b/1", "b/2", "b/2\x00", "c/1", "c/2",
 	"a", "d", "\xff",
@@ -26,7 +29,7 @@ var keys = []string{
 type generator struct {
 	*rapid.T
 	revs *revisions
-	// group narrows the keys of one transaction or range to those that live together under the cluster's sharding policy.
+	// group tells which keys live together under the cluster's sharding policy.
 	group func(key string) string
 
 	nestedDeletes bool // of the transaction being drawn
@@ -43,9 +46,9 @@ func (g *generator) oneIn(n int, label string) bool {
 
 func (g *generator) key() string { return sample(g, keys, "key") }
 
-// together returns the keys that live with a random one, or, sometimes, all keys.
-func (g *generator) together() []string {
-	if g.oneIn(8, "anywhere") {
+// among returns what a request's keys are drawn from: all keys, or those that live with a random one.
+func (g *generator) among() []string {
+	if g.oneIn(2, "anywhere") {
 		return keys
 	}
 	group := g.group(g.key())
@@ -109,7 +112,7 @@ func (g *generator) get(among []string) *pb.RangeRequest {
 	if g.oneIn(2, "limited") {
 		req.Limit = rapid.Int64Range(-1, 6).Draw(g.T, "limit")
 	}
-	if g.oneIn(3, "sorted") {
+	if g.oneIn(3, "sorted") && !slices.Contains(g.revs.crowds, req.Revision) {
 		req.SortOrder = pb.RangeRequest_SortOrder(rapid.Int32Range(0, 2).Draw(g.T, "order"))
 		req.SortTarget = pb.RangeRequest_SortTarget(rapid.Int32Range(0, 4).Draw(g.T, "target"))
 	}
@@ -134,16 +137,41 @@ func (g *generator) stream() streamed {
 func (g *generator) put(among []string) *pb.PutRequest {
 	req := &pb.PutRequest{
 		Key:    []byte(sample(g, among, "key")),
-		Lease:  sample(g, leases, "lease"),
+		Lease:  g.lease(),
 		PrevKv: g.oneIn(3, "prev kv"),
 	}
 	if req.IgnoreValue = g.oneIn(6, "ignore value"); !req.IgnoreValue || g.oneIn(8, "value too") {
 		req.Value = g.value()
 	}
+	if home, ok := homes[req.Lease]; ok && g.group(string(req.Key)) != g.group(home) {
+		req.Lease = 0
+	}
 	if req.IgnoreLease = g.oneIn(6, "ignore lease"); req.IgnoreLease && !g.oneIn(8, "lease too") {
 		req.Lease = 0
 	}
 	return req
+}
+
+func (g *generator) lease() int64 { return sample(g, leases, "lease") }
+
+// renewed asks for a lease to be kept alive once.
+type renewed struct{ *pb.LeaseKeepAliveRequest }
+
+// leased is an operation on a lease. None ends by itself while the test runs.
+func (g *generator) leased() any {
+	id := sample(g, leases[3:], "lease")
+	switch rapid.IntRange(0, 7).Draw(g.T, "lease op") {
+	case 0, 1, 2:
+		return &pb.LeaseGrantRequest{ID: sample(g, leases[4:], "granted"), TTL: sample(g, []int64{3600, 3600, 7200, 9_000_000_001}, "ttl")}
+	case 3, 4:
+		return &pb.LeaseRevokeRequest{ID: id}
+	case 5:
+		return &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}
+	case 6:
+		return &pb.LeaseLeasesRequest{}
+	default:
+		return renewed{&pb.LeaseKeepAliveRequest{ID: id}}
+	}
 }
 
 func (g *generator) del(among []string) *pb.DeleteRangeRequest {
@@ -178,7 +206,7 @@ func (g *generator) compare(among []string) *pb.Compare {
 	case pb.Compare_VALUE:
 		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
 	case pb.Compare_LEASE:
-		c.TargetUnion = &pb.Compare_Lease{Lease: sample(g, leases, "lease")}
+		c.TargetUnion = &pb.Compare_Lease{Lease: g.lease()}
 	}
 	return c
 }
@@ -242,26 +270,71 @@ func (g *generator) broken() any {
 		req.SortOrder = 7
 		return req
 	case 4:
-		req := g.txn(g.together(), 1)
+		req := g.txn(g.among(), 1)
 		req.Success = append(req.Success, &pb.RequestOp{})
 		return req
 	case 5:
 		return g.crowded()
 	default:
-		req := g.txn(g.together(), 0)
+		req := g.txn(g.among(), 0)
 		req.Compare = append(req.Compare, &pb.Compare{})
 		return req
 	}
 }
 
-// crowded is a transaction at or just over the number of operations that etcd allows.
+// allowed is the number of operations, and of compares, that etcd allows in a transaction.
+const allowed = 128
+
+// crowded is a transaction at or just over what etcd allows.
 func (g *generator) crowded() *pb.TxnRequest {
-	const allowed = 128
 	req := &pb.TxnRequest{}
 	for i := range allowed + rapid.IntRange(0, 1).Draw(g.T, "over") {
 		get := &pb.RangeRequest{Key: fmt.Appendf(nil, "a/%d", i)}
 		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: get}})
 	}
+	return req
+}
+
+// crowdPrefix begins keys that exist only between a crowd and its dispersal. By segments, they live on one member.
+const crowdPrefix = "m/"
+
+// crowd is a transaction that puts as many keys as etcd allows, or a few less, on the condition that they, and with them up to as
+// many others, are absent.
+func (g *generator) crowd() *pb.TxnRequest {
+	req := &pb.TxnRequest{}
+	first := rapid.IntRange(0, allowed).Draw(g.T, "first compared")
+	for i := range g.many() {
+		key := fmt.Appendf(nil, "%s%d", crowdPrefix, i)
+		compared := fmt.Appendf(nil, "%s%d", crowdPrefix, first+i)
+		put := &pb.PutRequest{Key: key, Value: g.value()}
+		req.Compare = append(req.Compare, &pb.Compare{Key: compared, Target: pb.Compare_VERSION, TargetUnion: &pb.Compare_Version{}})
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+	}
+	return req
+}
+
+func (g *generator) many() int {
+	return sample(g, []int{allowed, allowed - 1, allowed / 2, allowed/2 - 1, 45}, "many")
+}
+
+// disperse deletes a crowd: the range at once, or key by key, of which some may be absent, and what is left as a range; sometimes
+// beside another change.
+func (g *generator) disperse() *pb.TxnRequest {
+	req := &pb.TxnRequest{}
+	del := func(key string, end []byte) {
+		op := &pb.DeleteRangeRequest{Key: []byte(key), RangeEnd: end, PrevKv: g.oneIn(3, "prev kv")}
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: op}})
+	}
+	if g.oneIn(2, "beside") {
+		put := &pb.PutRequest{Key: []byte(g.key()), Value: g.value()}
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+	}
+	if g.oneIn(2, "key by key") {
+		for i := range allowed - 2 {
+			del(fmt.Sprintf("%s%d", crowdPrefix, i), nil)
+		}
+	}
+	del(crowdPrefix, []byte(clientv3.GetPrefixRangeEnd(crowdPrefix)))
 	return req
 }
 

@@ -16,7 +16,11 @@ type revisions struct {
 	base    int64   // the plain revision of meta[0]
 	meta    []int64 // strictly increasing
 	present int64   // the newest meta revision known, with or without an event; at least the newest of an event
+	crowds  []int64 // plain revisions at which there are more keys than usual
 }
+
+// crowded notes that there are more keys than usual at the newest revision.
+func (r *revisions) crowded() { r.crowds = append(r.crowds, r.current()) }
 
 // current is the newest plain revision.
 func (r *revisions) current() int64 { return r.base + int64(len(r.meta)) - 1 }
@@ -136,8 +140,8 @@ func (r *revisions) response(resp proto.Message) {
 	case *pb.DeleteRangeResponse:
 		r.header(resp.Header)
 		r.keyValues(resp.PrevKvs)
-	case *pb.CompactionResponse:
-		r.header(resp.Header)
+	case *pb.CompactionResponse, *pb.LeaseGrantResponse, *pb.LeaseRevokeResponse, *pb.LeaseTimeToLiveResponse, *pb.LeaseLeasesResponse, *pb.LeaseKeepAliveResponse:
+		r.header(headerOf(resp))
 	case *pb.TxnResponse:
 		r.header(resp.Header)
 		for _, op := range resp.Responses {

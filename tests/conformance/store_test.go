@@ -27,7 +27,9 @@ import (
 type store struct {
 	kv      clientv3.KV
 	watcher clientv3.Watcher
+	lessor  clientv3.Lease
 	wire    pb.KVClient
+	leases  pb.LeaseClient
 }
 
 // streamed asks for a range by RangeStream.
@@ -36,10 +38,10 @@ type streamed struct{ *pb.RangeRequest }
 // errUnexpressible: the request must take the other surface.
 var errUnexpressible = errors.New("clientv3 cannot express the request")
 
-func plainStore(t *testing.T) (*store, *clientv3.Client) {
+func plainStore(t *testing.T) *store {
 	t.Helper()
 	cli := metaetcdtest.Plain(t, metaetcdtest.WithUnsafeNoFsync()).DirectClient(t)
-	return &store{kv: cli, watcher: cli, wire: pb.NewKVClient(cli.ActiveConnection())}, cli
+	return newStore(cli, cli, cli, cli.ActiveConnection())
 }
 
 // metaStore serves a client of the meta cluster on a gRPC server, as a proxy would.
@@ -58,7 +60,11 @@ func metaStore(t *testing.T, cli *metaetcd.Client) *store {
 	conn, err := grpc.NewClient(ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	return &store{kv: cli, watcher: cli, wire: pb.NewKVClient(conn)}
+	return newStore(cli, cli, cli, conn)
+}
+
+func newStore(kv clientv3.KV, w clientv3.Watcher, l clientv3.Lease, conn grpc.ClientConnInterface) *store {
+	return &store{kv: kv, watcher: w, lessor: l, wire: pb.NewKVClient(conn), leases: pb.NewLeaseClient(conn)}
 }
 
 // do runs one request. Errors are clientv3's, whatever the surface.
@@ -94,6 +100,16 @@ func (s *store) viaWire(ctx context.Context, req any) (proto.Message, error) {
 		return s.wire.Txn(ctx, req)
 	case *pb.CompactionRequest:
 		return s.wire.Compact(ctx, req)
+	case *pb.LeaseGrantRequest:
+		return s.leases.LeaseGrant(ctx, req)
+	case *pb.LeaseRevokeRequest:
+		return s.leases.LeaseRevoke(ctx, req)
+	case *pb.LeaseTimeToLiveRequest:
+		return s.leases.LeaseTimeToLive(ctx, req)
+	case *pb.LeaseLeasesRequest:
+		return s.leases.LeaseLeases(ctx, req)
+	case renewed:
+		return s.renew(ctx, req)
 	}
 	panic(fmt.Sprintf("unknown request %T", req))
 }
@@ -117,6 +133,9 @@ func (s *store) viaClient(ctx context.Context, req any) (proto.Message, error) {
 		resp, err := s.kv.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
 		return (*pb.TxnResponse)(resp), err
 	}
+	if resp, err := s.viaLessor(ctx, req); !errors.Is(err, errNoLease) {
+		return resp, err
+	}
 	op, err := requestOp(req)
 	if err != nil {
 		return nil, err
@@ -133,6 +152,43 @@ func (s *store) viaClient(ctx context.Context, req any) (proto.Message, error) {
 	default:
 		return (*pb.DeleteRangeResponse)(resp.Del()), nil
 	}
+}
+
+// errNoLease: the request is not about a lease.
+var errNoLease = errors.New("no request about a lease")
+
+func (s *store) viaLessor(ctx context.Context, req any) (proto.Message, error) {
+	switch req := req.(type) {
+	case *pb.LeaseGrantRequest, renewed, *pb.LeaseLeasesRequest: // with an id that is chosen; an error instead of the answer; without the type of the answer
+		return nil, errUnexpressible
+	case *pb.LeaseRevokeRequest:
+		resp, err := s.lessor.Revoke(ctx, clientv3.LeaseID(req.ID))
+		return (*pb.LeaseRevokeResponse)(resp), err
+	case *pb.LeaseTimeToLiveRequest:
+		resp, err := s.lessor.TimeToLive(ctx, clientv3.LeaseID(req.ID), clientv3.WithAttachedKeys())
+		if err != nil {
+			return nil, err
+		}
+		return &pb.LeaseTimeToLiveResponse{Header: resp.ResponseHeader, ID: int64(resp.ID), TTL: resp.TTL, GrantedTTL: resp.GrantedTTL, Keys: resp.Keys}, nil
+	}
+	return nil, errNoLease
+}
+
+// renew keeps a lease alive once.
+func (s *store) renew(ctx context.Context, req renewed) (proto.Message, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := s.leases.LeaseKeepAlive(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Send(req.LeaseKeepAliveRequest); err != nil {
+		return nil, err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return stream.Recv()
 }
 
 func (s *store) getStream(ctx context.Context, req *pb.RangeRequest) (proto.Message, error) {

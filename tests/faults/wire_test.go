@@ -47,6 +47,11 @@ type wire struct {
 	survives atomic.Int32 // how many requests come to that moment before
 	dead     atomic.Bool
 
+	// countdown, once set, goes down by one before each request is sent, and by one before its answer arrives. At 0 the
+	// process dies, or, with a pause, that request waits for it.
+	countdown atomic.Int32
+	pause     func()
+
 	lose atomic.Int32 // how many of 1,000 answers get lost
 	lost atomic.Int64
 
@@ -55,7 +60,7 @@ type wire struct {
 
 // intercept is a grpc.UnaryClientInterceptor below clientv3's own retries.
 func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	if w.dead.Load() {
+	if w.dead.Load() || w.ticks() {
 		return hang(ctx)
 	}
 	phase := phaseOf(req)
@@ -65,7 +70,7 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err
 	}
-	if w.dead.Load() || phase == add && w.diesAt(beforeStamp) || phase == flight && w.diesAt(afterLanding) {
+	if w.dead.Load() || w.ticks() || phase == add && w.diesAt(beforeStamp) || phase == flight && w.diesAt(afterLanding) {
 		return hang(ctx)
 	}
 	if phase == rebuild {
@@ -79,6 +84,20 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 		return status.Error(codes.Unavailable, "the answer was lost")
 	}
 	return nil
+}
+
+// ticks counts down, and kills the process when its time has come.
+func (w *wire) ticks() bool {
+	if w.countdown.Load() == 0 || w.countdown.Add(-1) != 0 {
+		return false
+	}
+	if w.pause != nil {
+		w.pause()
+		return false
+	}
+	w.dead.Store(true)
+	w.onDeath()
+	return true
 }
 
 // diesAt kills the process if this is the moment. From then on nothing leaves it and nothing reaches it.

@@ -98,18 +98,32 @@ func (b *bench) groups() []string {
 	return groups
 }
 
-// pairs finds two keys of each group that live on one member.
+// pairs finds two keys of each group that live on different members.
 func (b *bench) pairs(groups []string) map[string][2]string {
 	pairs := map[string][2]string{}
 	for _, g := range groups {
 		left := g + "left"
 		for i := 0; pairs[g][0] == ""; i++ {
-			if right := fmt.Sprintf("%sright%d", g, i); b.ring.MemberOf([]byte(right)) == b.ring.MemberOf([]byte(left)) {
+			if right := fmt.Sprintf("%sright%d", g, i); b.ring.MemberOf([]byte(right)) != b.ring.MemberOf([]byte(left)) {
 				pairs[g] = [2]string{left, right}
 			}
 		}
 	}
 	return pairs
+}
+
+// accounts are n keys on every member.
+func (b *bench) accounts(n int) []string {
+	var accounts []string
+	found := make([]int, members)
+	for i := 0; len(accounts) < members*n; i++ {
+		account := fmt.Sprintf("account%d/balance", i)
+		if m := b.ring.MemberOf([]byte(account)); found[m] < n {
+			found[m]++
+			accounts = append(accounts, account)
+		}
+	}
+	return accounts
 }
 
 // late counts the writes that landed on their member after one with a higher stamp: what makes a snapshot more than one of

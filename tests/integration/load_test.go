@@ -16,18 +16,19 @@ import (
 // pace is the workers' mean rest between two requests: enough to keep two cores busy.
 const pace = 5 * time.Millisecond
 
-// TestLoadBySegments: mixed load on groups of keys that stay on one member each, so that they can be deleted at once.
+// TestLoadBySegments: mixed load on groups of keys that stay on one member each.
 func TestLoadBySegments(t *testing.T) {
 	b := newBench(t, metaetcd.Sharding{Segments: 1, Slots: 512})
 	groups := b.groups()
 	underLoad(b, workload.Load{Groups: groups, Pace: pace, Lists: true, Shapes: true, Listens: true, Deletes: true})
 }
 
-// TestLoadByKeys: mixed load on keys that are placed one by one, so that every prefix is spread over all members.
+// TestLoadByKeys: mixed load on keys that are placed one by one, so that every prefix is spread over all members, and pairs of keys
+// and deleted groups are.
 func TestLoadByKeys(t *testing.T) {
 	b := newBench(t, metaetcd.Sharding{Slots: 512})
 	groups := b.groups()
-	underLoad(b, workload.Load{Groups: groups, Pace: pace, Lists: true, Shapes: true, Listens: true, Pairs: b.pairs(groups)})
+	underLoad(b, workload.Load{Groups: groups, Pace: pace, Lists: true, Shapes: true, Listens: true, Deletes: true, Pairs: b.pairs(groups)})
 }
 
 // underLoad lets all processes work, reads the whole past while they do and after, and checks everything.
@@ -152,3 +153,39 @@ func TestCounters(t *testing.T) {
 }
 
 func counter(i int) string { return fmt.Sprintf("c%d/", i) }
+
+// TestBank: all processes move money among few accounts on all members, and list everything at present and past revisions. At
+// each, whether listed or rebuilt from a watch, the total is the same.
+func TestBank(t *testing.T) {
+	b := newBench(t, metaetcd.Sharding{Slots: 512})
+	bank, err := b.processes[0].OpenBank(t.Context(), b.accounts(4), 100)
+	require.NoError(t, err)
+	from := b.run.Told()
+	for _, p := range b.processes {
+		p.Work(workload.Load{Bank: bank, Tellers: 4, Pace: pace, Lists: true})
+	}
+	time.Sleep(lasting(3 * time.Second))
+	b.readPast(from, b.run.Told(), pastReads/4) // others still write
+	for _, p := range b.processes {
+		p.Rest()
+	}
+	b.join(b.open(b.cluster.DirectConfig())) // has seen nothing of it
+	b.readPast(from, b.run.Told(), pastReads)
+	h := b.run.Finish()
+	h.Check(t)
+	bank.Check(t, h)
+	transfers, spread := 0, map[int]int{}
+	for _, w := range h.Writes {
+		on := map[int]bool{}
+		for _, e := range w.Effects {
+			on[b.ring.MemberOf([]byte(e.Key))] = true
+		}
+		if len(w.Effects) > 1 {
+			transfers++
+			spread[len(on)]++
+		}
+	}
+	t.Logf("%d transfers; by the number of members: %v", transfers, spread)
+	require.NotZero(t, spread[2])
+	require.NotZero(t, spread[3])
+}

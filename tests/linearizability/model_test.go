@@ -114,6 +114,23 @@ func TestStoreModel(t *testing.T) {
 			at(30, 49, storeInput{pins: []pin{{1, 4}}, changes: []change{{0, 11}}}, wrote(6)),
 		}},
 		{"a compare that fails for no reason", false, []porcupine.Operation{at(20, 29, swap(0, 0, 9), storeOutput{rev: 3, seen: []cell{a}})}},
+		{"a compare of all that fails for no reason", false, []porcupine.Operation{
+			at(20, 29, storeInput{below: 4, changes: []change{{2, 9}}, look: []int{2}}, storeOutput{rev: 3, seen: []cell{{}}}),
+		}},
+		{"a compare of all that overlooks one", false, []porcupine.Operation{
+			at(20, 29, storeInput{below: 3, changes: []change{{2, 9}}}, wrote(4)),
+		}},
+		{"a transaction that is half visible", false, []porcupine.Operation{
+			at(20, 49, storeInput{changes: []change{{0, 9}, {2, 10}}}, wrote(4)),
+			at(30, 39, read(0, 2), saw(4, cell{9, 2, 4, 2}, cell{})),
+		}},
+		{"a delete of all", true, []porcupine.Operation{
+			at(20, 29, storeInput{all: true, changes: []change{{0, 0}, {1, 0}, {2, 0}}}, storeOutput{rev: 4, done: true, before: []cell{a, b, {}}}),
+			at(30, 39, read(0, 1), saw(4, cell{}, cell{})),
+		}},
+		{"a delete of all that misses one", false, []porcupine.Operation{
+			at(20, 29, storeInput{all: true, changes: []change{{0, 0}, {1, 0}, {2, 0}}}, storeOutput{rev: 4, done: true, before: []cell{a, {}, {}}}),
+		}},
 		{"a stale list", true, []porcupine.Operation{at(20, 29, stale(0, 1), saw(2, a, cell{}))}},
 		{"a stale list of what never was", false, []porcupine.Operation{at(20, 29, stale(0, 1), saw(2, cell{}, b))}},
 		{"a stale list under a newer revision", false, []porcupine.Operation{at(20, 29, stale(0, 1), saw(3, a, cell{}))}},

@@ -35,6 +35,9 @@ type storeUser struct {
 func (u *storeUser) draw(rng *rand.Rand) (in storeInput) {
 	k := rng.IntN(keys)
 	other := k ^ 1 // of the same group
+	if rng.IntN(3) > 0 {
+		other = (k + 1 + rng.IntN(keys-1)) % keys // most often on another member
+	}
 	put := change{k, u.serial.Add(1)}
 	is := func(k int) pin { return pin{k, u.seen[k].mod} }
 	switch n := rng.IntN(100); {
@@ -54,8 +57,15 @@ func (u *storeUser) draw(rng *rand.Rand) (in storeInput) {
 		in.pins, in.changes, in.look = []pin{is(k)}, []change{put}, []int{k}
 	case n < 88: // what is compared is not written
 		in.pins, in.changes, in.look = []pin{is(other)}, []change{put}, []int{k, other}
-	case n < 94:
+	case n < 91:
 		in.pins, in.changes, in.look = []pin{is(k), is(other)}, []change{put, {other, 0}}, []int{k, other}
+	case n < 93:
+		in.below, in.changes, in.look = u.newest()+1, []change{put}, everything
+	case n < 95:
+		in.all = true
+		for k := range keys {
+			in.changes = append(in.changes, change{k, 0})
+		}
 	default:
 		in.changes, in.look = []change{put, {other, u.serial.Add(1)}}, everything
 	}
@@ -64,8 +74,18 @@ func (u *storeUser) draw(rng *rand.Rand) (in storeInput) {
 
 var everything = []int{0, 1, 2, 3, 4, 5}
 
+// newest is the highest ModRevision that the user knows.
+func (u *storeUser) newest() int64 {
+	return slices.MaxFunc(u.seen[:], func(a, b cell) int { return cmp.Compare(a.mod, b.mod) }).mod
+}
+
 func (u *storeUser) request(ctx context.Context, kv clientv3.KV, rng *rand.Rand) (any, any, error) {
 	in := u.draw(rng)
+	if in.all { // is never given up: which deletes were its own is in its answer only
+		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		ctx = patient
+	}
 	out, err := u.do(ctx, kv, in)
 	if err != nil {
 		return in, nil, err
@@ -74,7 +94,9 @@ func (u *storeUser) request(ctx context.Context, kv clientv3.KV, rng *rand.Rand)
 		u.seen[k] = out.seen[i]
 	}
 	if len(in.look) == 0 {
-		u.seen[in.changes[0].key] = out.before[0].after(in.changes[0], out.rev)
+		for i, c := range in.changes {
+			u.seen[c.key] = out.before[i].after(c, out.rev)
+		}
 	}
 	return in, out, nil
 }
@@ -97,6 +119,12 @@ func (u *storeUser) do(ctx context.Context, kv clientv3.KV, in storeInput) (out 
 		resp, err := kv.Get(ctx, "", append(opts, clientv3.WithPrefix())...)
 		if err == nil {
 			out.rev, out.seen = resp.Header.Revision, u.cells(in.look, resp.Kvs)
+		}
+		return out, err
+	case in.all:
+		resp, err := kv.Delete(ctx, "", clientv3.WithPrefix(), clientv3.WithPrevKV())
+		if err == nil {
+			out.rev, out.before = resp.Header.Revision, u.cells(everything, resp.PrevKvs)
 		}
 		return out, err
 	case len(in.look) == 0 && in.changes[0].value == 0:
@@ -124,6 +152,9 @@ func (u *storeUser) commit(ctx context.Context, kv clientv3.KV, in storeInput) (
 	var compares []clientv3.Cmp
 	for _, p := range in.pins {
 		compares = append(compares, clientv3.Compare(clientv3.ModRevision(u.names[p.key]), "=", p.mod))
+	}
+	if in.below > 0 {
+		compares = append(compares, clientv3.Compare(clientv3.ModRevision("\x00"), "<", in.below).WithRange("\x00"))
 	}
 	var changes, looks []clientv3.Op
 	for _, c := range in.changes {
@@ -177,24 +208,28 @@ func wrote(in storeInput, out storeOutput) bool {
 		return false
 	}
 	puts := slices.ContainsFunc(in.changes, func(c change) bool { return c.value != 0 })
-	return puts || len(out.before) > 0 && out.before[0] != cell{}
+	removes := slices.ContainsFunc(out.before, func(c cell) bool { return c != cell{} })
+	return puts || removes
 }
 
 // testify says of the requests of unknown outcome what the witness, a watch, saw of them; those of which it saw nothing did nothing.
 // Puts have unique values. A delete that nobody is known to have made is that of the request that began first.
 func testify(history []porcupine.Operation, events []*clientv3.Event, names []string) []porcupine.Operation {
-	told := map[int64]bool{}
+	assigned := map[int64]bool{} // revisions whose deletes are known to be part of something else
 	for _, op := range history {
 		if out, ok := op.Output.(storeOutput); ok && wrote(op.Input.(storeInput), out) {
-			told[out.rev] = true
+			assigned[out.rev] = true
 		}
 	}
 	puts, deletes := map[int64]int64{}, map[string][]int64{}
 	for _, ev := range events {
 		if ev.Type == clientv3.EventTypePut {
-			puts[number(ev.Kv)] = ev.Kv.ModRevision
-		} else if !told[ev.Kv.ModRevision] {
-			deletes[string(ev.Kv.Key)] = append(deletes[string(ev.Kv.Key)], ev.Kv.ModRevision)
+			puts[number(ev.Kv)], assigned[ev.Kv.ModRevision] = ev.Kv.ModRevision, true
+		}
+	}
+	for _, ev := range events {
+		if rev := ev.Kv.ModRevision; ev.Type == clientv3.EventTypeDelete && !assigned[rev] {
+			deletes[string(ev.Kv.Key)] = append(deletes[string(ev.Kv.Key)], rev)
 		}
 	}
 	slices.SortFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })

@@ -8,7 +8,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// The whole store: a few keys in groups, each of which is on one member.
+// The whole store: a few keys in groups, each of which is on another member.
 const (
 	groups       = 3
 	keysPerGroup = 2
@@ -40,6 +40,8 @@ type change struct {
 // A plain get, list, put or delete is one as well.
 type storeInput struct {
 	pins    []pin
+	below   int64 // a compare of the range of all keys: none that is present has a ModRevision from here on; 0: no such compare
+	all     bool  // the changes are a range delete
 	changes []change
 	look    []int
 	stale   bool // serializable: it may be served from the past
@@ -48,7 +50,7 @@ type storeInput struct {
 type storeOutput struct {
 	rev    int64
 	done   bool   // the pins held
-	before []cell // of the changed keys, where they were asked for
+	before []cell // of the changed keys, in their order, where they were asked for
 	seen   []cell // of look
 	lost   bool   // the answer did not come: what the witness says is here, and neither before nor seen are known
 }
@@ -68,7 +70,8 @@ func storeModel(first int64) porcupine.Model {
 }
 
 func (s store) step(in storeInput, out storeOutput) (bool, store) {
-	holds := !slices.ContainsFunc(in.pins, func(p pin) bool { return s.cells[p.key].mod != p.mod })
+	holds := !slices.ContainsFunc(in.pins, func(p pin) bool { return s.cells[p.key].mod != p.mod }) &&
+		(in.below == 0 || !slices.ContainsFunc(s.cells[:], func(c cell) bool { return c.mod >= in.below }))
 	if out.done != holds || out.rev < s.rev {
 		return false, s
 	}

@@ -115,9 +115,11 @@ func (h *History) checkStream(s *Stream, log []*clientv3.Event) []error {
 	return errs
 }
 
+func compareRevision(ev *clientv3.Event, rev int64) int { return cmp.Compare(ev.Kv.ModRevision, rev) }
+
 // sameLog compares a stream with the part of the log that it watched; of a lost client's, with how far it got.
 func sameLog(s *Stream, log []*clientv3.Event, last int64) error {
-	begin, _ := slices.BinarySearchFunc(log, s.From, func(ev *clientv3.Event, rev int64) int { return cmp.Compare(ev.Kv.ModRevision, rev) })
+	begin, _ := slices.BinarySearchFunc(log, s.From, compareRevision)
 	got := s.Log(last)
 	var want []*clientv3.Event
 	for _, ev := range log[begin:] {
@@ -216,7 +218,7 @@ func (s *Stream) String() string {
 	return fmt.Sprintf("%s's watch of %q from %d", s.Client, s.Prefix, s.From)
 }
 
-// compare compares a write with the revision at which it took effect.
+// compare compares a write with the revision at which it took effect. Its events come in the order of its operations, as in etcd.
 func (w *Write) compare(m moment) []error {
 	var errs []error
 	if w.Rev > 0 && w.Rev != m.rev {
@@ -225,9 +227,9 @@ func (w *Write) compare(m moment) []error {
 	if len(w.Effects) != len(m.events) {
 		return append(errs, fmt.Errorf("%w: %s left %d events at %d", ErrAtomic, w, len(m.events), m.rev))
 	}
-	for _, e := range w.Effects {
-		if !slices.ContainsFunc(m.events, e.is) {
-			errs = append(errs, fmt.Errorf("%w: %s left something else at %d: %s", ErrWrite, w, m.rev, describe(m.events[0])))
+	for i, e := range w.Effects {
+		if !e.is(m.events[i]) {
+			errs = append(errs, fmt.Errorf("%w: %s left something else at %d, or in another order: %s", ErrWrite, w, m.rev, describe(m.events[i])))
 		}
 	}
 	return errs

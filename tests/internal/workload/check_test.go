@@ -164,6 +164,13 @@ func TestEveryPromiseCanBreak(t *testing.T) {
 			first.Events, second.Events = first.Events[:1], second.Events[1:]
 			s.whole.Responses = slices.Replace(s.whole.Responses, i, i+1, first, second)
 		}},
+		{"a transaction in another order, for everybody", ErrWrite, func(s *scene) {
+			for _, st := range s.h.Streams {
+				if i := st.at(3); i >= 0 {
+					slices.Reverse(st.Responses[i].Events)
+				}
+			}
+		}},
 		{"half a transaction, for everybody", ErrAtomic, func(s *scene) {
 			for _, st := range s.h.Streams {
 				if i := st.at(3); i >= 0 {
@@ -233,4 +240,34 @@ func TestEveryPromiseCanBreak(t *testing.T) {
 			require.ErrorIs(t, errors.Join(s.h.Violations()...), tc.want)
 		})
 	}
+}
+
+// TestTotals: money that is lost on the way is missed, in events and in lists.
+func TestTotals(t *testing.T) {
+	bank := &Bank{Accounts: []string{"a/x", "b/x", "c/x"}, opened: 3, total: 30}
+	newHistory := func() (h *History, early, late *Read, whole *Stream) {
+		w := newWorld()
+		w.write(put("other/x", "7 v2"))
+		w.write(put("a/x", "10 v3"), put("b/x", "10 v3"), put("c/x", "10 v3"))
+		early = w.list()
+		w.write(put("a/x", "4 v4"), put("b/x", "16 v4"))
+		w.write(put("other/x", "8 v5"))
+		late = w.list()
+		return w.h, early, late, w.watch(Stream{Client: "a", From: 2})
+	}
+	h, _, _, _ := newHistory()
+	states, lists, errs := bank.violations(h)
+	require.Empty(t, errs)
+	require.Equal(t, []int{3, 2}, []int{states, lists})
+
+	h, early, late, _ := newHistory()
+	late.KVs = slices.Concat(early.KVs[:1], late.KVs[1:])
+	_, _, errs = bank.violations(h)
+	require.ErrorIs(t, errors.Join(errs...), ErrTotal)
+
+	h, _, _, whole := newHistory()
+	i := whole.at(4)
+	whole.Responses[i].Events = whole.Responses[i].Events[:1]
+	_, _, errs = bank.violations(h)
+	require.ErrorIs(t, errors.Join(errs...), ErrTotal)
 }

@@ -11,13 +11,15 @@ import (
 
 // Load says what the workers of a client do.
 type Load struct {
-	Groups []string      // one worker for each; its requests touch one group only
+	Groups []string      // one worker for each; its requests touch one group only, but for pairs
 	Pace   time.Duration // a worker's mean rest between two requests
 	Hasty  int           // one in so many writes is given up after a moment; 0: none
 	Lists  bool          // one more worker lists everything, at present and past revisions
 
-	Pairs   map[string][2]string // of a group: two keys on one member; missing: left and right in the group itself
-	Deletes bool                 // delete groups as well: each must be on one member
+	Pairs   map[string][2]string // of a group: two keys that are written together; missing: left and right in the group itself
+	Bank    *Bank                // move money as well, by
+	Tellers int                  // so many further workers
+	Deletes bool                 // delete groups as well
 	Shapes  bool                 // list in every shape, also groups, and in transactions that write
 	Listens bool                 // one more worker lists and watches from there, gives up and goes on
 }
@@ -33,6 +35,11 @@ func patienceOfHasty() time.Duration { return time.Millisecond << rand.N(9) }
 func (c *Client) Work(l Load) {
 	for _, g := range l.Groups {
 		c.workers.Go(func() { c.loop(l.Pace, func(ctx context.Context) { c.one(ctx, l, g) }) })
+	}
+	for range l.Tellers {
+		c.workers.Go(func() {
+			c.loop(l.Pace, func(ctx context.Context) { _, _ = c.Transfer(ctx, l.Bank.some(2+rand.N(2))...) })
+		})
 	}
 	if l.Lists {
 		c.workers.Go(func() { c.loop(4*l.Pace, c.list) })

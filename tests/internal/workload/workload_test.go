@@ -25,6 +25,10 @@ func TestPlainEtcdPasses(t *testing.T) {
 	load := workload.Load{Groups: []string{"g0/", "g1/"}, Pace: time.Millisecond, Hasty: 10, Lists: true}
 	full := load
 	full.Shapes, full.Listens, full.Deletes = true, true, true
+	full.Pairs, full.Tellers = map[string][2]string{"g0/": {"g0/left", "g1/left"}}, 2
+	bank, err := run.Join("founder", first).OpenBank(t.Context(), []string{"a/account", "b/account", "c/account"}, 100)
+	require.NoError(t, err)
+	full.Bank = bank
 	var clients []*workload.Client
 	for i, name := range []string{"a", "b", "c"} {
 		c := run.Join(name, etcd.Client(t))
@@ -43,6 +47,7 @@ func TestPlainEtcdPasses(t *testing.T) {
 		// events: v3rpc sends Created and the rest from two channels.
 		require.ErrorIs(t, err, workload.ErrBookmarkable)
 	}
+	bank.Check(t, h)
 	require.Greater(t, len(h.Events()), 100)
 	require.Greater(t, len(h.Reads), 100)
 }

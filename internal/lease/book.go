@@ -1,0 +1,140 @@
+package lease
+
+import (
+	"sync"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// Book is what this process knows of the members' lease records. The members' streams keep it up to date; it may be
+// behind, and what relies on it is guarded by the records themselves. Safe for concurrent use.
+type Book struct {
+	mu    sync.RWMutex
+	pages []page
+}
+
+// page is a member's records. What the book was told of a revision it does not take back for an older one.
+type page struct {
+	rev     int64 // of the last change that was followed
+	entries map[int64]entry
+}
+
+type entry struct {
+	rec record.LeaseRecord
+	rev int64 // native revision at which it was so
+}
+
+// NewBook returns an empty book.
+func NewBook(members int) *Book {
+	b := &Book{pages: make([]page, members)}
+	for i := range b.pages {
+		b.pages[i].entries = map[int64]entry{}
+	}
+	return b
+}
+
+// Load replaces all records of a member by those that it had at a native revision.
+func (b *Book) Load(member int, rev int64, kvs []*mvccpb.KeyValue) error {
+	p := page{rev: rev, entries: make(map[int64]entry, len(kvs))}
+	for _, kv := range kvs {
+		rec, err := record.ParseLease(kv.Value)
+		if err != nil {
+			return err
+		}
+		p.entries[record.LeaseOf(kv.Key)] = entry{rec, rev}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pages[member] = p
+	return nil
+}
+
+// Follow takes a change of a record from the member's stream; one that was deleted has no value.
+func (b *Book) Follow(member int, rev int64, kv *mvccpb.KeyValue) {
+	rec, err := record.ParseLease(kv.Value)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := &b.pages[member]
+	if rev <= p.rev {
+		return
+	}
+	p.rev = rev
+	b.setLocked(p, record.LeaseOf(kv.Key), rev, rec, err == nil)
+}
+
+// Learn takes what a linearizable read, or a write, at a native revision told of a record.
+func (b *Book) Learn(member int, rev, id int64, rec record.LeaseRecord, present bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := &b.pages[member]; rev > p.rev {
+		b.setLocked(p, id, rev, rec, present)
+	}
+}
+
+func (b *Book) setLocked(p *page, id, rev int64, rec record.LeaseRecord, present bool) {
+	if p.entries[id].rev > rev {
+		return
+	}
+	if present {
+		p.entries[id] = entry{rec, rev}
+	} else {
+		delete(p.entries, id)
+	}
+}
+
+// Get returns a member's record of a lease.
+func (b *Book) Get(member int, id int64) (record.LeaseRecord, bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	e, ok := b.pages[member].entries[id]
+	return e.rec, ok
+}
+
+// Living returns the record of a lease if some member has a living one.
+func (b *Book) Living(id int64) (record.LeaseRecord, bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for i := range b.pages {
+		if e, ok := b.pages[i].entries[id]; ok && !e.rec.Dead {
+			return e.rec, true
+		}
+	}
+	return record.LeaseRecord{}, false
+}
+
+// grant is one grant of a lease.
+type grant struct{ id, grant int64 }
+
+// All returns every grant that some member has a record of.
+func (b *Book) all() map[grant]struct{} {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	all := map[grant]struct{}{}
+	for i := range b.pages {
+		for id, e := range b.pages[i].entries {
+			all[grant{id, e.rec.Grant}] = struct{}{}
+		}
+	}
+	return all
+}
+
+// state says whether some member has a record of a grant, and whether one of them is dead.
+func (b *Book) state(g grant) (present, dead bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	for i := range b.pages {
+		if e, ok := b.pages[i].entries[g.id]; ok && e.rec.Grant == g.grant {
+			present, dead = true, dead || e.rec.Dead
+		}
+	}
+	return present, dead
+}
+
+// Count returns how many leases the first member has.
+func (b *Book) Count() int {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return len(b.pages[0].entries)
+}

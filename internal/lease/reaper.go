@@ -1,0 +1,148 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+const (
+	// reapsAtOnce bounds the leases that a process reaps in the background at one time.
+	reapsAtOnce = 32
+	// reapAfter is how long a process waits at least, and at most twice as long, before it reaps a lease whose sentinel has
+	// gone: the one that revoked it, or whoever is first, then has marked it.
+	reapAfter = 20 * time.Millisecond
+	// standBack is how long a process leaves a lease alone that another one is reaping.
+	standBack = time.Second
+	// lookAgain is how often all records are held against the sentinels, for what nobody has noticed.
+	lookAgain = 10 * time.Second
+	// reapRetry is how long a failed reap rests.
+	reapRetry = time.Second
+)
+
+// reapers watches the sentinels, and reaps leases whose sentinel has gone.
+func (l *Lessor) reapers() {
+	for l.ctx.Err() == nil {
+		if err := l.watchSentinels(l.ctx); err != nil && l.ctx.Err() == nil {
+			l.cfg.Logger.Info("leases are not watched for a moment", zap.Error(err))
+			pause(l.ctx, reapRetry)
+		}
+	}
+}
+
+// watchSentinels follows one stream of the coordinator, until it ends or the epoch does: the next life of a coordinator has
+// other revisions.
+func (l *Lessor) watchSentinels(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := l.cfg.Clock.EpochChanged()
+	w := l.cfg.Watch()
+	defer func() { _ = w.Close() }()
+	events := w.Watch(clientv3.WithRequireLeader(ctx), sentinelPrefix, clientv3.WithRange(sentinelEnd), clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
+	again := time.NewTimer(lookAgain)
+	defer again.Stop()
+	for {
+		select {
+		case resp, ok := <-events:
+			if !ok {
+				return nil
+			}
+			if err := resp.Err(); err != nil {
+				return err
+			}
+			if resp.Created {
+				again.Reset(0) // for what came before
+			}
+			for _, ev := range resp.Events {
+				if rec, ok := l.book.Living(sentinelOf(ev.Kv.Key)); ok {
+					l.schedule(grant{sentinelOf(ev.Kv.Key), rec.Grant})
+				}
+			}
+		case <-again.C:
+			if err := l.reconcile(ctx); err != nil {
+				return err
+			}
+			again.Reset(lookAgain)
+		case <-changed:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reconcile schedules every grant that has a record and no sentinel. The sentinels are read last: they come before records.
+func (l *Lessor) reconcile(ctx context.Context) error {
+	all := l.book.all()
+	sentinels, err := l.sentinels(ctx)
+	if err != nil {
+		return err
+	}
+	for g := range all {
+		if sentinels[g.id] != g.grant {
+			l.schedule(g)
+		}
+	}
+	return nil
+}
+
+// schedule makes sure that a grant that seems to have died is reaped, by this process or another.
+func (l *Lessor) schedule(g grant) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.scheduled[g]; ok || l.closed {
+		return
+	}
+	l.scheduled[g] = struct{}{}
+	l.wg.Go(func() {
+		l.see(g)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.scheduled, g)
+	})
+}
+
+// see waits until a grant is gone, or turns out to live. It reaps it, after others had their chance: the mark is the election.
+func (l *Lessor) see(g grant) {
+	stoodBack := false
+	for wait := reapAfter + rand.N(reapAfter); pause(l.ctx, wait); {
+		present, dead := l.book.state(g)
+		if !present {
+			return
+		}
+		if dead && !stoodBack {
+			stoodBack, wait = true, standBack+rand.N(standBack)
+			continue
+		}
+		select {
+		case l.places <- struct{}{}:
+		case <-l.ctx.Done():
+			return
+		}
+		_, err := l.reap(l.ctx, g)
+		<-l.places
+		if err == nil || errors.Is(err, errAlive) {
+			return
+		}
+		if l.ctx.Err() == nil {
+			l.cfg.Logger.Info("a lease could not be reaped and is tried again", zap.Int64("lease", g.id), zap.Error(err))
+		}
+		wait = reapRetry + rand.N(reapRetry)
+	}
+}
+
+// pause waits. False: ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

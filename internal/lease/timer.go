@@ -1,0 +1,243 @@
+package lease
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// Sentinels have names in [sentinelPrefix, sentinelEnd) on the coordinator, and the values of living records.
+const (
+	sentinelPrefix = clock.Prefix + "lease/"
+	sentinelEnd    = clock.Prefix + "lease0"
+)
+
+func sentinelKey(id int64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(sentinelPrefix), uint64(id))
+}
+
+func sentinelOf(key []byte) int64 { return int64(binary.BigEndian.Uint64(key[len(sentinelPrefix):])) }
+
+// startTimer grants the native lease of a grant, and returns the TTL that the coordinator made of the wanted one. A grant
+// that has its timer already keeps it.
+func (l *Lessor) startTimer(ctx context.Context, g, ttl int64) (int64, error) {
+	resp, err := persist(ctx, func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
+		return l.cfg.Lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: g, TTL: ttl})
+	})
+	switch {
+	case err == nil:
+		return resp.TTL, nil
+	case rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseExist):
+		return 0, err
+	}
+	left, err := l.timer(ctx, g)
+	if err == nil && left.TTL < 0 {
+		err = errGone
+	}
+	return left.GetGrantedTTL(), err
+}
+
+// timer reads the native lease of a grant. A TTL of -1: there is none.
+func (l *Lessor) timer(ctx context.Context, g int64) (*pb.LeaseTimeToLiveResponse, error) {
+	return persist(ctx, func(ctx context.Context) (*pb.LeaseTimeToLiveResponse, error) {
+		return l.cfg.Lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: g})
+	})
+}
+
+// stopTimer revokes the native lease of a grant. False: there was none.
+func (l *Lessor) stopTimer(ctx context.Context, g int64) (stopped bool, err error) {
+	asked := 0
+	_, err = persist(ctx, func(ctx context.Context) (*pb.LeaseRevokeResponse, error) {
+		asked++
+		return l.cfg.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: g})
+	})
+	if rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound) {
+		return asked > 1, nil // an answer was lost, and then it may have been ours
+	}
+	return err == nil, err
+}
+
+// post puts the sentinel of a grant whose timer runs, unless the lease has one, and returns the one that is there then.
+// errEpoch: the compares do not hold; errGone: the timer has run out.
+func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) (record.LeaseRecord, error) {
+	key := sentinelKey(id)
+	resp, err := l.coordinator(ctx, &pb.TxnRequest{
+		Compare: append([]*pb.Compare{absent(key, nil)}, holds...),
+		Success: []*pb.RequestOp{putOp(key, rec.Encode(), rec.Grant)},
+		Failure: ifHolds(holds, getOp(key, nil)),
+	})
+	switch {
+	case rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound):
+		return record.LeaseRecord{}, errGone
+	case err != nil:
+		return record.LeaseRecord{}, err
+	case resp.Succeeded:
+		return rec, nil
+	}
+	t, err := otherwise(resp)
+	if err != nil {
+		return record.LeaseRecord{}, err
+	}
+	if kvs := t.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 {
+		return record.ParseLease(kvs[0].Value)
+	}
+	return record.LeaseRecord{}, fmt.Errorf("%w: sentinel of lease %x", record.ErrMalformed, id)
+}
+
+// sentinelIn reads a lease's sentinel in the epoch in which the compares hold, otherwise errEpoch.
+func (l *Lessor) sentinelIn(ctx context.Context, holds []*pb.Compare, id int64) (rec record.LeaseRecord, there bool, err error) {
+	resp, err := l.coordinator(ctx, &pb.TxnRequest{Compare: holds, Success: []*pb.RequestOp{getOp(sentinelKey(id), nil)}})
+	if err != nil {
+		return rec, false, err
+	}
+	if !resp.Succeeded {
+		return rec, false, errEpoch
+	}
+	kvs := resp.Responses[0].GetResponseRange().Kvs
+	if len(kvs) == 0 {
+		return rec, false, nil
+	}
+	rec, err = record.ParseLease(kvs[0].Value)
+	return rec, err == nil, err
+}
+
+// sentinel reads a lease's sentinel. It is what says whether the lease lives.
+func (l *Lessor) sentinel(ctx context.Context, id int64) (rec record.LeaseRecord, there bool, err error) {
+	err = l.inEpoch(ctx, func(_ int64, holds []*pb.Compare) error {
+		rec, there, err = l.sentinelIn(ctx, holds, id)
+		return err
+	})
+	return rec, there, err
+}
+
+// sentinels reads all of them: the grants that live, by lease.
+func (l *Lessor) sentinels(ctx context.Context) (map[int64]int64, error) {
+	grants := map[int64]int64{}
+	err := l.inEpoch(ctx, func(_ int64, holds []*pb.Compare) error {
+		resp, err := l.coordinator(ctx, &pb.TxnRequest{
+			Compare: holds, Success: []*pb.RequestOp{getOp([]byte(sentinelPrefix), []byte(sentinelEnd))},
+		})
+		if err != nil {
+			return err
+		}
+		if !resp.Succeeded {
+			return errEpoch
+		}
+		clear(grants)
+		for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
+			rec, err := record.ParseLease(kv.Value)
+			if err != nil {
+				return err
+			}
+			grants[sentinelOf(kv.Key)] = rec.Grant
+		}
+		return nil
+	})
+	return grants, err
+}
+
+// inEpoch runs f in the present epoch, again in a later one if that turns out to have ended.
+func (l *Lessor) inEpoch(ctx context.Context, f func(epoch int64, holds []*pb.Compare) error) error {
+	for {
+		err := f(l.cfg.Clock.Present())
+		if !errors.Is(err, errEpoch) {
+			return err
+		}
+		if err := l.sync(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// restored bounds the timers that Restore is at, at once, and sentinelsAtOnce the sentinels in one transaction.
+const (
+	restoredAtOnce  = 32
+	sentinelsAtOnce = 50
+)
+
+// Restore gives a coordinator that has lost its data the timers of all living leases again, with their full TTL; see
+// clock.Config. The timers may run already while the new clock is made: keep-alives reach them.
+func (l *Lessor) Restore(ctx context.Context, life []*pb.Compare) error {
+	living, err := l.living(ctx)
+	if err != nil {
+		return err
+	}
+	var todo []grant
+	recs := map[grant]record.LeaseRecord{}
+	for id, rec := range living {
+		todo = append(todo, grant{id, rec.Grant})
+		recs[grant{id, rec.Grant}] = rec
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(restoredAtOnce)
+	for _, t := range todo {
+		g.Go(func() error {
+			_, err := l.startTimer(gctx, t.grant, recs[t].TTL)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for len(todo) > 0 {
+		n := min(len(todo), sentinelsAtOnce)
+		req := &pb.TxnRequest{Compare: life}
+		for _, t := range todo[:n] {
+			key := sentinelKey(t.id)
+			req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(key, nil)}, putOp(key, recs[t].Encode(), t.grant))...)
+		}
+		resp, err := l.coordinator(ctx, req)
+		if err != nil {
+			return err
+		}
+		if !resp.Succeeded {
+			return errEpoch
+		}
+		todo = todo[n:]
+	}
+	return nil
+}
+
+// living reads all records of all members, and returns those of the leases that live: no member has marked them dead. Where
+// members have different grants of an id, none of them was acknowledged, and any will do.
+func (l *Lessor) living(ctx context.Context) (map[int64]record.LeaseRecord, error) {
+	pages := make([][]*mvccpb.KeyValue, len(l.cfg.Members))
+	err := l.eachMember(func(i int) (err error) {
+		pages[i], err = l.records(ctx, i)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	living, dead := map[int64]record.LeaseRecord{}, map[int64]bool{}
+	for _, kvs := range pages {
+		for _, kv := range kvs {
+			rec, err := record.ParseLease(kv.Value)
+			if err != nil {
+				return nil, err
+			}
+			if rec.Dead {
+				dead[rec.Grant] = true
+				continue
+			}
+			if _, ok := living[record.LeaseOf(kv.Key)]; !ok {
+				living[record.LeaseOf(kv.Key)] = rec
+			}
+		}
+	}
+	for id, rec := range living {
+		if dead[rec.Grant] {
+			delete(living, id)
+		}
+	}
+	return living, nil
+}

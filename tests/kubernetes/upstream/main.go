@@ -1,0 +1,79 @@
+// Command upstream runs Kubernetes' own storage tests on a plain etcd and on a meta cluster of three members, and prints how
+// many passed on each, with every test that did not end alike.
+//
+//	make kubernetes
+//
+// First this module's tests, which call the functions that k8s.io/apiserver/pkg/storage/testing exports. Then all tests of the
+// packages etcd3 and cacher, private ones included: on a copy of k8s.io/apiserver in which one file is another, the one that
+// starts an etcd for a test and returns its client.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "upstream:", err)
+		os.Exit(1)
+	}
+}
+
+const ownPackage = "github.com/metaetcd/metaetcd/tests/kubernetes"
+
+// suites of k8s.io/apiserver.
+var suites = []string{"./pkg/storage/etcd3", "./pkg/storage/cacher"}
+
+func run(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("upstream", flag.ContinueOnError)
+	only := fs.String("run", "", "only tests that this regular expression matches, as go test has it")
+	verbose := fs.Bool("v", false, "print what tests that failed on the meta cluster wrote")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q", fs.Arg(0))
+	}
+	r := &report{out: os.Stdout, verbose: *verbose}
+
+	own, err := goTest(ctx, "", "", *only, ownPackage)
+	if err != nil {
+		return err
+	}
+	plain, meta := own.split()
+	r.compare("RunTest… of pkg/storage/testing", plain, meta)
+
+	tree, err := newTree(ctx)
+	if err != nil {
+		return err
+	}
+	defer tree.remove()
+	for _, suite := range suites {
+		if err := tree.restore(); err != nil {
+			return err
+		}
+		if plain, err = goTest(ctx, tree.apiserver, tree.workspace, *only, suite); err != nil {
+			return err
+		}
+		if err := tree.substitute(); err != nil {
+			return err
+		}
+		if meta, err = goTest(ctx, tree.apiserver, tree.workspace, *only, suite); err != nil {
+			return err
+		}
+		r.compare("all of "+suite[2:], plain, meta)
+	}
+	return r.err()
+}
