@@ -209,6 +209,11 @@ func (x *crossed) claim(s *translate.Share) *translate.Locked {
 	require.NoError(w.t, err)
 	require.True(w.t, again.Refused && again.Holder.ID == x.holder.ID, "nobody else claims it")
 	m.put(slot, clock)
+	m.put(record.KeyLock, record.Holder{ID: record.NewTxnID()}.Value())
+	read, err = s.DecodeRead(w.epoch, w.send(s.Member, s.Read(w.epoch, x.holder)))
+	require.NoError(w.t, err)
+	require.True(w.t, read.Refused && read.Held && read.Holder.ID != x.holder.ID, "lost")
+	m.put(record.KeyLock, x.holder.Value())
 	l, err = s.DecodeRead(w.epoch, w.send(s.Member, s.Read(w.epoch, x.holder)))
 	require.NoError(w.t, err)
 	require.False(w.t, l.Refused)
@@ -227,7 +232,10 @@ func (x *crossed) unlock() {
 // abort is a helper's way. Later, nobody can decide.
 func (x *crossed) abort() {
 	w := x.w
-	for _, s := range x.shares {
+	for i, s := range x.shares {
+		if i == 0 {
+			x.cannotAbort()
+		}
 		most := translate.Width(w.ops) - 1
 		for slots := range slices.Chunk(append([]int{}, s.Slots...), most) {
 			stamp := w.skip()
@@ -244,6 +252,16 @@ func (x *crossed) abort() {
 			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, true, nil, nil, w.epoch, 0)).Succeeded)
 		}
 	}
+}
+
+// cannotAbort tries it after a decision.
+func (x *crossed) cannotAbort() {
+	w, s, key := x.w, x.shares[0], string(record.TxnKey(x.holder.ID))
+	w.members[s.Member].put(key, record.Decision{Stamp: 9}.Value())
+	slots := s.Slots[:min(len(s.Slots), translate.Width(w.ops)-1)]
+	require.False(w.t, w.send(s.Member, translate.Abort(x.holder, s.Whole, slots, w.epoch, 9)).Succeeded)
+	_, err := w.members[s.Member].kv.DeleteRange(context.Background(), &pb.DeleteRangeRequest{Key: []byte(key)})
+	require.NoError(w.t, err)
 }
 
 // decide lands the transaction on its primary, past a fence or an epoch that comes in between.
@@ -275,7 +293,10 @@ func (w *crossWorld) nextEpoch(fence int64) {
 	w.epoch++
 	for _, m := range w.members {
 		_, f := m.pair(record.KeyFence)
-		m.put(record.KeyFence, record.Pair(w.epoch, max(f, fence)))
+		if w.flag("fence as well") {
+			f = max(f, fence)
+		}
+		m.put(record.KeyFence, record.Pair(w.epoch, f))
 	}
 }
 
@@ -287,18 +308,46 @@ func (x *crossed) tryDecide(run *translate.Run, cross *translate.Cross, stamp, e
 	w := x.w
 	d, err := cross.Decide(run, x.holder, stamp, epoch)
 	require.NoError(w.t, err)
+	primary := w.members[x.holder.Primary]
 	require.ErrorIs(w.t, d.Decode(w.send(x.holder.Primary, d.Txn)), want)
 	if want == nil {
+		x.landed(&x.shares[0], stamp, epoch)
+		var kept []record.DecidedPart
+		for _, kv := range primary.get(string(record.TxnKey(x.holder.ID)), "").Kvs {
+			decision, err := record.ParseDecision(kv.Value)
+			require.NoError(w.t, err)
+			require.Equal(w.t, stamp, decision.Stamp)
+			kept = decision.Parts
+		}
+		require.Equal(w.t, d.Parts, kept)
 		return d
 	}
-	marks, _ := w.members[x.holder.Primary].marks(w.members[x.holder.Primary].get("\x00", "").Header.Revision)
+	_, clock := primary.pair(record.KeyClock)
+	require.GreaterOrEqual(w.t, clock, stamp, "a refusal raises the clock")
+	marks, _ := primary.marks(primary.get("\x00", "").Header.Revision)
 	require.Len(w.t, marks[stamp].reasons, 1, "a refusal leaves its mark")
 	return d
 }
 
+// landed checks what a part that was decided in an epoch leaves beside its writes.
+func (x *crossed) landed(s *translate.Share, stamp, decided int64) {
+	w, m := x.w, x.w.members[s.Member]
+	_, clock := m.pair(record.KeyClock)
+	require.GreaterOrEqual(w.t, clock, stamp)
+	epoch, fence := m.pair(record.KeyFence)
+	require.Equal(w.t, w.epoch, epoch)
+	if s.Whole && epoch == decided {
+		require.GreaterOrEqual(w.t, fence, stamp)
+	}
+	for _, slot := range s.Slots {
+		require.Equal(w.t, record.Number(stamp), m.get(string(record.SlotKey(slot)), "").Kvs[0].Value)
+	}
+	require.Empty(w.t, m.get(record.KeyLock, "").Kvs[0].Value)
+}
+
 // apply lands the other parts in any order, some of them twice.
 func (x *crossed) apply(d *translate.Decided) {
-	w := x.w
+	w, epoch := x.w, x.w.epoch
 	for _, p := range rapid.Permutation(d.Parts).Draw(w.t, "order") {
 		require.Less(w.t, w.log.Closed(), d.Stamp, "a part is missing")
 		req := &pb.TxnRequest{}
@@ -307,6 +356,7 @@ func (x *crossed) apply(d *translate.Decided) {
 			w.nextEpoch(d.Stamp)
 		}
 		require.True(w.t, w.send(p.Member, req).Succeeded)
+		x.landed(&x.shares[slices.IndexFunc(x.shares, func(s translate.Share) bool { return s.Member == p.Member })], d.Stamp, epoch)
 		rev := w.members[p.Member].get("\x00", "").Header.Revision
 		require.False(w.t, w.send(p.Member, req).Succeeded, "applied twice")
 		require.Equal(w.t, rev, w.members[p.Member].get("\x00", "").Header.Revision)
