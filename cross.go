@@ -133,7 +133,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	}
 	x.begin()
 	keep := false
-	defer func() {
+	defer func() { //nolint:contextcheck // locks are given back whatever ends the attempt
 		if !keep {
 			x.abandon()
 		}
@@ -144,7 +144,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	locked := x.plan.NewCross(x.c.ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
-		x.abandon()
+		x.abandon() //nolint:contextcheck // as above
 		return x.unstamped(ctx)
 	}
 	if err := x.c.checkReads(ctx, f, run); err != nil {
@@ -153,12 +153,15 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	if err := locked.Attaches(run); err != nil {
 		return nil, false, err
 	}
-	d, err := x.decide(locked, run)
+	d, err := x.decide(locked, run) //nolint:contextcheck // the outcome has to be known whoever has gone
 	if err != nil {
 		return nil, false, err
 	}
 	keep = true
 	x.finish(d)
+	if len(x.plan.Deleted) > 0 {
+		x.c.dropEntriesBehind(d.Stamp)
+	}
 	resp, err = x.answer(ctx, run, d)
 	return resp, true, err
 }
@@ -197,7 +200,7 @@ func (x *crossing) lock(ctx context.Context, f *feed) error {
 	if !ok {
 		return err
 	}
-	x.giveBack()
+	x.giveBack() //nolint:contextcheck // as above
 	x.c.metrics.lockWaits.Inc()
 	return x.wait(ctx, f, held)
 }
@@ -232,7 +235,7 @@ func (x *crossing) lockShare(ctx context.Context, f *feed, i int) error {
 		return ctx.Err()
 	}
 	s := &x.shares[i]
-	l, err := x.ask(s, s.Lock(x.epoch, x.holder), s.DecodeLock)
+	l, err := x.ask(s, s.Lock(x.epoch, x.holder), s.DecodeLock) //nolint:contextcheck // as above
 	if err == nil && l.Refused && s.Whole && !l.Held {
 		l, err = x.claim(ctx, f, s)
 	}
@@ -249,12 +252,12 @@ func (x *crossing) lockShare(ctx context.Context, f *feed, i int) error {
 // claim locks a whole member of which slots are locked, and waits for them. Only such transactions wait while they hold
 // something, and they lock in the order of the members, so nobody waits in a circle.
 func (x *crossing) claim(ctx context.Context, f *feed, s *translate.Share) (*translate.Locked, error) {
-	l, err := x.ask(s, s.Claim(x.epoch, x.holder), s.DecodeClaim)
+	l, err := x.ask(s, s.Claim(x.epoch, x.holder), s.DecodeClaim) //nolint:contextcheck // as above
 	for err == nil && !l.Refused {
 		if err := f.log.WaitSlotsUnlocked(ctx, s.Member, l.MemberRev); err != nil {
 			return nil, err
 		}
-		read, err := x.ask(s, s.Read(x.epoch, x.holder), s.DecodeRead)
+		read, err := x.ask(s, s.Read(x.epoch, x.holder), s.DecodeRead) //nolint:contextcheck // as above
 		if err != nil || !read.Refused {
 			return read, err
 		}

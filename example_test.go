@@ -99,12 +99,34 @@ func ExampleClient_Txn() {
 	fmt.Println(resp.Succeeded, resp.Header.Revision)
 }
 
-// Code that takes a *clientv3.Client gets one whose KV and Watcher are the meta cluster's.
+// A key that is there as long as the process is: attached to a lease that is kept alive.
+func ExampleClient_KeepAlive() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c := open(ctx)
+	defer c.Close()
+
+	lease, err := c.Grant(ctx, 10) // seconds
+	if err != nil {
+		log.Fatal(err)
+	}
+	alive, err := c.KeepAlive(ctx, lease.ID)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := c.Put(ctx, "/workers/one", "here", clientv3.WithLease(lease.ID)); err != nil {
+		log.Fatal(err)
+	}
+	for range alive { // ends with ctx, or when the lease has ended
+	}
+}
+
+// Code that takes a *clientv3.Client gets one whose KV, Watcher and Lease are the meta cluster's.
 func ExampleClient_Install() {
 	c := open(context.Background())
 	defer c.Close()
 
-	cli := dial("127.0.0.1:3379") // Status, Endpoints, Lease and the rest stay this server's own
+	cli := dial("127.0.0.1:3379") // Status, Endpoints and the rest stay this server's own
 	defer cli.Close()
 	c.Install(cli)
 }

@@ -90,8 +90,8 @@ func (f *feed) start(ctx context.Context) error {
 		}
 	}
 	f.wg.Add(2)
-	go f.gaps.run()  //nolint:contextcheck // it lives as long as the feed, not as the call
-	go f.locks.run() //nolint:contextcheck // as above
+	go f.gaps.run() //nolint:contextcheck // it lives as long as the feed, not as the call
+	go f.locks.run()
 	f.locks.kick()
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -72,7 +71,7 @@ func (k *lockKeeper) run() {
 
 // look finishes what is due. It reports whether there are locks.
 func (k *lockKeeper) look(now time.Time) bool {
-	if k.f.c.ctx.Err() != nil { // its requests are not sent any more
+	if k.f.c.ctx.Err() != nil {
 		return false
 	}
 	locks := k.f.log.Locks()
@@ -85,7 +84,7 @@ func (k *lockKeeper) look(now time.Time) bool {
 		due, known := k.seen[l.ID]
 		if _, own := k.f.c.crossings.Load(l.ID); own || !known {
 			// Several processes see it: one of them will be first.
-			due = now.Add(max(l.Patience, k.f.gaps.Grace()) + rand.N(minPatience/2))
+			due = now.Add(max(l.Patience, k.f.gaps.Grace()) + rand.N(minPatience))
 			k.seen[l.ID] = due
 		}
 		if now.After(due) {
@@ -108,89 +107,147 @@ func (k *lockKeeper) finish(h record.Holder) {
 		return
 	}
 	k.busy[h.ID] = struct{}{}
-	k.f.wg.Add(1)
-	go func() {
-		defer k.f.wg.Done()
-		if err := k.f.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
+	k.f.wg.Go(func() {
+		if err := k.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
 			k.f.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
 		k.mu.Lock()
 		delete(k.busy, h.ID)
 		k.mu.Unlock()
-	}()
+	})
 }
 
 // resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
-// primary go first: without them it cannot be decided any more. Where none are found there, and no decision either, there
-// never will be one: the primary is locked before the others.
-func (f *feed) resolve(ctx context.Context, h record.Holder) error {
-	c := f.c
+// primary go first: without them it cannot be decided any more. Where none are found there, and no decision after that,
+// there never will be one: the primary is locked before the others.
+func (k *lockKeeper) resolve(ctx context.Context, h record.Holder) error {
+	c := k.f.c
 	if h.Primary >= len(c.members) {
 		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.members))
 	}
 	primary := c.members[h.Primary]
-	for taken := false; !taken; {
-		st, err := f.readHeld(ctx, primary, h)
-		if err != nil {
+	for free := false; ; {
+		st, err := k.held(ctx, primary, h)
+		switch {
+		case err != nil:
 			return err
-		}
-		if st.decision != nil {
+		case st.decision != nil:
 			c.metrics.rollForwards.Inc()
 			return c.rollForward(ctx, h, *st.decision)
 		}
-		if st.free() {
-			break
+		if st.free() && free {
+			break // the decision was looked for after the locks
 		}
-		if taken, err = c.takeLocks(ctx, primary, h, st); err != nil {
+		if free = st.free(); free {
+			continue
+		}
+		if err := c.takeLocks(ctx, primary, h, st); err != nil {
 			return err
 		}
 		c.metrics.aborts.Inc()
 	}
-	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range c.members {
-		if m != primary {
-			g.Go(func() error { return f.giveUpOn(gctx, m, h) })
+		if m == primary {
+			continue
 		}
-	}
-	return g.Wait()
-}
-
-// giveUpOn takes the locks of a transaction that cannot be decided any more, as far as the member's stream shows them: what it
-// has not shown yet is seen later.
-func (f *feed) giveUpOn(ctx context.Context, m *member, h record.Holder) error {
-	for taken := false; !taken && !f.heldOn(m, h).free(); {
-		st, err := f.readHeld(ctx, m, h)
-		if err != nil || st.free() {
-			return err
+		st, err := k.held(ctx, m, h)
+		for err == nil && !st.free() {
+			if err = c.takeLocks(ctx, m, h, st); err == nil {
+				st, err = k.held(ctx, m, h)
+			}
 		}
-		if taken, err = f.c.takeLocks(ctx, m, h, st); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. Slots get a stamp that is younger
-// than whatever landed on them. If it has not taken all, the caller looks again.
-func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
+// heldState is what a transaction has on a member.
+type heldState struct {
+	epoch    int64
+	decision *record.Decision
+	leases   []int64
+	// At that time or later:
+	whole bool
+	slots []int
+}
+
+func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
+
+// held finds out what a transaction has on a member at present.
+func (k *lockKeeper) held(ctx context.Context, m *member, h record.Holder) (heldState, error) {
+	st, rev, err := m.readHeld(ctx, h)
+	if err != nil {
+		return st, err
+	}
+	if err := k.f.log.WaitReached(ctx, m.index, rev); err != nil {
+		return st, err
+	}
+	for _, l := range k.f.log.Locks() {
+		switch {
+		case l.Member != m.index || l.ID != h.ID:
+		case l.Slot == mergedlog.Whole:
+			st.whole = true
+		default:
+			st.slots = append(st.slots, l.Slot)
+		}
+	}
+	return st, nil
+}
+
+// readHeld reads what a transaction has on the member beside its locks, and at which native revision.
+func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, rev int64, err error) {
+	leases, leasesEnd := record.AllHeldRange()
+	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd, KeysOnly: true}),
+		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
+		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
+	}})
+	if err != nil {
+		return st, 0, err
+	}
+	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
+		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
+			st.leases = append(st.leases, record.LeaseOf(kv.Key))
+		}
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+		d, err := record.ParseDecision(kv.Value)
+		if err != nil {
+			return st, 0, err
+		}
+		st.decision = &d
+	}
+	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
+		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
+			return st, 0, err
+		}
+	}
+	return st, resp.Header.Revision, nil
+}
+
+// takeLocks takes locks from an undecided transaction. Slots get a stamp that is younger than whatever landed on them; the
+// caller looks again whether it worked.
+func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
 	if st.whole {
-		resp, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
-		return err == nil && resp.Succeeded, err
+		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
+		return err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
 	s, err := c.commit.Take(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
-		return len(slots) == len(st.slots), nil
+		return nil
 	case err == nil: // somebody else was first, or the epoch has changed
 		c.commit.Surrender(s)
 		_, err = c.clock.Sync(ctx)
-		return false, err
+		return err
 	}
 	// Refused for certain, or it leaves no mark if it does not land: the gap is others' to close.
 	if commit.Definite(err) {
@@ -198,7 +255,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	} else {
 		c.commit.Landed(s)
 	}
-	return false, err
+	return err
 }
 
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
@@ -222,7 +279,7 @@ func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
 func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest) error {
 	for {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
-		_, err := c.members[member].send(sending, req)
+		_, err := c.members[member].send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
 		if err == nil {
 			return nil
@@ -252,72 +309,6 @@ func (m *member) readDecided(ctx context.Context) (map[record.TxnID]record.Decis
 		}
 	}
 	return out, nil
-}
-
-// heldState is what a transaction has on a member.
-type heldState struct {
-	epoch    int64
-	decision *record.Decision
-	whole    bool
-	slots    []int
-	leases   []int64
-}
-
-func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
-
-// readHeld finds out what a transaction has on the member: the locks from the member's stream, once that has come as far as
-// the member is now, and then the rest from the member itself. In this order, locks that are gone and a decision that is not
-// there mean that there will be none: were it the other way round, it could have been made in between.
-func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st heldState, err error) {
-	rev, err := m.present(ctx)
-	if err != nil {
-		return st, err
-	}
-	if err := f.log.WaitReached(ctx, m.index, rev); err != nil {
-		return st, err
-	}
-	st = f.heldOn(m, h)
-	leases, leasesEnd := record.AllHeldRange()
-	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
-		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
-		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
-		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
-	}})
-	if err != nil {
-		return st, err
-	}
-	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
-		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
-			st.leases = append(st.leases, record.LeaseOf(kv.Key))
-		}
-	}
-	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
-		d, err := record.ParseDecision(kv.Value)
-		if err != nil {
-			return st, err
-		}
-		st.decision = &d
-	}
-	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
-		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
-			return st, err
-		}
-	}
-	return st, nil
-}
-
-// heldOn returns the locks of a transaction on the member, as the member's stream shows them.
-func (f *feed) heldOn(m *member, h record.Holder) (st heldState) {
-	for _, l := range f.log.Locks() {
-		switch {
-		case l.Member != m.index || l.ID != h.ID:
-		case l.Slot == mergedlog.Whole:
-			st.whole = true
-		default:
-			st.slots = append(st.slots, l.Slot)
-		}
-	}
-	return st
 }
 
 // heldIn finds the locks among records that were read: of slots, and of the member.

@@ -1,18 +1,19 @@
 package metaetcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"golang.org/x/sync/errgroup"
+	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -254,42 +255,64 @@ func (c *core) deadLeases(ctx context.Context, plan *translate.Plan) ([]int64, e
 // attachesTo is etcd's error of a run that attaches a key to one of the leases, which do not exist.
 func attachesTo(run *translate.Run, dead []int64) error {
 	for _, id := range run.Leases() {
-		for _, d := range dead {
-			if id == d {
-				return rpctypes.ErrGRPCLeaseNotFound
-			}
+		if slices.Contains(dead, id) {
+			return rpctypes.ErrGRPCLeaseNotFound
 		}
 	}
 	return nil
 }
 
-// deletesAtOnce bounds the transactions of deleteAttached that are under way at one time.
-const deletesAtOnce = 16
+// dropEntriesBehind removes, behind the caller's back, the entries of leased keys that a range delete at stamp has removed: it
+// did not know them. Nothing depends on it; otherwise they stay until their leases end.
+func (c *core) dropEntriesBehind(stamp int64) {
+	c.spawn(func() {
+		f, err := c.feedFor(c.ctx)
+		if err != nil || f.log.WaitClosed(c.ctx, stamp) != nil {
+			return
+		}
+		evs, _, err := f.log.Since(stamp, 1)
+		if err != nil {
+			return
+		}
+		stale := make([][]lease.Entry, len(c.members))
+		for _, ev := range evs {
+			if ev.Rev == stamp && ev.Type == mvccpb.Event_DELETE && ev.PrevKv.GetLease() != 0 {
+				stale[ev.Member] = append(stale[ev.Member], lease.Entry{Lease: ev.PrevKv.Lease, Key: ev.Kv.Key})
+			}
+		}
+		for m, entries := range stale {
+			if err := c.leases.Drop(c.ctx, m, entries); err != nil && c.ctx.Err() == nil {
+				c.cfg.Logger.Debug("entries of leases stay until these end", zap.Error(err))
+			}
+		}
+	})
+}
+
+const (
+	// keysAtOnce bounds the keys of a lease that are deleted at one revision, and bytesAtOnce what they take of the request
+	// that decides it. Larger leases end in several steps.
+	keysAtOnce  = 4096
+	bytesAtOnce = 512 << 10
+)
 
 // deleteAttached deletes the keys of a lease that are still as they were seen: attached to it. One that was put or
 // deleted since is left alone. It returns the last revision that it took.
 func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
-	byMember := make([][]*pb.RequestOp, len(c.members))
-	for _, k := range keys {
-		m := c.owner(k.Key)
-		byMember[m] = append(byMember[m], deleteIfAt(k.Key, k.Rev))
-	}
-	var last atomic.Int64
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(deletesAtOnce)
-	for _, ops := range byMember {
-		for part := range slices.Chunk(ops, max(c.cfg.MemberTxnOps/4-2, 1)) { // a delete takes about three operations and two compares
-			g.Go(func() error {
-				resp, err := c.write(gctx, &pb.TxnRequest{Success: part})
-				if err == nil {
-					raise(&last, resp.Header.Revision)
-				}
-				return err
-			})
+	var last int64
+	keys = slices.SortedFunc(slices.Values(keys), func(a, b lease.Attached) int { return bytes.Compare(a.Key, b.Key) }) // as in etcd
+	for len(keys) > 0 {
+		req := &pb.TxnRequest{}
+		for size := 0; len(keys) > 0 && len(req.Success) < keysAtOnce && size < bytesAtOnce; keys = keys[1:] {
+			req.Success = append(req.Success, deleteIfAt(keys[0].Key, keys[0].Rev))
+			size += 2 * len(keys[0].Key) // and its entry
 		}
+		resp, err := c.write(ctx, req)
+		if err != nil {
+			return last, err
+		}
+		last = max(last, resp.Header.Revision)
 	}
-	err := g.Wait()
-	return last.Load(), err
+	return last, nil
 }
 
 // deleteIfAt deletes a key if it is as it was put at rev.

@@ -98,31 +98,77 @@ func (c *core) rangeAt(ctx context.Context, f *feed, req *pb.RangeRequest, r int
 	}
 	native := rangeCopy(req, key, end)
 	members := c.ring.MembersOf(key, end)
+	for try := 1; ; try++ {
+		resp, err := c.readAt(ctx, f, native, members, key, end, r, own)
+		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !c.behind(ctx, f, members, r) {
+			return resp, err
+		}
+	}
+}
+
+// behindTries bounds the attempts of a read that compactions by other processes overtake.
+const behindTries = 3
+
+// behind reports whether a read at r that a member refused as compacted is one that the meta cluster still allows. Revisions of the
+// member that hold no stamp, like those that change leases and fences, say nothing of r: another process may have compacted
+// up to one of them that this one had not seen. Then it has by the time this returns.
+func (c *core) behind(ctx context.Context, f *feed, members []int, r int64) bool {
+	rec, err := c.members[0].readRecords(ctx)
+	if err != nil || r < rec.compacted {
+		return false
+	}
+	for _, i := range members {
+		rev, err := c.members[i].present(ctx)
+		if err != nil || f.log.WaitReached(ctx, i, rev) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *core) readAt(
+	ctx context.Context, f *feed, native *pb.RangeRequest, members []int, key, end []byte, r int64, own []*mergedlog.Event,
+) (*pb.RangeResponse, error) {
 	snaps, err := f.snapshot(ctx, r, members, key, end)
 	if err != nil {
 		return nil, err
 	}
 	parts := make([]snapshot.Part, len(members))
-	read := func(ctx context.Context, i int) error {
-		tail := snaps[i].Tail
+	for i := range parts {
+		parts[i].Tail = snaps[i].Tail
 		if len(own) > 0 {
-			tail = snapshot.Overlay(tail, own, members[i], key, end)
+			parts[i].Tail = snapshot.Overlay(parts[i].Tail, own, members[i], key, end)
 		}
-		return c.readPart(ctx, native, members[i], snaps[i].Lo, tail, &parts[i])
 	}
-	if len(members) == 1 {
-		err = read(ctx, 0)
-	} else {
-		g, gctx := errgroup.WithContext(ctx)
-		for i := range members {
-			g.Go(func() error { return read(gctx, i) })
-		}
-		err = g.Wait()
+	err = atOnce(ctx, len(members), func(ctx context.Context, i int) error {
+		return c.readPart(ctx, native, members[i], snaps[i].Lo, len(members), &parts[i])
+	})
+	if err != nil {
+		return nil, err
 	}
+	rest, err := snapshot.Rest(native, parts)
+	if err != nil {
+		return nil, err
+	}
+	err = atOnce(ctx, len(rest), func(ctx context.Context, i int) error {
+		return c.readRest(ctx, rest[i], members[i], snaps[i].Lo, &parts[i])
+	})
 	if err != nil {
 		return nil, err
 	}
 	return snapshot.Merge(native, parts)
+}
+
+// atOnce does f for 0 to n-1 concurrently; the first error ends it.
+func atOnce(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	if n == 1 {
+		return f(ctx, 0)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range n {
+		g.Go(func() error { return f(gctx, i) })
+	}
+	return g.Wait()
 }
 
 func rangeCopy(req *pb.RangeRequest, key, end []byte) *pb.RangeRequest {
@@ -132,33 +178,53 @@ func rangeCopy(req *pb.RangeRequest, key, end []byte) *pb.RangeRequest {
 	}
 }
 
-// readPart reads one member's base at lo and lays the tail over it.
-func (c *core) readPart(ctx context.Context, req *pb.RangeRequest, member int, lo int64, tail []*mergedlog.Event, part *snapshot.Part) error {
-	part.Tail = tail
-	if len(req.RangeEnd) == 0 && len(tail) > 0 {
+// readPart reads the base of one of several members at lo; the part has its tail.
+func (c *core) readPart(ctx context.Context, req *pb.RangeRequest, member int, lo int64, members int, part *snapshot.Part) error {
+	if len(req.RangeEnd) == 0 && len(part.Tail) > 0 {
 		// The tail says it all of a single key.
-		if tail[0].PrevKv != nil {
+		if part.Tail[0].PrevKv != nil {
 			part.Count = 1
 		}
 		return nil
 	}
-	native := snapshot.Plan(req, tail)
+	resp, err := c.readBase(ctx, snapshot.Plan(req, part.Tail, members), member, lo)
+	if err != nil {
+		return err
+	}
+	part.Kvs, part.Count, part.More = resp.Kvs, resp.Count, resp.More
+	return nil
+}
+
+// readRest completes a base; a nil request means that it is.
+func (c *core) readRest(ctx context.Context, native *pb.RangeRequest, member int, lo int64, part *snapshot.Part) error {
+	if native == nil {
+		return nil
+	}
+	resp, err := c.readBase(ctx, native, member, lo)
+	if err != nil {
+		return err
+	}
+	part.Kvs = append(part.Kvs, resp.Kvs...)
+	return nil
+}
+
+// readBase reads a member natively at lo, and shows what it holds as its users know it.
+func (c *core) readBase(ctx context.Context, native *pb.RangeRequest, member int, lo int64) (*pb.RangeResponse, error) {
 	native.Revision = lo
 	read := c.members[member].rangeAt
-	if len(req.RangeEnd) == 0 {
+	if len(native.RangeEnd) == 0 {
 		read = c.members[member].points.read
 	}
 	resp, err := whenBack(ctx, c, func() (*pb.RangeResponse, error) { return read(ctx, native) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, kv := range resp.Kvs {
 		if err := record.ToUser(kv); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	part.Kvs, part.Count = resp.Kvs, resp.Count
-	return nil
+	return resp, nil
 }
 
 // awayRetry is how long a read of a member that is away rests before it asks again.

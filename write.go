@@ -110,6 +110,9 @@ func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, 
 		}
 		return nil, false, nil
 	}
+	if len(w.plan.Deleted) > 0 {
+		w.c.dropEntriesBehind(r.Stamp)
+	}
 	resp, err = w.answer(ctx, r)
 	return resp, true, err
 }

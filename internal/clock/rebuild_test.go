@@ -449,3 +449,61 @@ func TestADamagedClockIsThrownAway(t *testing.T) {
 		require.EqualValues(t, 2+i, epoch)
 	}
 }
+
+// TestRestoreComesBeforeTheClock: what else is kept on the coordinator is restored when the members have left the old epoch, and
+// before anybody can find the new one; and only on the life of the coordinator that it was meant for.
+func TestRestoreComesBeforeTheClock(t *testing.T) {
+	w := newWorld(t, 2)
+	coordinator := w.coordinator.Client(nil)
+	key := clock.Prefix + "restored"
+	restores := 0
+	wipe := false
+	cfg := w.config(nil)
+	cfg.Restore = func(ctx context.Context, life []*pb.Compare) error {
+		restores++
+		for i := range w.members {
+			resp, err := w.members[i].Client(nil).Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyFence)})
+			require.NoError(t, err)
+			epoch, _, err := record.ParsePair(resp.Kvs[0].Value)
+			require.NoError(t, err)
+			require.NotZero(t, epoch)
+		}
+		there, err := clock.Inspect(ctx, coordinator, 0)
+		require.NoError(t, err)
+		require.NotZero(t, there.Cluster)
+		resp, err := coordinator.Range(ctx, &pb.RangeRequest{Key: []byte(clock.Prefix + "clock/epoch")})
+		require.NoError(t, err)
+		require.Empty(t, resp.Kvs, "there is a clock already")
+		if wipe {
+			wipe = false
+			w.coordinator.Wipe()
+		}
+		put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key)}}}
+		txn, err := coordinator.Txn(ctx, &pb.TxnRequest{Compare: life, Success: []*pb.RequestOp{put}})
+		require.NoError(t, err)
+		if !txn.Succeeded {
+			return fmt.Errorf("another life")
+		}
+		return nil
+	}
+	c := w.openConfig(cfg)
+	require.Equal(t, 1, restores)
+	epoch, holds := c.Present()
+	require.EqualValues(t, 1, epoch)
+	wipe = true
+	w.coordinator.Wipe()
+	_, after, err := c.Read(within(t))
+	require.NoError(t, err)
+	require.Greater(t, after, epoch)
+	require.Equal(t, 3, restores, "the first one was for a life that had ended")
+	resp, err := coordinator.Range(t.Context(), &pb.RangeRequest{Key: []byte(key)})
+	require.NoError(t, err)
+	require.Len(t, resp.Kvs, 1)
+	txn, err := coordinator.Txn(t.Context(), &pb.TxnRequest{Compare: holds})
+	require.NoError(t, err)
+	require.False(t, txn.Succeeded, "the epoch has ended")
+	_, holds = c.Present()
+	txn, err = coordinator.Txn(t.Context(), &pb.TxnRequest{Compare: holds})
+	require.NoError(t, err)
+	require.True(t, txn.Succeeded)
+}

@@ -172,13 +172,18 @@ func (x *execution) run(req *pb.TxnRequest, way *branch) *pb.TxnResponse {
 	return resp
 }
 
+// opHeader is the header of an operation: as in etcd, it shows the transaction's revision from its first change on.
+func (x *execution) opHeader() *pb.ResponseHeader {
+	if x.wrote {
+		return &pb.ResponseHeader{Revision: x.rev}
+	}
+	return &pb.ResponseHeader{Revision: x.rev - 1}
+}
+
 // read answers in key order: sorting and revision filters are not the fake's business.
 func (x *execution) read(req *pb.RangeRequest) *pb.RangeResponse {
 	keys := x.span(req.Key, req.RangeEnd)
-	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: x.rev}, Count: int64(len(keys))}
-	if !x.wrote {
-		resp.Header.Revision--
-	}
+	resp := &pb.RangeResponse{Header: x.opHeader(), Count: int64(len(keys))}
 	if req.CountOnly {
 		return resp
 	}
@@ -223,7 +228,7 @@ func (x *execution) put(req *pb.PutRequest) *pb.PutResponse {
 	}
 	x.kvs[key] = kv
 	x.note(mvccpb.PUT, kv, prev)
-	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: x.rev}}
+	resp := &pb.PutResponse{Header: x.opHeader()}
 	if req.PrevKv && prev != nil {
 		resp.PrevKv = view(prev)
 	}
@@ -232,9 +237,9 @@ func (x *execution) put(req *pb.PutRequest) *pb.PutResponse {
 
 func (x *execution) remove(req *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
 	keys := slices.Clone(x.span(req.Key, req.RangeEnd))
-	resp := &pb.DeleteRangeResponse{Header: &pb.ResponseHeader{Revision: x.rev}, Deleted: int64(len(keys))}
+	x.wrote = x.wrote || len(keys) > 0
+	resp := &pb.DeleteRangeResponse{Header: x.opHeader(), Deleted: int64(len(keys))}
 	for _, key := range keys {
-		x.wrote = true
 		if req.PrevKv {
 			resp.PrevKvs = append(resp.PrevKvs, view(x.kvs[key]))
 		}

@@ -93,7 +93,7 @@ func newProcess(t *rapid.T, full bool) *process {
 	p.h = newHistory(cfg,
 		rapid.SampledFrom([]int64{1, 1000, 8 << 20}).Draw(t, "page"),
 		rapid.SampledFrom([]int{1, 3, 8, 1 << 10}).Draw(t, "bound"))
-	slices.SortStableFunc(p.landed, func(a, b landing) int { return cmp.Compare(a.stamp, b.stamp) })
+	slices.SortStableFunc(p.landed, byStamp)
 	return p
 }
 

@@ -1,10 +1,12 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -47,6 +49,17 @@ type landing struct {
 	key    string
 	text   string
 	value  string // kvString; empty for a delete
+
+	parted bool // of a transaction across members: in the order of
+	order  int  // its operation, then by key
+}
+
+// byStamp is the order in which landings are replayed; those of a member that are not parts stay as they landed.
+func byStamp(a, b landing) int {
+	if a.stamp == b.stamp && a.parted {
+		return cmp.Or(a.order-b.order, strings.Compare(a.key, b.key))
+	}
+	return cmp.Compare(a.stamp, b.stamp)
 }
 
 type member struct {
@@ -118,7 +131,7 @@ func keyName(member, i int) string { return fmt.Sprintf("k%d/%d", i, member) }
 // step does one random thing.
 func (w *world) step() {
 	m := w.members[w.draw(len(w.members))]
-	switch x := w.draw(20); {
+	switch x := w.draw(24); {
 	case x < 7:
 		for range 1 + w.draw(4) {
 			w.clock++
@@ -146,6 +159,8 @@ func (w *world) step() {
 		}
 	case x < 19:
 		w.pick() // dies
+	case x < 23:
+		w.cross()
 	default:
 		m.raise(1 + int64(w.draw(int(w.clock))))
 	}
@@ -237,6 +252,44 @@ func (c *change) operation(stamp int64, slot int) {
 	}
 }
 
+// cross lands a transaction across members at a new stamp. Its operations go to the members in turn; the last one is a
+// range delete, of which each of them has some.
+func (w *world) cross() {
+	w.clock++
+	of := len(w.members)
+	for i, m := range w.members {
+		c := m.begin()
+		part := record.Part{Stamp: w.clock, Of: of, Index: i}
+		do := func(op int, change func()) {
+			before := len(c.landed)
+			change()
+			n := len(c.landed) - before
+			for j := range c.landed[before:] {
+				c.landed[before+j].parted, c.landed[before+j].order = true, op
+			}
+			if n > 0 {
+				part.Runs = append(part.Runs, record.Run{Op: op, Events: n})
+			}
+		}
+		slot := w.draw(keysPerMember / 2)
+		a, b := keyName(i, 2*slot), keyName(i, 2*slot+1)
+		for n, key := range []string{b, a} {
+			if w.draw(2) == 0 {
+				do(n*of+w.draw(of), func() { c.put(key, w.clock) })
+			}
+		}
+		if len(part.Runs) == 0 {
+			do(10*of, func() {
+				c.del(a, w.clock)
+				c.del(b, w.clock)
+			})
+		}
+		c.slot(testSlot([]byte(a)), w.clock)
+		c.record(string(record.MarkKey(0)), part.Value())
+		c.commit()
+	}
+}
+
 // exclusive lands a transaction that has the member for itself.
 func (c *change) exclusive(stamp int64) {
 	if c.fence >= stamp || c.clock >= stamp {
@@ -295,7 +348,7 @@ func (c *change) put(key string, stamp int64) {
 	c.keys[key] = kv
 	c.evs = append(c.evs, &mvccpb.Event{Kv: kv, PrevKv: prev})
 	after := userView(kv)
-	c.landed = append(c.landed, landing{stamp, c.id, key, eventText(false, after, before), kvString(after)})
+	c.landed = append(c.landed, landing{stamp: stamp, member: c.id, key: key, text: eventText(false, after, before), value: kvString(after)})
 }
 
 func (c *change) del(key string, stamp int64) {
@@ -307,7 +360,7 @@ func (c *change) del(key string, stamp int64) {
 	delete(c.keys, key)
 	c.evs = append(c.evs, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: c.rev}, PrevKv: prev})
 	text := eventText(true, &mvccpb.KeyValue{Key: []byte(key), ModRevision: stamp}, userView(prev))
-	c.landed = append(c.landed, landing{stamp, c.id, key, text, ""})
+	c.landed = append(c.landed, landing{stamp: stamp, member: c.id, key: key, text: text})
 }
 
 // commit makes the revision the member's next one.

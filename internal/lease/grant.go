@@ -53,7 +53,7 @@ func (l *Lessor) grant(ctx context.Context, id, ttl int64) (int64, error) {
 	}
 	switch {
 	case errors.Is(err, errExists):
-		l.spawn(func() { _, _ = l.stopTimer(l.ctx, g) }) //nolint:contextcheck // it would run out anyway
+		l.spawn(func() { _, _ = l.stopTimer(l.ctx, g) }) // it would run out anyway
 	case errors.Is(err, errGone):
 		if _, err := l.reap(ctx, grant{id, g}); err != nil && !errors.Is(err, errAlive) {
 			return 0, err

@@ -3,6 +3,7 @@ package lease
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -191,12 +192,10 @@ func (l *Lessor) attached(ctx context.Context, member int, id int64, rec *record
 			return nil, nil, errMoved
 		}
 		page := resp.Responses[0].GetResponseRange()
-		for kvs := page.Kvs; len(kvs) > 0; {
-			n := min(len(kvs), l.cfg.MaxTxnOps-1)
-			if keys, stale, err = l.states(ctx, member, id, holds, kvs[:n], keys, stale); err != nil {
+		for kvs := range slices.Chunk(page.Kvs, l.cfg.MaxTxnOps-1) {
+			if keys, stale, err = l.states(ctx, member, id, holds, kvs, keys, stale); err != nil {
 				return nil, nil, err
 			}
-			kvs = kvs[n:]
 		}
 		if more = page.More; more {
 			key = append(bytes.Clone(page.Kvs[len(page.Kvs)-1].Key), 0)
@@ -236,10 +235,9 @@ func (l *Lessor) states(
 
 // drop deletes entries of a dead lease whose keys are not attached.
 func (l *Lessor) drop(ctx context.Context, member int, id int64, dead record.LeaseRecord, entries [][]byte) error {
-	for len(entries) > 0 {
-		n := min(len(entries), l.cfg.MaxTxnOps-1)
+	for part := range slices.Chunk(entries, l.cfg.MaxTxnOps-1) {
 		req := &pb.TxnRequest{Compare: []*pb.Compare{valueIs(record.LeaseKey(id), dead.Encode())}}
-		for _, e := range entries[:n] {
+		for _, e := range part {
 			req.Success = append(req.Success, deleteOp(e))
 		}
 		resp, err := l.member(ctx, member, req)
@@ -249,7 +247,26 @@ func (l *Lessor) drop(ctx context.Context, member int, id int64, dead record.Lea
 		if !resp.Succeeded {
 			return errMoved
 		}
-		entries = entries[n:]
+	}
+	return nil
+}
+
+// Entry says that a key was attached to a lease.
+type Entry struct {
+	Lease int64
+	Key   []byte
+}
+
+// Drop deletes entries of a member whose keys are absent: nobody else would, before the lease ends.
+func (l *Lessor) Drop(ctx context.Context, member int, entries []Entry) error {
+	for part := range slices.Chunk(entries, l.cfg.MaxTxnOps/2) {
+		req := &pb.TxnRequest{}
+		for _, e := range part {
+			req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(e.Key, nil)}, deleteOp(record.AttachedKey(e.Lease, e.Key)))...)
+		}
+		if _, err := l.member(ctx, member, req); err != nil {
+			return err
+		}
 	}
 	return nil
 }

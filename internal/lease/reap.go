@@ -26,7 +26,7 @@ func (l *Lessor) reap(ctx context.Context, g grant) (reaped, error) {
 		err error
 	}
 	done := make(chan result, 1)
-	l.spawn(func() { //nolint:contextcheck // see above
+	l.spawn(func() {
 		r, err, _ := l.dying.Do(strconv.FormatInt(g.grant, 16), func() (any, error) { return l.reapAlone(l.ctx, g) })
 		done <- result{r.(reaped), err}
 	})

@@ -43,7 +43,7 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 	w := l.cfg.Watch()
 	defer func() { _ = w.Close() }()
 	events := w.Watch(clientv3.WithRequireLeader(ctx), sentinelPrefix, clientv3.WithRange(sentinelEnd), clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
-	again := time.NewTimer(0)
+	again := time.NewTimer(lookAgain)
 	defer again.Stop()
 	for {
 		select {
@@ -53,6 +53,9 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 			}
 			if err := resp.Err(); err != nil {
 				return err
+			}
+			if resp.Created {
+				again.Reset(0) // for what came before
 			}
 			for _, ev := range resp.Events {
 				if rec, ok := l.book.Living(sentinelOf(ev.Kv.Key)); ok {

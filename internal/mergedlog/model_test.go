@@ -2,6 +2,7 @@ package mergedlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -26,6 +27,7 @@ type model struct {
 	at        []MemberState
 	raises    []raiseReply
 	seen      map[int64]bool
+	parts     map[int64][]bool // delivered, by stamp
 	start     int64
 	closed    int64
 	compacted int64
@@ -42,7 +44,7 @@ func newModel(t *rapid.T) *model {
 	maxBytes := rapid.SampledFrom([]int64{0, 3 * perEvent, 12 * perEvent}).Draw(t, "bytes")
 	n := rapid.IntRange(1, 4).Draw(t, "members")
 	m := &model{
-		t: t, w: newWorld(t, n), tight: maxBytes > 0, seen: map[int64]bool{},
+		t: t, w: newWorld(t, n), tight: maxBytes > 0, seen: map[int64]bool{}, parts: map[int64][]bool{},
 		log: newLog(Config{Members: n, SlotOf: worldSlot, MaxBytes: maxBytes}, bound),
 		at:  make([]MemberState, n), opened: make([]int64, n),
 	}
@@ -61,7 +63,7 @@ func newModel(t *rapid.T) *model {
 func (m *model) open(i int) {
 	s := m.w.members[i].state
 	m.opened[i], m.at[i] = s.Rev, s
-	m.log.Open(i, s)
+	m.log.Open(i, s, m.w.members[i].held()...)
 }
 
 // deliver brings up to n revisions of the member to the log.
@@ -73,6 +75,7 @@ func (m *model) deliver(i, n int) {
 		for _, mk := range r.marks {
 			m.seen[mk.stamp] = true
 		}
+		m.notePart(r.part)
 		fence := max(m.at[i].Fence, r.after.Fence)
 		m.at[i] = r.after
 		m.at[i].Fence = fence
@@ -118,7 +121,7 @@ func (m *model) advance() {
 	if m.start == 0 {
 		return
 	}
-	for m.seen[m.closed+1] || m.closed+1 <= m.minFence() {
+	for (m.seen[m.closed+1] || m.closed+1 <= m.minFence()) && !m.partial(m.closed+1) {
 		m.closed++
 	}
 	require.Equal(m.t, m.closed, m.log.Closed(), "closed revision")
@@ -142,6 +145,15 @@ func (m *model) startUp() {
 				m.deliver(i, 1000)
 			}
 		}
+		if m.minFence() >= c {
+			m.w.finishDecided(c)
+			for i := range m.w.members {
+				m.deliver(i, 1<<30)
+			}
+			for i, wm := range m.w.members {
+				require.Equal(m.t, wm.state.Rev, m.at[i].Rev)
+			}
+		}
 		err := m.log.Start(c)
 		if m.minFence() < c {
 			require.ErrorIs(m.t, err, ErrNotFenced)
@@ -149,6 +161,7 @@ func (m *model) startUp() {
 		}
 		require.NoError(m.t, err)
 		m.start, m.closed = c, c
+		maps.DeleteFunc(m.parts, func(stamp int64, _ []bool) bool { return stamp <= c })
 		m.advance()
 	}
 }
@@ -160,7 +173,12 @@ func (m *model) released() (evs []worldEvent) {
 			evs = append(evs, e)
 		}
 	}
-	slices.SortStableFunc(evs, func(a, b worldEvent) int { return int(a.stamp - b.stamp) })
+	slices.SortStableFunc(evs, func(a, b worldEvent) int {
+		if a.stamp == b.stamp && a.parted {
+			return cmp.Or(a.order-b.order, bytes.Compare(a.kv.Key, b.kv.Key))
+		}
+		return int(a.stamp - b.stamp)
+	})
 	return evs
 }
 
@@ -358,13 +376,13 @@ func (m *model) checkState() {
 	for i, wm := range m.w.members {
 		for _, r := range wm.history[m.opened[i]:m.at[i].Rev] {
 			for _, e := range r.evs {
-				if e.stamp > m.closed {
+				if e.stamp > m.closed && !m.partial(e.stamp) {
 					wantBlocked = true
 					pending++
 				}
 			}
 			for _, mk := range r.marks {
-				if mk.reason == record.Fenced {
+				if _, whole := r.locks[Whole]; mk.reason == record.Fenced && !whole {
 					fenced++
 				}
 			}
@@ -376,9 +394,15 @@ func (m *model) checkState() {
 	if !m.tight && m.compacted == 0 {
 		require.Len(m.t, m.released(), stats.Released)
 	}
-	require.Equal(m.t, m.closed+1, missing)
 	require.Equal(m.t, known, gotKnown)
-	require.Equal(m.t, wantBlocked, blocked)
+	if m.partial(m.closed + 1) {
+		require.Zero(m.t, missing, "parts are not missing")
+	} else {
+		require.Equal(m.t, m.closed+1, missing)
+		require.Equal(m.t, wantBlocked, blocked)
+	}
+	require.Equal(m.t, lockStrings(m.locksSeen()), lockStrings(m.log.Locks()))
+	require.Equal(m.t, len(m.locksSeen()), m.log.Locked())
 }
 
 func (e worldEvent) String() string {
@@ -486,6 +510,10 @@ func TestModel(t *testing.T) {
 		for i := range m.w.members {
 			m.answerRaise(i, m.w.clock)
 		}
+		for i := range m.w.members {
+			m.deliver(i, 1<<30)
+		}
+		m.w.finishDecided(m.w.clock)
 		for i := range m.w.members {
 			m.deliver(i, 1<<30)
 		}

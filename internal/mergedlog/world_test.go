@@ -23,6 +23,7 @@ type world struct {
 	claimed   int // members that a rebuild under way has set the next epoch on; -1: none is under way
 	flying    []flight
 	landed    []worldEvent
+	crossings []*crossing
 	onSend    func(member int, f flight)
 	nextValue int
 }
@@ -34,12 +35,16 @@ type worldEvent struct {
 	del   bool
 	kv    *mvccpb.KeyValue // user's view
 	rev   int64
+
+	parted bool // of a transaction across members: released in the order of
+	order  int  // its operation, then by key
 }
 
 type worldMember struct {
 	id      int
 	state   MemberState
 	slots   map[int]int64
+	holder  *record.Holder // of the whole member
 	keys    map[string]*mvccpb.KeyValue
 	history []worldRev                    // revision i+1 at i
 	states  []map[string]*mvccpb.KeyValue // native, revision i at i
@@ -51,6 +56,8 @@ type worldRev struct {
 	evs    []worldEvent // in the order of events
 	before MemberState
 	after  MemberState
+	locks  map[int]record.Holder // after it
+	part   *record.Part
 }
 
 type worldMark struct {
@@ -85,7 +92,7 @@ func worldSlot(key []byte) int {
 // step does one random thing.
 func (w *world) step() {
 	m := w.members[w.draw(len(w.members))]
-	switch x := w.draw(20); {
+	switch x := w.draw(25); {
 	case x < 6:
 		w.take(1 + w.draw(5))
 	case x < 13:
@@ -98,6 +105,8 @@ func (w *world) step() {
 		w.pick() // dies
 	case x < 18:
 		w.raise(m, w.epoch, 1+int64(w.draw(int(w.clock))))
+	case x < 24:
+		w.cross()
 	default:
 		w.rebuild()
 	}
@@ -226,7 +235,7 @@ func (w *world) operation(t *worldTxn, stamp int64, i int) {
 	a, b := w.key(m.id, i), w.key(m.id, i+1)
 	slot := worldSlot([]byte(a))
 	switch {
-	case m.state.Fence >= stamp:
+	case m.state.Fence >= stamp, m.holder != nil:
 		t.mark(stamp, record.Fenced)
 		return
 	case m.slots[slot] >= stamp, stampOf(m.keys[a]) >= stamp, stampOf(m.keys[b]) >= stamp:
@@ -262,9 +271,9 @@ func (w *world) exclusive(m *worldMember) {
 	}
 	t := m.begin()
 	switch {
-	case m.state.Fence >= f.stamp:
+	case m.state.Fence >= f.stamp, m.holder != nil:
 		t.mark(f.stamp, record.Fenced)
-	case m.state.Clock >= f.stamp:
+	case m.state.Clock >= f.stamp, m.slotLocked():
 		t.mark(f.stamp, record.SlotAhead)
 	default:
 		for i := range keysPerMember {
@@ -298,14 +307,15 @@ func userView(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
 
 // worldTxn is one member revision in the making.
 type worldTxn struct {
-	m     *worldMember
-	rev   worldRev
-	clock int64
-	nmark int
+	m      *worldMember
+	rev    worldRev
+	clock  int64
+	nmark  int
+	parted *record.Part
 }
 
 func (m *worldMember) begin() *worldTxn {
-	return &worldTxn{m: m, rev: worldRev{before: m.state, after: m.state}}
+	return &worldTxn{m: m, rev: worldRev{before: m.state, after: m.state, locks: cloneLocks(m)}}
 }
 
 func (t *worldTxn) record(key, value []byte) {
@@ -375,9 +385,7 @@ func (t *worldTxn) commit(w *world) {
 		t.rev.after.Clock = t.clock
 		t.record([]byte(record.KeyClock), record.Pair(m.state.Epoch, t.clock))
 	}
-	if w.draw(2) == 0 {
-		t.rev.events = rapid.Permutation(t.rev.events).Draw(w.t, "order")
-	}
+	t.shuffle(w)
 	t.rev.after.Rev = m.state.Rev + 1
 	deleted := map[string]int64{}
 	for _, e := range t.rev.evs {
@@ -401,6 +409,9 @@ func (t *worldTxn) commit(w *world) {
 			e.stamp = e.kv.ModRevision
 		}
 		t.rev.evs = append(t.rev.evs, e)
+	}
+	if t.rev.part = t.parted; t.parted != nil {
+		t.orders()
 	}
 	w.landed = append(w.landed, t.rev.evs...)
 	m.keys, m.state = keys, t.rev.after

@@ -71,7 +71,7 @@ func BenchmarkPlan(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Plan(req, tail)
+				Plan(req, tail, 3)
 			}
 		})
 	}

@@ -14,7 +14,7 @@
 // # Limits
 //
 // A limited request reads limited bases. Let w = limit+1 be the number of keys that decide the answer (the last
-// one decides More), and let the tail of a member remove d keys of its base. Plan asks that member for w+d keys.
+// one decides More), and let the tail of a member remove d keys of its base. Asked for w+d keys, a member has shown enough:
 //
 // Merge then lists, of each member, C: the returned base keys that the tail does not remove, and every key that
 // the tail leaves behind, also behind the point where the base was cut. C is part of S, the member's keys at R.
@@ -23,10 +23,17 @@
 // S that C misses, hence w keys of the union of all Cs precede it, and it is not among the first w keys of the
 // merged range. The first w keys of the union of all Cs are the first w keys of the union of all S.
 //
+// But of n members that the keys are spread over evenly, each holds about w/n of the first w. So Plan asks for a share
+// of w, with room for chance, and Rest for what that has hidden. Let L be the last base key of a member whose base was
+// cut, and k the number of keys of the union of all Cs up to L. With k >= w the argument above holds for this member.
+// Else Rest asks it for the w-k+d base keys behind L. At least w-k of them remain, so w keys of the union are again in
+// front of what is still hidden. More keys of other members only make k larger.
+//
 // The package is pure: it knows no client, no clock and no goroutine.
 package snapshot
 
 import (
+	"bytes"
 	"math"
 	"slices"
 
@@ -40,21 +47,69 @@ import (
 type Part struct {
 	Kvs   []*mvccpb.KeyValue // the base: what the member answered to Plan's request, in key order and in the user's view
 	Count int64              // the base's number of keys in the range, as the member answered it
+	More  bool               // the base was cut: so the member answered
 	Tail  []*mergedlog.Event // member order, only keys of the range; never changed
 }
 
-// Plan returns the native request for the base of one member. The range is taken as it is; the caller clips it to
-// user keys and sets Revision and Serializable. Sorting, filters and KeysOnly stay behind, because to the
-// member they mean native revisions and stored values.
-func Plan(req *pb.RangeRequest, tail []*mergedlog.Event) *pb.RangeRequest {
+// Plan returns the native request for the base of one of the given number of members. The range is taken as it is; the
+// caller clips it to user keys and sets Revision and Serializable. Sorting, filters and KeysOnly stay behind, because to
+// the member they mean native revisions and stored values.
+func Plan(req *pb.RangeRequest, tail []*mergedlog.Event, members int) *pb.RangeRequest {
 	native := &pb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: req.CountOnly}
 	if w := window(req); w > 0 && !req.CountOnly {
-		native.Limit = saturatingAdd(w, removed(tail))
+		native.Limit = saturatingAdd(share(w, members), removed(tail))
 	}
 	return native
 }
 
-// Merge answers req from the parts of all members concerned: Kvs, More and Count as etcd would fill them on the
+// share is how many of the first w keys one of several members is asked for at first: its mean and a quarter, and a few
+// more. A member that holds more of them than that, by chance or because the sharding keeps neighbours together, is
+// asked twice.
+func share(w int64, members int) int64 {
+	const few = 8
+	if members < 2 {
+		return w
+	}
+	mean := w / int64(members)
+	return min(w, mean+mean/4+few)
+}
+
+// Rest returns native requests for the base keys that are still to be read before Merge, in the order of the parts, nil
+// for those that need none; or nil if none does. What comes back is appended to the part's Kvs; its Count is none of the
+// whole range. After that nothing is missing.
+//
+// The error is ErrOverlap, or nil.
+func Rest(req *pb.RangeRequest, parts []Part) ([]*pb.RangeRequest, error) {
+	w := window(req)
+	if w == 0 || req.CountOnly || len(parts) < 2 || !slices.ContainsFunc(parts, func(p Part) bool { return p.More }) {
+		return nil, nil
+	}
+	first, _, err := collect(parts, w)
+	if err != nil {
+		return nil, err
+	}
+	var rest []*pb.RangeRequest
+	for i, p := range parts {
+		if !p.More {
+			continue
+		}
+		last := p.Kvs[len(p.Kvs)-1].Key
+		k, found := slices.BinarySearchFunc(first, last, func(kv *mvccpb.KeyValue, key []byte) int { return bytes.Compare(kv.Key, key) })
+		if found {
+			k++
+		}
+		if int64(k) >= w {
+			continue
+		}
+		if rest == nil {
+			rest = make([]*pb.RangeRequest, len(parts))
+		}
+		rest[i] = &pb.RangeRequest{Key: append(slices.Clip(last), 0), RangeEnd: req.RangeEnd, Limit: saturatingAdd(w-int64(k), removed(p.Tail))}
+	}
+	return rest, nil
+}
+
+// Merge answers req from the parts of all members concerned, after Rest: Kvs, More and Count as etcd would fill them on the
 // merged keyspace. The header is the caller's. Pairs that etcd leaves in any order, because what they are sorted
 // by is equal, come in key order.
 //

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -38,19 +39,30 @@ func TestMergeAnswersAsEtcd(t *testing.T) {
 
 // readParts reads each member's base and tail.
 func readParts(t *rapid.T, h *history, req *pb.RangeRequest, r int64, own []*mergedlog.Event) []Part {
-	parts := make([]Part, len(h.members))
+	parts, los := make([]Part, len(h.members)), make([]int64, len(h.members))
 	for m := range parts {
 		lo := h.lo(m, r)
 		if rapid.Bool().Draw(t, "index thinned") {
 			lo = int64(uniform(int(lo)+1).Draw(t, "lo"))
 		}
 		tail := Overlay(h.tail(m, lo, r, req.Key, req.RangeEnd), own, m, req.Key, req.RangeEnd)
-		native := Plan(req, tail)
+		native := Plan(req, tail, len(h.members))
 		require.True(t, proto.Equal(native, &pb.RangeRequest{
 			Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: req.CountOnly, Limit: native.Limit,
 		}), "the base depends on the native view: %v", native)
+		if len(h.members) > 1 && native.Limit > 1 && rapid.Bool().Draw(t, "smaller share") {
+			native.Limit = 1 + int64(uniform(int(min(native.Limit, 12))).Draw(t, "share"))
+		}
 		base := etcdRange(native, h.native(m, lo))
-		parts[m] = Part{Kvs: base.Kvs, Count: base.Count, Tail: tail}
+		parts[m] = Part{Kvs: base.Kvs, Count: base.Count, More: base.More, Tail: tail}
+		los[m] = lo
+	}
+	rest, err := Rest(req, parts)
+	require.NoError(t, err)
+	for m, native := range rest {
+		if native != nil {
+			parts[m].Kvs = append(parts[m].Kvs, etcdRange(native, h.native(m, los[m])).Kvs...)
+		}
 	}
 	return parts
 }
@@ -174,9 +186,70 @@ func TestPlanLimit(t *testing.T) {
 		{"count only", filter(func(r *pb.RangeRequest) { r.CountOnly = true }), gone, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			require.Equal(t, tc.want, Plan(tc.req, tc.tail).Limit)
+			require.Equal(t, tc.want, Plan(tc.req, tc.tail, 1).Limit)
 		})
 	}
+}
+
+// TestShares: of many keys every member is asked for its share, and again if it holds more of them.
+func TestShares(t *testing.T) {
+	const limit, members = 500, 3
+	req := &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), Limit: limit}
+	for name, tc := range map[string]struct {
+		owner func(i int) int
+		asked []int64 // of Rest, by member
+	}{
+		"spread":          {owner: func(i int) int { return i % members }},
+		"clumped":         {owner: func(i int) int { return i / 1000 }, asked: []int64{501 - 216, 501 - 2*216, 0}},
+		"none on the two": {owner: func(int) int { return 2 }, asked: []int64{0, 0, 501 - 216}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			states := make([]map[string]*mvccpb.KeyValue, members)
+			merged := map[string]*mvccpb.KeyValue{}
+			for i := range members {
+				states[i] = map[string]*mvccpb.KeyValue{}
+			}
+			for i := range members * 1000 {
+				kv := put(fmt.Sprintf("k%05d", i), 2, 2, 1, nil).Kv
+				states[tc.owner(i)][string(kv.Key)], merged[string(kv.Key)] = kv, kv
+			}
+			parts := make([]Part, members)
+			for i := range parts {
+				native := Plan(req, nil, members)
+				require.EqualValues(t, 167+41+8, native.Limit)
+				base := etcdRange(native, states[i])
+				parts[i] = Part{Kvs: base.Kvs, Count: base.Count, More: base.More}
+			}
+			rest, err := Rest(req, parts)
+			require.NoError(t, err)
+			var asked []int64
+			for i, native := range rest {
+				asked = append(asked, native.GetLimit())
+				if native != nil {
+					parts[i].Kvs = append(parts[i].Kvs, etcdRange(native, states[i]).Kvs...)
+				}
+			}
+			require.Equal(t, tc.asked, asked)
+			got, err := Merge(req, parts)
+			require.NoError(t, err)
+			requireSame(t, etcdRange(req, merged), got, req)
+		})
+	}
+}
+
+// TestRestCountsWhatTheTailRemoves: of what lies behind the cut, the tail removes two keys, and one key in front of it decides.
+func TestRestCountsWhatTheTailRemoves(t *testing.T) {
+	a, c, d, z := put("a", 2, 2, 1, nil), put("c", 3, 3, 1, nil), put("d", 4, 4, 1, nil), put("z", 5, 5, 1, nil)
+	parts := []Part{
+		{Kvs: []*mvccpb.KeyValue{a.Kv}, Count: 6, More: true, Tail: []*mergedlog.Event{del("c", 6, c.Kv), del("d", 7, d.Kv)}},
+		{Kvs: []*mvccpb.KeyValue{z.Kv}, Count: 1},
+	}
+	req := &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte{0}, Limit: 2}
+	rest, err := Rest(req, parts)
+	require.NoError(t, err)
+	require.Len(t, rest, 2)
+	require.True(t, proto.Equal(&pb.RangeRequest{Key: []byte("a\x00"), RangeEnd: []byte{0}, Limit: 3 - 1 + 2}, rest[0]), "%v", rest[0])
+	require.Nil(t, rest[1])
 }
 
 // TestCutBeforeSort is etcd's own way with a limit and a sort target but no order: the first keys, sorted.

@@ -202,7 +202,7 @@ func (p *part) frame(h record.Holder, stamp, epoch int64, of, index int) []*pb.R
 // fence, and when it is here, the locks are not.
 func (p *part) apply(h record.Holder, stamp, epoch int64, of, index int) *pb.TxnRequest {
 	ops := append(p.ops, p.frame(h, stamp, epoch, of, index)...)
-	return &pb.TxnRequest{Compare: p.share.held(h), Success: grouped(ops, p.share.width)}
+	return &pb.TxnRequest{Compare: p.share.held(h), Success: grouped(ops, p.share.maxOps)}
 }
 
 // decide is the primary's part with the decision, which makes the others' sure.
@@ -221,7 +221,7 @@ func (p *part) decide(h record.Holder, stamp, epoch int64, others []record.Decid
 		Failure: []*pb.RequestOp{markOp(0, stamp, record.SlotAhead)},
 	})
 	return &pb.TxnRequest{
-		Compare: cs, Success: grouped(ops, p.share.width),
+		Compare: cs, Success: grouped(ops, p.share.maxOps),
 		Failure: []*pb.RequestOp{ifEpoch(epoch, []*pb.RequestOp{why, raiseClock(epoch, stamp)})},
 	}
 }

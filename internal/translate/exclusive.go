@@ -27,8 +27,11 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 	unlocked.RangeEnd = slots.End
 	cs = append(cs, unlocked)
 	if len(p.Compared) > 0 {
-		// Deletes leave their trace in slot clocks, range deletes in the fence.
-		cs = append(cs, modBelow(slots, readRev+1), modBelow(Range{Key: []byte(record.KeyFence)}, readRev+1))
+		// Deletes leave their trace in slot clocks, range deletes in the fence, or in the lock that they gave up.
+		cs = append(cs, modBelow(slots, readRev+1))
+		for _, k := range []string{record.KeyFence, record.KeyLock} {
+			cs = append(cs, modBelow(Range{Key: []byte(k)}, readRev+1))
+		}
 		for _, r := range p.Compared {
 			cs = append(cs, modBelow(r, readRev+1))
 		}

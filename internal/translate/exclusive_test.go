@@ -76,7 +76,7 @@ func (w *world) rangesPinned(a *attempt) bool {
 			}
 		}
 	}
-	return w.slotRev <= a.view.rev && w.fenceRev <= a.view.rev
+	return w.slotRev <= a.view.rev && w.fenceRev <= a.view.rev && w.lockRev <= a.view.rev
 }
 
 // settleRanges is the part of land that only range compares and range deletes have.

@@ -9,8 +9,9 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-func leased(key string, lease int64) *pb.TxnRequest {
-	req := put(key, "")
+// leased puts "a" with a lease.
+func leased(lease int64) *pb.TxnRequest {
+	req := put("a", "")
 	req.Success[0].GetRequestPut().Lease = lease
 	return req
 }
@@ -28,8 +29,8 @@ func TestNothingIsAttachedToALeaseThatChanged(t *testing.T) {
 			m := newMember(t)
 			v := m.look()
 			change(m, string(record.LeaseKey(7)))
-			require.False(t, m.land(leased("a", 7), v, 10).Landed)
-			require.True(t, m.land(leased("a", 8), v, 20).Landed)
+			require.False(t, m.land(leased(7), v, 10).Landed)
+			require.True(t, m.land(leased(8), v, 20).Landed)
 			require.True(t, m.land(put("a", ""), m.look(), 30).Landed)
 			require.Empty(t, m.attached(7))
 		})
@@ -53,24 +54,24 @@ func TestEntries(t *testing.T) {
 		return out.MemberRev
 	}
 	none, a := []string{}, []string{"a"}
-	rev := step(leased("a", 7), a, none)
-	step(leased("a", 7), a, none)
+	rev := step(leased(7), a, none)
+	step(leased(7), a, none)
 	step(keep, a, none)
 	require.Equal(t, rev, m.get(string(record.AttachedKey(7, []byte("a"))), "").Kvs[0].ModRevision, "the entry was written again")
-	step(leased("a", 8), none, a)
+	step(leased(8), none, a)
 	step(put("a", ""), none, none)
-	step(leased("a", 8), none, a)
+	step(leased(8), none, a)
 	step(remove("a", ""), none, none)
-	step(both(leased("a", 8), remove("a", "")), none, none)
+	step(both(leased(8), remove("a", "")), none, none)
 }
 
 // TestEntriesOfUnknownStates: who puts over other writers' puts knows the key's lease from before them.
 func TestEntriesOfUnknownStates(t *testing.T) {
 	m := newMember(t)
-	require.True(t, m.land(leased("a", 7), m.look(), 10).Landed)
+	require.True(t, m.land(leased(7), m.look(), 10).Landed)
 	v := m.look().over([]byte("a"))
-	require.True(t, m.land(leased("a", 8), m.look(), 20).Landed)
-	require.True(t, m.land(leased("a", 7), v, 30).Landed)
+	require.True(t, m.land(leased(8), m.look(), 20).Landed)
+	require.True(t, m.land(leased(7), v, 30).Landed)
 	require.Equal(t, []string{"a"}, m.attached(7))
 	require.Equal(t, []string{"a"}, m.attached(8), "stays behind; the header says that it is outdated")
 	require.Equal(t, int64(7), m.users()["a"].Lease)

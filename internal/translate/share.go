@@ -21,16 +21,17 @@ type Share struct {
 	Deleted  []Range
 	Leases   []int64 // that some branch attaches keys to
 	named    bool    // the keys of deleted ranges have to be known, not only how many they are
-	width    int
+	maxOps   int
 }
 
-// Shares splits the plan by member, in the order of the members. The first share is the primary's. Requests keep within
-// members' max-txn-ops, as all that are made for shares do.
+// Shares splits the plan by member, in the order of the members. The first share is the primary's. All requests that are
+// made for shares keep within members' max-txn-ops: with 20 there is room for 128 operations, with 128 for all that fits into
+// a request.
 func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
 	shares := make([]Share, len(p.Members))
 	of := make(map[int]*Share, len(p.Members))
 	for i, m := range p.Members {
-		shares[i] = Share{Member: m, Leases: p.Leases, named: len(p.Deleted) > 1, width: Width(maxTxnOps)}
+		shares[i] = Share{Member: m, Leases: p.Leases, named: len(p.Deleted) > 1, maxOps: maxTxnOps}
 		of[m] = &shares[i]
 	}
 	for _, k := range p.Keys {
@@ -52,7 +53,7 @@ func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
 		s := &shares[i]
 		slices.Sort(s.Slots)
 		s.Slots = slices.Compact(s.Slots)
-		if len(s.Compared)+len(s.Deleted) > 0 || len(s.Slots)+memberGuards > s.width {
+		if len(s.Compared)+len(s.Deleted) > 0 || len(s.Slots)+memberGuards > Width(maxTxnOps) {
 			s.Whole, s.Slots = true, nil
 		}
 	}
@@ -62,14 +63,42 @@ func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
 // memberGuards are the compares of a request beside those of slots: epoch, fence, lock.
 const memberGuards = 3
 
-// Width bounds the lists of requests for shares: nested twice, they stay within max-txn-ops.
+// Width bounds the compares of requests for shares: it leaves room for operations that are nested.
 func Width(maxTxnOps int) int { return max(maxTxnOps/3, 2) }
 
-// grouped keeps a list of operations within width by nesting.
-func grouped(ops []*pb.RequestOp, width int) []*pb.RequestOp {
-	for len(ops) > width {
+// innermost is what an operation of a share may be by itself: a transaction with two compares.
+const innermost = 2
+
+// groupSize is how many of n operations come into one list, so that nesting them keeps within max-txn-ops. Etcd takes the
+// longest list of every level from it: of the outer level that may be the compares, and a refusal that compares once more
+// (see decide) needs as many behind it.
+func groupSize(n, maxTxnOps int) int {
+	compares := Width(maxTxnOps)
+	for levels := 1; ; levels++ {
+		size := 2
+		for power(size, levels) < n {
+			size++
+		}
+		if size == 2 || max(size, compares)+max(size*(levels-1)+innermost, compares) <= maxTxnOps {
+			return size
+		}
+	}
+}
+
+func power(n, exponent int) int {
+	p := 1
+	for range exponent {
+		p *= n
+	}
+	return p
+}
+
+// grouped keeps a list of operations within max-txn-ops by nesting.
+func grouped(ops []*pb.RequestOp, maxTxnOps int) []*pb.RequestOp {
+	size := groupSize(len(ops), maxTxnOps)
+	for len(ops) > size {
 		var outer []*pb.RequestOp
-		for group := range slices.Chunk(ops, width) {
+		for group := range slices.Chunk(ops, size) {
 			outer = append(outer, txnOp(&pb.TxnRequest{Success: group}))
 		}
 		ops = outer
@@ -78,15 +107,16 @@ func grouped(ops []*pb.RequestOp, width int) []*pb.RequestOp {
 }
 
 // ungrouped returns the responses to n operations that were grouped.
-func ungrouped(rs []*pb.ResponseOp, n, width int) []*pb.ResponseOp {
-	if n <= width {
-		return rs
+func ungrouped(rs []*pb.ResponseOp, n, maxTxnOps int) []*pb.ResponseOp {
+	size := groupSize(n, maxTxnOps)
+	for lists := (n + size - 1) / size; lists > 1; lists = (lists + size - 1) / size {
+		var inner []*pb.ResponseOp
+		for _, r := range rs {
+			inner = append(inner, r.GetResponseTxn().GetResponses()...)
+		}
+		rs = inner
 	}
-	var out []*pb.ResponseOp
-	for _, r := range ungrouped(rs, (n+width-1)/width, width) {
-		out = append(out, r.GetResponseTxn().GetResponses()...)
-	}
-	return out
+	return rs
 }
 
 // held holds while the transaction has what it locked.
@@ -122,7 +152,7 @@ func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 	for _, id := range s.Leases {
 		then = append(then, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}
-	return &pb.TxnRequest{Compare: cs, Success: grouped(then, s.width), Failure: whyNot()}
+	return &pb.TxnRequest{Compare: cs, Success: grouped(then, s.maxOps), Failure: whyNot()}
 }
 
 // Claim builds the request that locks the member for h though slots of it are locked: nobody locks more of them, and once
@@ -130,7 +160,7 @@ func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 func (s *Share) Claim(epoch int64, h record.Holder) *pb.TxnRequest {
 	return &pb.TxnRequest{
 		Compare: append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil)),
-		Success: grouped(s.claims(h), s.width),
+		Success: grouped(s.claims(h), s.maxOps),
 		Failure: whyNot(),
 	}
 }
@@ -147,7 +177,7 @@ func (s *Share) claims(h record.Holder) []*pb.RequestOp {
 func (s *Share) Read(epoch int64, h record.Holder) *pb.TxnRequest {
 	return &pb.TxnRequest{
 		Compare: append(append(inEpoch(epoch), slotsFree()), s.held(h)...),
-		Success: grouped(s.reads(), s.width), Failure: whyNot(),
+		Success: grouped(s.reads(), s.maxOps), Failure: whyNot(),
 	}
 }
 
@@ -233,7 +263,7 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Lock
 		return l, l.decodeRefusal(epoch, resp)
 	}
 	n := puts + len(s.Keys) + len(s.Compared) + len(s.Deleted) + len(s.Leases) + rest
-	rs := ungrouped(resp.Responses, n, s.width)
+	rs := ungrouped(resp.Responses, n, s.maxOps)
 	if len(rs) != n {
 		return nil, errShape
 	}
@@ -304,7 +334,7 @@ func (s *Share) Unlock(h record.Holder, l *Locked) *pb.TxnRequest {
 	for i, slot := range s.Slots {
 		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: l.clocks[i]}))
 	}
-	return &pb.TxnRequest{Compare: s.held(h), Success: grouped(ops, s.width)}
+	return &pb.TxnRequest{Compare: s.held(h), Success: grouped(ops, s.maxOps)}
 }
 
 // letGo lets leases die that were held for the transaction.

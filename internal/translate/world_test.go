@@ -26,6 +26,7 @@ type world struct {
 	slotClocks                [slots]int64
 	native                    map[string]history
 	slotRev, fenceRev         int64 // native revisions at which a slot clock and the fence were last set
+	lockRev                   int64 // and the lock
 
 	used    map[int64]bool // stamps
 	base    int64          // below all stamps of the epoch
@@ -114,7 +115,7 @@ func (w *world) toggleLock() {
 		return
 	}
 	w.lock = 1 - w.lock
-	w.put(record.KeyLock, map[int64][]byte{1: []byte("some id")}[w.lock])
+	w.lockRev = w.put(record.KeyLock, map[int64][]byte{1: []byte("some id")}[w.lock])
 }
 
 func (w *world) toggleSlot() {

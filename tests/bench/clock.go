@@ -9,8 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/internal/clock"
-	"github.com/metaetcd/metaetcd/tests/bench/internal/load"
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/load"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 // clockAim is how many stamps per second one process should get.

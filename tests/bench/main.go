@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 // options are the command line's.
@@ -61,6 +61,7 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&o.procs, "procs", false, "every etcd in a process of its own")
 	fs.StringVar(&o.layout.Dir, "dir", "", "where members and the plain etcd keep their data (default: the system's temporary directory)")
 	fs.StringVar(&o.layout.CoordinatorDir, "coordinator-dir", "/dev/shm", "where the coordinator keeps its data")
+	fs.UintVar(&o.layout.MaxTxnOps, "max-txn-ops", 0, "the etcds' --max-txn-ops; 0: etcd's default")
 	o.profiles.flags(fs)
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func bench(ctx context.Context, args []string) (err error) {
 	defer func() { err = errors.Join(err, stop()) }()
 
 	out := &table{w: os.Stdout}
-	for _, run := range []func(context.Context, *options, *table) error{runComparisons, runAllocations, runClock} {
+	for _, run := range []func(context.Context, *options, *table) error{runComparisons, runAllocations, runClock, runLeases} {
 		if err := run(ctx, o, out); err != nil {
 			return err
 		}

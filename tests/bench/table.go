@@ -12,7 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/load"
+	"github.com/metaetcd/metaetcd/tests/internal/load"
 )
 
 // table prints the comparison line by line.

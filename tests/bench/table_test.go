@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/load"
+	"github.com/metaetcd/metaetcd/tests/internal/load"
 )
 
 func result(ops int, latency time.Duration) *load.Result {

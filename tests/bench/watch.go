@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/load"
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/load"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 // A moment of a put from which its event's way is counted.

@@ -14,6 +14,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
 
 func grant(t *testing.T, l clientv3.Lease, ttl int64) clientv3.LeaseID {
@@ -24,12 +26,11 @@ func grant(t *testing.T, l clientv3.Lease, ttl int64) clientv3.LeaseID {
 	return resp.ID
 }
 
-// putLeased attaches a key and returns the revision.
-func putLeased(t *testing.T, kv clientv3.KV, key string, id clientv3.LeaseID) int64 {
+// putLeased attaches a key.
+func putLeased(t *testing.T, kv clientv3.KV, key string, id clientv3.LeaseID) {
 	t.Helper()
-	resp, err := kv.Put(within(t, patience), key, "v", clientv3.WithLease(id))
+	_, err := kv.Put(within(t, patience), key, "v", clientv3.WithLease(id))
 	require.NoError(t, err)
-	return resp.Header.Revision
 }
 
 // attached lists a lease's keys.
@@ -167,4 +168,148 @@ func TestExpiry(t *testing.T) {
 func leaseService(t *testing.T, cli *metaetcd.Client) pb.LeaseClient {
 	t.Helper()
 	return pb.NewLeaseClient(serve(t, cli).ActiveConnection())
+}
+
+// records reads the names of the reserved records on the members that begin with one of the prefixes.
+func records(t *testing.T, cluster *metaetcdtest.Cluster, prefixes ...string) (names []string) {
+	t.Helper()
+	for _, m := range cluster.Members {
+		cli := m.DirectClient(t)
+		for _, p := range prefixes {
+			resp, err := cli.Get(within(t, patience), p, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+			require.NoError(t, err)
+			for _, kv := range resp.Kvs {
+				names = append(names, string(kv.Key))
+			}
+		}
+		require.NoError(t, cli.Close())
+	}
+	return names
+}
+
+const (
+	leaseRecords = "\x00lease/"
+	leaseEntries = "\x00attached/"
+)
+
+// TestLeasedKeysInRangeDeletes: entries of keys that range deletes removed do not stay.
+func TestLeasedKeysInRangeDeletes(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2, metaetcdtest.WithSharding(metaetcd.Sharding{Slots: slots, Segments: 1}))
+	cli := cluster.Client(t)
+	id := grant(t, cli, 60)
+	for i := range 5 {
+		putLeased(t, cli, fmt.Sprint("a/", i), id)
+	}
+	putLeased(t, cli, "b/", id)
+	_, err := cli.Delete(within(t, patience), "a/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Equal(t, []string{"b/"}, attached(t, cli, id))
+	require.Eventually(t, func() bool { return len(records(t, cluster, leaseEntries)) == 1 }, patience, tick)
+	_, err = cli.Revoke(within(t, patience), id)
+	require.NoError(t, err)
+	require.Empty(t, records(t, cluster, leaseEntries, leaseRecords))
+}
+
+// TestHeldLease: a lease that a prepared transaction holds on some member does not die before it is let go.
+func TestHeldLease(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli := cluster.Client(t)
+	id := grant(t, cli, 60)
+	putLeased(t, cli, "k", id)
+	direct := cluster.Members[1].DirectClient(t)
+	held := string(record.HeldKey(int64(id), []byte("some transaction")))
+	_, err := direct.Put(within(t, patience), held, "")
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		_, err := cli.Revoke(t.Context(), id)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		require.FailNow(t, "the lease ended", "%v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	require.Equal(t, []string{"k=v"}, list(t, cli))
+	_, err = direct.Delete(within(t, patience), held)
+	require.NoError(t, err)
+	require.NoError(t, <-done)
+	require.Empty(t, list(t, cli))
+}
+
+// TestLeftoverRecords: records that a process left behind when it died in the middle of a grant, whose timer has run out since, go.
+func TestLeftoverRecords(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli := cluster.Client(t)
+	for i, rec := range []record.LeaseRecord{{Grant: 11, TTL: 60}, {Grant: 12, TTL: 60, Dead: true}} {
+		_, err := cluster.Members[i].DirectClient(t).Put(within(t, patience), string(record.LeaseKey(int64(7+i))), string(rec.Encode()))
+		require.NoError(t, err)
+	}
+	_, err := cli.Put(within(t, patience), "k", "v", clientv3.WithLease(8))
+	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+	srv := leaseService(t, cli)
+	_, err = srv.LeaseGrant(within(t, patience), &pb.LeaseGrantRequest{ID: 7, TTL: 60})
+	require.NoError(t, err, "what is left of an old lease is not in the way of a new one")
+	require.Equal(t, []string{string(record.LeaseKey(7)), string(record.LeaseKey(7))}, records(t, cluster, leaseRecords))
+
+	_, err = cluster.Members[1].DirectClient(t).Put(within(t, patience), string(record.LeaseKey(9)), string(record.LeaseRecord{Grant: 13, TTL: 60}.Encode()))
+	require.NoError(t, err)
+	cluster.Client(t) // a process that starts looks for them
+	require.Eventually(t, func() bool { return len(records(t, cluster, leaseRecords)) == 2 }, patience, tick)
+}
+
+// TestMinimalTTL: a TTL that is too short becomes what a plain etcd makes of it.
+func TestMinimalTTL(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 1)
+	plain := metaetcdtest.Plain(t, metaetcdtest.WithUnsafeNoFsync()).DirectClient(t)
+	for _, ttl := range []int64{-5, 0, 1, 2, 3} {
+		want, err := plain.Grant(within(t, patience), ttl)
+		require.NoError(t, err)
+		got, err := cluster.Client(t).Grant(within(t, patience), ttl)
+		require.NoError(t, err)
+		require.Equal(t, want.TTL, got.TTL, "%d", ttl)
+	}
+}
+
+// TestLeaseOfABranch: only the branch that runs needs its leases.
+func TestLeaseOfABranch(t *testing.T) {
+	t.Parallel()
+	cli := newCluster(t, 2).Client(t)
+	unknown := clientv3.OpPut("k", "v", clientv3.WithLease(4711))
+	ctx := within(t, patience)
+	txn := func(version int64) (*clientv3.TxnResponse, error) {
+		return cli.Txn(ctx).If(clientv3.Compare(clientv3.Version("k"), "=", version)).Then(unknown).Else(clientv3.OpPut("k", "other")).Commit()
+	}
+	_, err := txn(0)
+	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+	resp, err := txn(5)
+	require.NoError(t, err)
+	require.False(t, resp.Succeeded)
+	require.Equal(t, []string{"k=other"}, list(t, cli))
+	_, err = txn(1)
+	require.Equal(t, rpctypes.ErrLeaseNotFound, err)
+}
+
+// TestReadBehindACompaction: another process compacts right up to revisions of a member that hold no stamp, and that this one
+// has not seen yet. What may be read can be read.
+func TestReadBehindACompaction(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	a, b := cluster.Client(t), cluster.Client(t)
+	srv := leaseService(t, a)
+	for i := range 40 {
+		rev := put(t, a, "k", fmt.Sprint(i))
+		for range 3 {
+			_, err := srv.LeaseGrant(within(t, patience), &pb.LeaseGrantRequest{TTL: 60})
+			require.NoError(t, err)
+		}
+		_, err := a.Compact(within(t, patience), rev)
+		require.NoError(t, err)
+		_, err = b.Get(within(t, patience), "", clientv3.WithPrefix(), clientv3.WithRev(rev))
+		require.NoError(t, err)
+	}
 }

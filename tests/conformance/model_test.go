@@ -68,7 +68,7 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 		"put": put, "put again": put, "put more": put,
 		"get": get, "get again": get, "get more": get,
 		"txn": txn, "txn again": txn, "txn more": txn,
-		"lease": lease, "lease again": lease, "lease more": lease,
+		"lease": lease, "lease again": lease,
 		"delete":     request(func(g *generator) any { return g.del(g.among()) }),
 		"get stream": request(func(g *generator) any { return g.stream() }),
 		"broken or crowd": func(t *rapid.T) {

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd"
@@ -190,7 +192,7 @@ func (b *leaseBench) killReaper(witness *metaetcd.Client, step int) (survived bo
 	select {
 	case <-died:
 		cancel()
-		<-done
+		b.t.Log("killed:", <-done)
 	case err := <-done:
 		survived = true
 		require.NoError(b.t, err)
@@ -218,6 +220,81 @@ func (b *leaseBench) killReaper(witness *metaetcd.Client, step int) (survived bo
 	require.NoError(b.t, err)
 	b.expect(witness, prefix, prefix+"detached", prefix+"later", prefix+"rewritten")
 	return survived
+}
+
+// TestSlowReaper: a reaper is held up before and after each of its requests. Meanwhile another one brings the lease to its end, the id is
+// granted again, and keys are put again, attached to it, to another lease or to none. Whatever the slow one does then, these stay.
+func TestSlowReaper(t *testing.T) {
+	b := newLeaseBench(t)
+	witness, _ := b.open()
+	for _, step := range stepsOfReaping(3) {
+		t.Run(fmt.Sprint(step), func(t *testing.T) {
+			t.Parallel()
+			(&leaseBench{t, b.cluster}).slowReaper(witness, step)
+		})
+	}
+}
+
+func (b *leaseBench) slowReaper(witness *metaetcd.Client, step int) {
+	b.t.Helper()
+	reaper, w := b.open()
+	id, other := b.grant(reaper, 3600), b.grant(reaper, 3600)
+	prefix := fmt.Sprintf("%d.%x/", step, id)
+	names := []string{prefix + "again", prefix + "attached", prefix + "rewritten"}
+	for _, k := range names {
+		b.put(reaper, k, "", clientv3.WithLease(id))
+	}
+	paused := make(chan struct{})
+	w.pause = func() {
+		defer close(paused)
+		b.put(witness, prefix+"rewritten", "")
+		b.put(witness, prefix+"attached", "", clientv3.WithLease(other))
+		if _, err := witness.Revoke(b.ctx(), id); err != nil {
+			require.ErrorContains(b.t, err, "lease not found")
+		}
+		b.regrant(witness, id)
+		b.put(witness, prefix+"again", "new", clientv3.WithLease(id))
+	}
+	w.countdown.Store(int32(step))
+	// It is the new grant that a slow revocation may end, if it had not found the old one yet.
+	_, err := reaper.Revoke(b.ctx(), id)
+	if w.countdown.Swap(0) > 0 { // it had done before
+		return
+	}
+	<-paused // it may have been a request behind the revocation's back
+	left, lerr := witness.TimeToLive(b.ctx(), id)
+	require.NoError(b.t, lerr)
+	if left.TTL < 0 {
+		require.NoError(b.t, err)
+		names = names[1:]
+	}
+	b.expect(witness, prefix, names...)
+	time.Sleep(100 * time.Millisecond) // for what comes late
+	b.expect(witness, prefix, names...)
+	for _, l := range []clientv3.LeaseID{id, other} {
+		if _, err := witness.Revoke(b.ctx(), l); err != nil {
+			require.ErrorContains(b.t, err, "lease not found")
+		}
+	}
+	b.expect(witness, prefix, prefix+"rewritten")
+}
+
+// regrant grants a lease with a chosen id.
+func (b *leaseBench) regrant(cli *metaetcd.Client, id clientv3.LeaseID) {
+	b.t.Helper()
+	var srv capture
+	cli.Register(&srv)
+	_, err := srv.LeaseGrant(b.ctx(), &pb.LeaseGrantRequest{ID: int64(id), TTL: 3600})
+	require.NoError(b.t, err)
+}
+
+// capture keeps the lease service that is registered on it.
+type capture struct{ pb.LeaseServer }
+
+func (c *capture) RegisterService(_ *grpc.ServiceDesc, impl any) {
+	if s, ok := impl.(pb.LeaseServer); ok {
+		c.LeaseServer = s
+	}
 }
 
 // requireDeletes: a watch from a revision sees so many keys whose names begin with "gone" deleted, each once, in order, with the

@@ -36,8 +36,9 @@ type wire struct {
 	doom atomic.Pointer[doom] // what becomes of the process's transactions across members; may be nil
 
 	// countdown, once set, goes down by one before each request is sent, and by one before its answer arrives. At 0 the
-	// process dies.
+	// process dies, or, with a pause, that request waits for it.
 	countdown atomic.Int32
+	pause     func()
 
 	lose atomic.Int32 // how many of 1,000 answers get lost
 	lost atomic.Int64
@@ -77,6 +78,10 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 // ticks counts down, and kills the process when its time has come.
 func (w *wire) ticks() bool {
 	if w.countdown.Load() == 0 || w.countdown.Add(-1) != 0 {
+		return false
+	}
+	if w.pause != nil {
+		w.pause()
 		return false
 	}
 	w.dead.Store(true)

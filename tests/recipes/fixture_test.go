@@ -71,9 +71,9 @@ func ctx(t *testing.T) context.Context {
 	return c
 }
 
-func session(t *testing.T, p *process, opts ...concurrency.SessionOption) *concurrency.Session {
+func session(t *testing.T, p *process) *concurrency.Session {
 	t.Helper()
-	s, err := concurrency.NewSession(p.Client, append([]concurrency.SessionOption{concurrency.WithTTL(ttl)}, opts...)...)
+	s, err := concurrency.NewSession(p.Client, concurrency.WithTTL(ttl))
 	require.NoError(t, err)
 	t.Cleanup(s.Orphan)
 	return s

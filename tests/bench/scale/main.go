@@ -9,7 +9,7 @@
 // It needs Linux, root and cgroup v1's blkio controller, and says so where they are missing.
 //
 //	make bench-scale
-//	make bench-scale SCALE='-members 4 -iops 200 -bps 0 -writers 4096'
+//	make bench-scale SCALE='-members 4 -iops 200 -bps 0 -writers 8192'
 package main
 
 import (
@@ -24,7 +24,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 // aim is the share of N times plain's throughput that N members should reach.
@@ -58,9 +58,10 @@ func parse(args []string) (*options, error) {
 	o := &options{layout: rig.Layout{Start: rig.Process}}
 	fs := flag.NewFlagSet("scale", flag.ContinueOnError)
 	members := fs.String("members", "1,2,4", "sizes of the meta clusters")
-	fs.IntVar(&o.writers, "writers", 2048, "concurrent writers")
+	fs.IntVar(&o.writers, "writers", 4096, "concurrent writers")
 	fs.Int64Var(&o.limits.bytes, "bps", 1<<20, "bytes per second that each etcd may write; 0: any")
 	fs.Int64Var(&o.limits.operations, "iops", 0, "write operations per second of each etcd; 0: any")
+	fs.UintVar(&o.layout.MaxTxnOps, "max-txn-ops", 1024, "the etcds' --max-txn-ops, which bounds how many writes travel together; 0: etcd's default")
 	fs.DurationVar(&o.warmup, "warmup", 5*time.Second, "writing before it counts")
 	fs.DurationVar(&o.duration, "duration", 15*time.Second, "writing that counts")
 	fs.StringVar(&o.layout.Dir, "dir", os.TempDir(), "where members and the plain etcd keep their data: a disk")

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/metaetcd/metaetcd/tests/bench/internal/load"
-	"github.com/metaetcd/metaetcd/tests/bench/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/load"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
 const (

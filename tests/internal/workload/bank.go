@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// ErrTotal: what transactions keep together was seen apart.
+// ErrTotal says that what transactions keep together was seen apart.
 var ErrTotal = errors.New("money appeared or disappeared")
 
 // Bank is accounts among which money moves, though it neither comes nor goes: whoever sees all of them at one revision sees the

@@ -20,8 +20,9 @@ const (
 
 // ServerConfig describes a single-node etcd.
 type ServerConfig struct {
-	Name string
-	Dir  string // the server's own data directory
+	Name      string
+	Dir       string // the server's own data directory
+	MaxTxnOps uint   `json:",omitempty"` // --max-txn-ops; 0: etcd's default
 	// Cgroup is the directory of a control group that the server joins before it touches the disk. Only for servers that are
 	// processes of their own; empty: none.
 	Cgroup string `json:",omitempty"`
@@ -30,6 +31,7 @@ type ServerConfig struct {
 // Server is a running single-node etcd with the settings of an etcd out of the box: every write is synced to disk.
 type Server struct {
 	Endpoint string // host:port for clients
+	PID      int    // of its process; 0: this one
 	stop     func() error
 }
 
@@ -53,6 +55,9 @@ func Embed(cfg ServerConfig) (*Server, error) {
 	ec.InitialClusterToken = cfg.Dir // makes the cluster ids differ
 	ec.QuotaBackendBytes = quotaBytes
 	ec.EnableGRPCGateway = false
+	if cfg.MaxTxnOps > 0 {
+		ec.MaxTxnOps = cfg.MaxTxnOps
+	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 
 	etcd, err := embed.StartEtcd(ec)

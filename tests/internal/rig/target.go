@@ -18,12 +18,16 @@ type Address struct{ Name, Endpoint string }
 type Target struct {
 	Members     []Address
 	Coordinator string // its endpoint; empty: the only member is a plain etcd
+	MaxTxnOps   uint   // of the members; 0: etcd's default
 }
 
 // Side is an opened target.
 type Side struct {
 	clientv3.KV
 	clientv3.Watcher
+	clientv3.Lease
+	Meta  *metaetcd.Client // nil: a plain etcd
+	Peers []string         // names of the members that the compared meta cluster has; of a plain etcd, too
 	close []func() error
 }
 
@@ -40,10 +44,10 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s.KV, s.Watcher = cli.KV, cli.Watcher
+		s.KV, s.Watcher, s.Lease = cli.KV, cli.Watcher, cli.Lease
 		return s, nil
 	}
-	var cfg metaetcd.Config
+	cfg := metaetcd.Config{MemberTxnOps: int(t.MaxTxnOps)}
 	if cfg.Coordinator, err = s.dial(ctx, t.Coordinator); err != nil {
 		return nil, err
 	}
@@ -59,7 +63,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		return nil, err
 	}
 	s.close = append(s.close, meta.Close)
-	s.KV, s.Watcher = meta, meta
+	s.KV, s.Watcher, s.Lease, s.Meta = meta, meta, meta, meta
 	return s, nil
 }
 

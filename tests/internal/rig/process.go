@@ -142,5 +142,5 @@ func Process(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start etcd %s: %w", cfg.Name, err)
 	}
-	return &Server{Endpoint: child.Answer, stop: child.Stop}, nil
+	return &Server{Endpoint: child.Answer, PID: child.cmd.Process.Pid, stop: child.Stop}, nil
 }

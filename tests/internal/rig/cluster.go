@@ -14,6 +14,7 @@ type Layout struct {
 	Dir            string                              // of members and plain etcds; empty: the system's temporary directory
 	CoordinatorDir string                              // a tmpfs: the coordinator's writes are not meant to cost anything
 	Cgroup         func(name string) (string, error)   // control groups for members and plain etcds; nil: none
+	MaxTxnOps      uint                                // --max-txn-ops of members and plain etcds; 0: etcd's default
 }
 
 // Cluster is the running servers of a target.
@@ -28,15 +29,20 @@ func (l Layout) Plain() (*Cluster, error) { return l.run("", "plain") }
 
 // Meta starts a coordinator and the given number of members.
 func (l Layout) Meta(members int) (*Cluster, error) {
+	return l.run("coordinator", MemberNames(members)...)
+}
+
+// MemberNames are the names of so many members.
+func MemberNames(members int) []string {
 	names := make([]string, members)
 	for i := range names {
 		names[i] = fmt.Sprintf("member-%d", i)
 	}
-	return l.run("coordinator", names...)
+	return names
 }
 
 func (l Layout) run(coordinator string, names ...string) (_ *Cluster, err error) {
-	c := &Cluster{}
+	c := &Cluster{Target: Target{MaxTxnOps: l.MaxTxnOps}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop())
@@ -48,7 +54,7 @@ func (l Layout) run(coordinator string, names ...string) (_ *Cluster, err error)
 		}
 	}
 	for _, name := range names {
-		cfg := ServerConfig{Name: name}
+		cfg := ServerConfig{Name: name, MaxTxnOps: l.MaxTxnOps}
 		if l.Cgroup != nil {
 			if cfg.Cgroup, err = l.Cgroup(name); err != nil {
 				return nil, err
@@ -78,6 +84,9 @@ func (c *Cluster) start(start func(ServerConfig) (*Server, error), parent string
 	c.servers = append(c.servers, s)
 	return s.Endpoint, nil
 }
+
+// Lessor is the server that keeps the timers of leases: the coordinator, or the plain etcd.
+func (c *Cluster) Lessor() *Server { return c.servers[0] }
 
 // Stop ends the servers and removes their data.
 func (c *Cluster) Stop() error {

@@ -1,0 +1,354 @@
+package mergedlog
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"pgregory.net/rapid"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+const infinite = int64(math.MaxInt64) // the clock of a locked slot
+
+// crossing is a transaction across members of the world: what it has locked, and once it is decided, what is to land.
+type crossing struct {
+	holder record.Holder
+	shares []*worldShare
+	stamp  int64 // 0: not decided
+	epoch  int64
+	ops    int // how many the parts have named
+}
+
+type worldShare struct {
+	m      *worldMember
+	whole  bool
+	slots  []int // first keys, that is 0 or 2
+	clocks []int64
+	landed bool
+}
+
+// cross goes one step ahead with some transaction across members.
+func (w *world) cross() {
+	if len(w.crossings) == 0 || w.draw(4) == 0 {
+		w.lock()
+		return
+	}
+	i := w.draw(len(w.crossings))
+	x := w.crossings[i]
+	switch {
+	case x.stamp > 0:
+		w.landPart(x, x.shares[w.draw(len(x.shares))])
+	case w.draw(5) == 0:
+		for _, s := range x.shares {
+			if s.whole || w.draw(2) == 0 {
+				w.unlock(s)
+			} else {
+				w.abort(s)
+			}
+		}
+		w.crossings = slices.Delete(w.crossings, i, i+1)
+	default:
+		w.decide(x)
+	}
+}
+
+// lock begins a transaction on what is free.
+func (w *world) lock() {
+	x := &crossing{holder: record.Holder{ID: record.NewTxnID()}}
+	for _, m := range w.members {
+		s := &worldShare{m: m, whole: w.draw(3) == 0}
+		for _, i := range []int{0, 2} {
+			if !s.whole && w.draw(2) == 0 {
+				s.slots = append(s.slots, i)
+			}
+		}
+		free := m.holder == nil && !slices.ContainsFunc(s.slots, func(i int) bool { return m.slots[w.slotAt(m, i)] == infinite })
+		free = free && (!s.whole || !m.slotLocked())
+		if !free || !s.whole && len(s.slots) == 0 {
+			continue
+		}
+		if len(x.shares) == 0 {
+			x.holder.Primary = m.id
+		}
+		t := m.begin()
+		if s.whole {
+			t.lockMember(&x.holder)
+		}
+		for _, i := range s.slots {
+			slot := w.slotAt(m, i)
+			s.clocks = append(s.clocks, m.slots[slot])
+			t.lockSlot(slot, infinite, x.holder.Value())
+			t.rev.locks[slot] = x.holder
+		}
+		t.commit(w)
+		x.shares = append(x.shares, s)
+	}
+	if len(x.shares) > 0 {
+		w.crossings = append(w.crossings, x)
+	}
+}
+
+func (w *world) slotAt(m *worldMember, i int) int { return worldSlot([]byte(w.key(m.id, i))) }
+
+func (m *worldMember) slotLocked() bool {
+	for _, clock := range m.slots {
+		if clock == infinite {
+			return true
+		}
+	}
+	return false
+}
+
+// unlock gives back what was found, as the writer does.
+func (w *world) unlock(s *worldShare) {
+	t := s.m.begin()
+	if s.whole {
+		t.lockMember(nil)
+	}
+	for j, i := range s.slots {
+		slot := w.slotAt(s.m, i)
+		if s.clocks[j] > 0 {
+			t.rev.marks = append(t.rev.marks, worldMark{stamp: s.clocks[j], landed: true})
+		}
+		t.lockSlot(slot, s.clocks[j], record.Number(s.clocks[j]))
+		delete(t.rev.locks, slot)
+	}
+	t.commit(w)
+}
+
+// abort takes slots from a transaction whose writer has gone, at a new stamp.
+func (w *world) abort(s *worldShare) {
+	if w.claimed >= 0 {
+		w.unlock(s)
+		return
+	}
+	w.clock++
+	t := s.m.begin()
+	for _, i := range s.slots {
+		slot := w.slotAt(s.m, i)
+		t.slot(slot, w.clock)
+		delete(t.rev.locks, slot)
+	}
+	t.commit(w)
+}
+
+// decide takes a stamp and lands the primary's part, unless the coordinator is away.
+func (w *world) decide(x *crossing) {
+	if w.claimed >= 0 {
+		return
+	}
+	w.clock++
+	f := flight{w.epoch, w.clock}
+	primary := x.shares[0]
+	if w.onSend != nil {
+		w.onSend(primary.m.id, f)
+	}
+	if w.draw(4) == 0 { // a fence is faster
+		w.raise(primary.m, w.epoch, f.stamp)
+		t := primary.m.begin()
+		t.mark(f.stamp, record.Fenced)
+		t.commit(w)
+		return
+	}
+	x.stamp, x.epoch = f.stamp, f.epoch
+	w.landPart(x, primary)
+}
+
+// landPart lands a part that has not landed, whatever the epoch and the fence are.
+func (w *world) landPart(x *crossing, s *worldShare) {
+	if s.landed {
+		return
+	}
+	s.landed = true
+	t := s.m.begin()
+	t.parted = &record.Part{Stamp: x.stamp, Of: len(x.shares), Index: slices.Index(x.shares, s)}
+	firsts := s.slots
+	if s.whole {
+		firsts = []int{0, 2}
+	}
+	w.partOps(x, t, firsts)
+	if s.whole {
+		t.lockMember(nil)
+		if s.m.state.Epoch == x.epoch && s.m.state.Fence < x.stamp {
+			t.fence(x.epoch, x.stamp)
+		}
+	}
+	for _, i := range s.slots {
+		slot := w.slotAt(s.m, i)
+		t.slot(slot, x.stamp)
+		delete(t.rev.locks, slot)
+	}
+	t.seen(x.stamp, true, record.Parted)
+	t.record(record.MarkKey(0), t.parted.Value())
+	t.commit(w)
+	if !slices.ContainsFunc(x.shares, func(s *worldShare) bool { return !s.landed }) {
+		w.crossings = slices.DeleteFunc(w.crossings, func(o *crossing) bool { return o == x })
+	}
+}
+
+// partOps writes on the keys of some slots. An operation belongs to one part, or is a range delete that all parts have.
+func (w *world) partOps(x *crossing, t *worldTxn, firsts []int) {
+	all := 1000 // the last operation of every transaction: it deletes what is left to delete
+	for _, i := range firsts {
+		a, b := w.key(t.m.id, i), w.key(t.m.id, i+1)
+		switch w.draw(5) {
+		case 0:
+			w.partOp(x, t, func() { t.put(w, a, x.stamp) })
+			w.partOp(x, t, func() { t.del(b, x.stamp) })
+		case 1:
+			w.partOp(x, t, func() { t.put(w, b, x.stamp) })
+			w.partOp(x, t, func() { t.put(w, a, x.stamp) })
+		case 2:
+			w.partOp(x, t, func() { t.put(w, a, x.stamp) })
+			w.partOp(x, t, func() { t.undo(a, x.stamp) })
+		}
+	}
+	if w.draw(2) > 0 {
+		return
+	}
+	n := 0
+	for i := range keysPerMember {
+		key := w.key(t.m.id, i)
+		if slices.Contains(firsts, i&^1) && !t.touched(key) && t.m.keys[key] != nil {
+			t.del(key, x.stamp)
+			n++
+		}
+	}
+	t.run(all, n)
+}
+
+func (w *world) partOp(x *crossing, t *worldTxn, do func()) {
+	x.ops += 1 + w.draw(3) // others' operations are in between
+	before := len(t.rev.events)
+	do()
+	t.run(x.ops, len(t.rev.events)-before)
+}
+
+func (t *worldTxn) run(op, events int) {
+	if events == 0 {
+		return
+	}
+	t.parted.Runs = append(t.parted.Runs, record.Run{Op: op, Events: events})
+}
+
+func (t *worldTxn) touched(key string) bool {
+	return slices.ContainsFunc(t.rev.events, func(e *mvccpb.Event) bool { return string(e.Kv.Key) == key })
+}
+
+// undo deletes what the transaction has put. The native previous value is that before the transaction.
+func (t *worldTxn) undo(key string, stamp int64) {
+	kv := &mvccpb.KeyValue{Key: []byte(key), ModRevision: t.m.state.Rev + 1}
+	t.rev.evs = append(t.rev.evs, worldEvent{stamp: stamp, del: true, kv: &mvccpb.KeyValue{Key: kv.Key, ModRevision: stamp}})
+	t.rev.events = append(t.rev.events, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: kv, PrevKv: t.m.keys[key]})
+}
+
+func (t *worldTxn) lockSlot(slot int, clock int64, value []byte) {
+	t.m.slots[slot] = clock
+	t.record(record.SlotKey(slot), value)
+}
+
+func (t *worldTxn) lockMember(h *record.Holder) {
+	t.m.holder = h
+	if h == nil {
+		t.record([]byte(record.KeyLock), nil)
+		delete(t.rev.locks, Whole)
+		return
+	}
+	t.record([]byte(record.KeyLock), h.Value())
+	t.rev.locks[Whole] = *h
+}
+
+// orders gives the events of a part the places of their operations.
+func (t *worldTxn) orders() {
+	evs := t.rev.evs
+	for _, r := range t.parted.Runs {
+		for i := range evs[:r.Events] {
+			evs[i].order, evs[i].parted = r.Op, true
+		}
+		evs = evs[r.Events:]
+	}
+}
+
+// finishDecided lands what is missing of the transactions that were decided up to c, as a starting process does.
+func (w *world) finishDecided(c int64) {
+	for _, x := range slices.Clone(w.crossings) {
+		if x.stamp > 0 && x.stamp <= c {
+			for _, s := range x.shares {
+				w.landPart(x, s)
+			}
+		}
+	}
+}
+
+// heldAt are a member's locks at a native revision.
+func (m *worldMember) heldAt(rev int64) map[int]record.Holder {
+	if rev == 0 {
+		return nil
+	}
+	return m.history[rev-1].locks
+}
+
+func (m *worldMember) held() (out []Lock) {
+	for slot, h := range m.heldAt(m.state.Rev) {
+		out = append(out, Lock{Member: m.id, Slot: slot, Held: true, Holder: h})
+	}
+	return out
+}
+
+func lockStrings(ls []Lock) (out []string) {
+	for _, l := range ls {
+		out = append(out, fmt.Sprintf("%d/%d by %x of %d held=%v", l.Member, l.Slot, l.ID, l.Primary, l.Held))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// locksSeen are the locks where the streams stand.
+func (m *model) locksSeen() (out []Lock) {
+	for i, wm := range m.w.members {
+		for slot, h := range wm.heldAt(m.at[i].Rev) {
+			out = append(out, Lock{Member: i, Slot: slot, Held: true, Holder: h})
+		}
+	}
+	return out
+}
+
+// partial says that some parts of a stamp were delivered, but not all.
+func (m *model) partial(stamp int64) bool {
+	p := m.parts[stamp]
+	return p != nil && slices.Contains(p, false)
+}
+
+// notePart takes the mark of a part.
+func (m *model) notePart(p *record.Part) {
+	if p == nil {
+		return
+	}
+	if m.parts[p.Stamp] == nil {
+		m.parts[p.Stamp] = make([]bool, p.Of)
+	}
+	m.parts[p.Stamp][p.Index] = true
+}
+
+func cloneLocks(m *worldMember) map[int]record.Holder {
+	if ls := m.heldAt(m.state.Rev); ls != nil {
+		return maps.Clone(ls)
+	}
+	return map[int]record.Holder{}
+}
+
+// shuffle brings the events of a revision into random order. Those of a part stay in the order of its operations.
+func (t *worldTxn) shuffle(w *world) {
+	if w.draw(2) > 0 {
+		return
+	}
+	if t.parted == nil {
+		t.rev.events = rapid.Permutation(t.rev.events).Draw(w.t, "order")
+		return
+	}
+	slices.SortStableFunc(t.rev.events, func(a, b *mvccpb.Event) int { return int(b.Kv.Key[0]) - int(a.Kv.Key[0]) })
+}
