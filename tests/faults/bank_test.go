@@ -251,7 +251,7 @@ func (b *bench) dieAt(ctx context.Context, name string, steps []step, triples ch
 	case <-time.After(agony):
 	}
 	p.wire.dead.Store(true)
-	p.Lose() //nolint:contextcheck // it ends what has no context
+	p.Lose()
 	work.Wait()
 	go p.end()
 	return doom.died(), ctx.Err()

@@ -131,7 +131,7 @@ func (b *bench) start(ctx context.Context) (*process, error) {
 
 // grace is how long the process waits at present for a stamp that is missing.
 func (p *process) grace() time.Duration {
-	families, _ := p.metrics.Gather() //nolint:errcheck // what fails is not there
+	families, _ := p.metrics.Gather()
 	for _, f := range families {
 		if f.GetName() == "metaetcd_grace_seconds" {
 			return time.Duration(f.GetMetric()[0].GetGauge().GetValue() * float64(time.Second))
