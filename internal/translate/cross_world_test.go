@@ -259,7 +259,7 @@ func (x *crossed) cannotAbort() {
 	w, s, key := x.w, x.shares[0], string(record.TxnKey(x.holder.ID))
 	w.members[s.Member].put(key, record.Decision{Stamp: 9}.Value())
 	slots := s.Slots[:min(len(s.Slots), translate.Width(w.ops)-1)]
-	require.False(w.t, w.send(s.Member, translate.Abort(x.holder, s.Whole, slots, w.epoch, 9)).Succeeded)
+	require.False(w.t, w.send(s.Member, translate.Abort(x.holder, s.Whole, slots, nil, w.epoch, 9)).Succeeded)
 	_, err := w.members[s.Member].kv.DeleteRange(context.Background(), &pb.DeleteRangeRequest{Key: []byte(key)})
 	require.NoError(w.t, err)
 }
