@@ -231,7 +231,7 @@ func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, r
 // caller looks again whether it worked.
 func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
 	if st.whole {
-		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
+		_, err := m.txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MemberTxnOps))
 		return err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
@@ -239,7 +239,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	if err != nil {
 		return err
 	}
-	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
+	resp, err := m.txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, c.cfg.MemberTxnOps))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
