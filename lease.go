@@ -1,6 +1,7 @@
 package metaetcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -298,6 +299,7 @@ const (
 // deleted since is left alone. It returns the last revision that it took.
 func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
 	var last int64
+	keys = slices.SortedFunc(slices.Values(keys), func(a, b lease.Attached) int { return bytes.Compare(a.Key, b.Key) }) // as in etcd
 	for len(keys) > 0 {
 		req := &pb.TxnRequest{}
 		for size := 0; len(keys) > 0 && len(req.Success) < keysAtOnce && size < bytesAtOnce; keys = keys[1:] {

@@ -10,13 +10,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// leases are the ids that requests name: none, some that come and go, and one that never is. Each of the former is home to a
-// group of keys, and only these are attached to it, so that the end of the lease is one revision also where transactions cannot
-// span members.
-var (
-	leases = []int64{0, 0, 0, 9999, 7001, 7002, -7003}
-	homes  = map[int64]string{7001: "a/1", 7002: "b/1", -7003: "c/1"}
-)
+// leases are the ids that requests name: none, some that come and go, and one that never is.
+var leases = []int64{0, 0, 0, 9999, 7001, 7002, -7003}
 
 // keys are few, so that operations meet, and not more than twelve: of those, etcd's sort keeps equal ones in key order, of more it
 // keeps no promise. All but the last three have a first path segment. See crowd for more.
@@ -142,9 +137,6 @@ func (g *generator) put(among []string) *pb.PutRequest {
 	}
 	if req.IgnoreValue = g.oneIn(6, "ignore value"); !req.IgnoreValue || g.oneIn(8, "value too") {
 		req.Value = g.value()
-	}
-	if home, ok := homes[req.Lease]; ok && g.group(string(req.Key)) != g.group(home) {
-		req.Lease = 0
 	}
 	if req.IgnoreLease = g.oneIn(6, "ignore lease"); req.IgnoreLease && !g.oneIn(8, "lease too") {
 		req.Lease = 0

@@ -72,7 +72,7 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 		"delete":     request(func(g *generator) any { return g.del(g.among()) }),
 		"get stream": request(func(g *generator) any { return g.stream() }),
 		"broken or crowd": func(t *rapid.T) {
-			if rapid.IntRange(0, 4).Draw(t, "crowd") < 4 {
+			if rapid.IntRange(0, 9).Draw(t, "crowd") < 9 {
 				p.run(t, p.draw(t, (*generator).broken))
 				return
 			}

@@ -51,6 +51,8 @@ func newPair(t *testing.T, l layout) *pair {
 
 // reset empties both sides, compacts them, and starts the bijection of revisions anew.
 func (p *pair) reset(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
 	plain, err := restart(ctx, p.plain)
 	if err != nil {
 		return fmt.Errorf("reset plain: %w", err)

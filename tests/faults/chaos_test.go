@@ -118,14 +118,14 @@ func (c *chaos) loseAnswers() {
 	c.ends = append(c.ends, func() { p.wire.lose.Store(0) })
 }
 
-// kill kills a process in the middle of a write, or on its way to one. The first one lives: the others' records are compared with
+// kill kills a process in the middle of a write or of a transaction, or on its way to one. The first one lives: the others' records are compared with
 // its own.
 func (c *chaos) kill() {
 	i := 1 + rand.N(len(c.processes)-1)
 	p := c.processes[i]
 	c.processes = slices.Delete(c.processes, i, i+1)
 	p.wire.onDeath = func() {}
-	p.wire.armed.Store(rand.Int32N(3) + int32(beforeStamp))
+	p.wire.armed.Store(1 + rand.Int32N(int32(afterTidying)))
 	c.ends = append(c.ends, func() {
 		p.wire.dead.Store(true)
 		p.Lose()

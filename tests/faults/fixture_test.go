@@ -1,12 +1,14 @@
 package faults
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -47,7 +49,9 @@ type process struct {
 	meta *metaetcd.Client
 	wire *wire
 	logs *observer.ObservedLogs
-	end  func()
+	end  func() // closes it
+
+	metrics *prometheus.Registry
 }
 
 // newBench starts the servers and n processes, without load.
@@ -88,23 +92,52 @@ func (b *bench) findGroups(cli clientv3.KV) {
 
 func (b *bench) all() []string { return slices.Concat(b.groups...) }
 
-// load is what a process does in most tests: everything, everywhere.
+// load is what a process does in most tests: everything, everywhere. Pairs of keys lie on different members; they keep away from
+// each member's first group.
 func (b *bench) load() workload.Load {
-	return workload.Load{Groups: b.all(), Pace: pace, Hasty: 25, Lists: true}
+	pairs := map[string][2]string{}
+	for m := range b.groups {
+		one, other := b.groups[m][1], b.groups[(m+1)%members][1]
+		pairs[one] = [2]string{one + "left", other + "right"}
+	}
+	return workload.Load{Groups: b.all(), Pairs: pairs, Pace: pace, Hasty: 25, Lists: true}
 }
 
 // open starts a process.
 func (b *bench) open() *process {
 	b.t.Helper()
-	core, logs := observer.New(zap.InfoLevel)
-	p := &process{wire: &wire{steps: b.steps}, logs: logs}
-	b.t.Cleanup(p.wire.close)
-	meta, err := p.wire.open(b.t.Context(), serversOf(b.cluster), zap.New(core))
+	p, err := b.start(b.t.Context())
 	require.NoError(b.t, err)
-	p.meta = meta
-	p.end = sync.OnceFunc(func() { _ = meta.Close() })
-	b.t.Cleanup(p.end)
 	return p
+}
+
+// start is open for goroutines other than the test's.
+func (b *bench) start(ctx context.Context) (*process, error) {
+	core, logs := observer.New(zap.InfoLevel)
+	p := &process{wire: &wire{steps: b.steps}, logs: logs, metrics: prometheus.NewRegistry()}
+	meta, err := p.wire.open(ctx, serversOf(b.cluster), zap.New(core), p.metrics)
+	if err != nil {
+		p.wire.close()
+		return nil, err
+	}
+	p.meta = meta
+	p.end = sync.OnceFunc(func() {
+		_ = meta.Close()
+		p.wire.close()
+	})
+	b.t.Cleanup(p.end)
+	return p, nil
+}
+
+// grace is how long the process waits at present for a stamp that is missing.
+func (p *process) grace() time.Duration {
+	families, _ := p.metrics.Gather() //nolint:errcheck // what fails is not there
+	for _, f := range families {
+		if f.GetName() == "metaetcd_grace_seconds" {
+			return time.Duration(f.GetMetric()[0].GetGauge().GetValue() * float64(time.Second))
+		}
+	}
+	return 0
 }
 
 // join makes a process part of the run, without load.

@@ -36,7 +36,7 @@ func (b *leaseBench) open() (*metaetcd.Client, *wire) {
 	b.t.Helper()
 	w := &wire{onDeath: func() {}}
 	b.t.Cleanup(w.close)
-	cli, err := w.open(b.t.Context(), serversOf(b.cluster), nil)
+	cli, err := w.open(b.t.Context(), serversOf(b.cluster), nil, nil)
 	require.NoError(b.t, err)
 	b.t.Cleanup(func() { _ = cli.Close() })
 	return cli, w

@@ -50,7 +50,7 @@ func liveAndDie() {
 		panic(err)
 	}
 	w := &wire{onDeath: func() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) }}
-	cli, err := w.open(context.Background(), o.Servers, nil)
+	cli, err := w.open(context.Background(), o.Servers, nil, nil)
 	if err != nil {
 		panic(err)
 	}

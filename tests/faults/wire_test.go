@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -19,20 +19,6 @@ import (
 	"github.com/metaetcd/metaetcd"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
-
-// moment is when, in the course of a write, a process dies.
-type moment int32
-
-const (
-	never         moment = iota
-	beforeStamp          // the coordinator has handed out stamps, and the process has not heard of them
-	beforeLanding        // the stamps are known, and nothing was sent to the member
-	afterLanding         // the member has committed, and the process has not heard of it
-)
-
-func (m moment) String() string {
-	return [...]string{"never", "before its stamp arrives", "between stamp and landing", "between landing and answer"}[m]
-}
 
 // openTimeout bounds the opening of a process while others put the servers under load.
 const openTimeout = 30 * time.Second
@@ -46,6 +32,8 @@ type wire struct {
 	armed    atomic.Int32 // the moment to die at
 	survives atomic.Int32 // how many requests come to that moment before
 	dead     atomic.Bool
+
+	doom atomic.Pointer[doom] // what becomes of the process's transactions across members; may be nil
 
 	// countdown, once set, goes down by one before each request is sent, and by one before its answer arrives. At 0 the
 	// process dies, or, with a pause, that request waits for it.
@@ -64,15 +52,16 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 		return hang(ctx)
 	}
 	phase := phaseOf(req)
-	if phase == flight && w.diesAt(beforeLanding) {
+	if w.diesAt(momentsOf[phase].before) || w.doom.Load().sticks(req, nil) {
 		return hang(ctx)
 	}
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err
 	}
-	if w.dead.Load() || w.ticks() || phase == add && w.diesAt(beforeStamp) || phase == flight && w.diesAt(afterLanding) {
+	if w.dead.Load() || w.ticks() || w.diesAt(momentsOf[phase].after) || w.doom.Load().sticks(req, reply) {
 		return hang(ctx)
 	}
+	w.doom.Load().delay(ctx, req)
 	if phase == rebuild {
 		select {
 		case w.steps <- struct{}{}:
@@ -102,7 +91,7 @@ func (w *wire) ticks() bool {
 
 // diesAt kills the process if this is the moment. From then on nothing leaves it and nothing reaches it.
 func (w *wire) diesAt(m moment) bool {
-	if moment(w.armed.Load()) != m || w.survives.Add(-1) >= 0 || !w.armed.CompareAndSwap(int32(m), int32(never)) {
+	if m == never || moment(w.armed.Load()) != m || w.survives.Add(-1) >= 0 || !w.armed.CompareAndSwap(int32(m), int32(never)) {
 		return false
 	}
 	w.dead.Store(true)
@@ -114,37 +103,6 @@ func (w *wire) diesAt(m moment) bool {
 func hang(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
-}
-
-// phase is what a request is for.
-type phase int
-
-const (
-	other   phase = iota
-	add           // takes stamps
-	flight        // lands writes
-	rebuild       // creates a record of the clock
-)
-
-func phaseOf(req any) phase {
-	txn, ok := req.(*pb.TxnRequest)
-	if !ok || len(txn.Success) == 0 {
-		return other
-	}
-	for _, c := range txn.Compare {
-		if c.Target == pb.Compare_CREATE {
-			return rebuild
-		}
-	}
-	for _, op := range txn.Success {
-		if op.GetRequestTxn() != nil {
-			return flight
-		}
-	}
-	if txn.Success[0].GetRequestPut().GetIgnoreValue() {
-		return add
-	}
-	return other
 }
 
 // servers is where a meta cluster is found.
@@ -162,10 +120,10 @@ func serversOf(c *metaetcdtest.Cluster) servers {
 }
 
 // open opens a meta cluster as a process all of whose requests pass the wire.
-func (w *wire) open(ctx context.Context, s servers, lg *zap.Logger) (*metaetcd.Client, error) {
+func (w *wire) open(ctx context.Context, s servers, lg *zap.Logger, metrics prometheus.Registerer) (*metaetcd.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	cfg := metaetcd.Config{Sharding: sharding, Logger: lg}
+	cfg := metaetcd.Config{Sharding: sharding, Logger: lg, Metrics: metrics}
 	var err error
 	if cfg.Coordinator, err = w.dial(s.Coordinator); err != nil {
 		return nil, err

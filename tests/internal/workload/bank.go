@@ -45,11 +45,16 @@ func (c *Client) OpenBank(ctx context.Context, accounts []string, balance int64)
 // Transfer reads accounts at one revision and moves money from the first to each of the others, in one transaction, unless somebody
 // else touched one of them meanwhile.
 func (c *Client) Transfer(ctx context.Context, accounts ...string) (done bool, err error) {
+	return c.TransferIf(ctx, nil, accounts...)
+}
+
+// TransferIf is Transfer on further conditions.
+func (c *Client) TransferIf(ctx context.Context, conditions []clientv3.Cmp, accounts ...string) (done bool, err error) {
 	kvs, err := c.getAll(ctx, accounts)
 	if err != nil {
 		return false, err
 	}
-	var same []clientv3.Cmp
+	same := slices.Clone(conditions)
 	balances := make([]int64, len(kvs))
 	for i, kv := range kvs {
 		same = append(same, clientv3.Compare(clientv3.ModRevision(accounts[i]), "=", kv.GetModRevision()))

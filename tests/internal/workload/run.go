@@ -113,6 +113,9 @@ func (r *Run) present() []*Client {
 	return slices.Clone(r.clients)
 }
 
+// Base is the revision that the history begins after.
+func (r *Run) Base() int64 { return r.h.Base }
+
 // Told is the highest revision that anybody was told.
 func (r *Run) Told() int64 { return r.told.Load() }
 

@@ -105,7 +105,7 @@ func (c *Client) list(ctx context.Context) {
 
 // past is some revision of the run.
 func (c *Client) past() int64 {
-	base := c.run.h.Base
+	base := c.run.Base()
 	return base + rand.N(c.run.told.Load()-base+1)
 }
 

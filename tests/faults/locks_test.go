@@ -1,0 +1,201 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/metaetcdtest"
+	"github.com/metaetcd/metaetcd/tests/internal/workload"
+)
+
+const (
+	// shortest is how long locks are let alone at least.
+	shortest = 100 * time.Millisecond
+	// jitter keeps processes from finishing the same transaction at once.
+	jitter = 50 * time.Millisecond
+	// outlived is how much longer than the grace a lock may live whose writer has gone.
+	outlived = time.Second
+)
+
+// witness watches the locks on the members, around everything that is broken and without metaetcd.
+type witness struct {
+	t       *testing.T
+	bench   *bench
+	members []*metaetcdtest.Node
+	direct  []*clientv3.Client
+	stop    func()
+
+	mu     sync.Mutex
+	held   map[string]*hold // by member and record
+	done   []hold
+	grace  time.Duration // the longest that any process had at any time
+	excuse []workload.Span
+}
+
+// hold is the life of one lock.
+type hold struct {
+	where string
+	by    string // the record's value
+	workload.Span
+}
+
+// watchLocks begins to watch.
+func (b *bench) watchLocks() *witness {
+	b.t.Helper()
+	w := &witness{t: b.t, bench: b, members: b.cluster.Members, held: map[string]*hold{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	w.stop = func() { cancel(); wg.Wait() }
+	b.t.Cleanup(w.stop)
+	for _, m := range w.members {
+		cli := m.DirectClient(b.t)
+		w.direct = append(w.direct, cli)
+		now, err := cli.Get(ctx, record.KeyLock)
+		require.NoError(b.t, err)
+		_, end := record.SlotRange()
+		changes := cli.Watch(ctx, record.KeyLock, clientv3.WithRange(string(end)), clientv3.WithRev(now.Header.Revision+1))
+		wg.Go(func() { w.follow(m.Name(), changes) })
+	}
+	processes := slices.Clone(b.processes)
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			for _, p := range processes {
+				g := p.grace()
+				w.mu.Lock()
+				w.grace = max(w.grace, g)
+				w.mu.Unlock()
+			}
+			select {
+			case <-time.After(2 * pace):
+			case <-ctx.Done():
+			}
+		}
+	})
+	return w
+}
+
+// follow notes what a member's records say of locks.
+func (w *witness) follow(member string, changes clientv3.WatchChan) {
+	for resp := range changes {
+		now := time.Now()
+		w.mu.Lock()
+		for _, ev := range resp.Events {
+			if k := record.KindOf(ev.Kv.Key); k == record.Lock || k == record.Slot {
+				w.change(fmt.Sprintf("%s %q", member, ev.Kv.Key), string(ev.Kv.Value), now)
+			}
+		}
+		w.mu.Unlock()
+	}
+}
+
+func (w *witness) change(where, value string, now time.Time) {
+	h := w.held[where]
+	if h != nil && h.by != value {
+		h.End = now
+		w.done = append(w.done, *h)
+		delete(w.held, where)
+		h = nil
+	}
+	if h == nil && isLocked([]byte(value)) {
+		w.held[where] = &hold{where: where, by: value, Span: workload.Span{Begin: now}}
+	}
+}
+
+// excused says that a server was away, so that locks could not be given back.
+func (w *witness) excused(s workload.Span) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.excuse = append(w.excuse, s)
+}
+
+// age is how long a lock lived while nothing was away.
+func (w *witness) age(h hold) time.Duration {
+	age := h.Took()
+	for _, s := range w.excuse {
+		begin, end := s.Begin, s.End
+		if begin.Before(h.Begin) {
+			begin = h.Begin
+		}
+		if end.After(h.End) {
+			end = h.End
+		}
+		age -= max(end.Sub(begin), 0)
+	}
+	return age
+}
+
+// patience is how long others let a lock alone.
+func (w *witness) patience(h hold) time.Duration {
+	holder, held, err := record.ParseHolder([]byte(h.by))
+	require.NoError(w.t, err)
+	require.True(w.t, held)
+	return max(holder.Patience, w.grace) + jitter
+}
+
+// requireReleased requires that no lock has outlived the grace for long, and that nothing is left of any transaction: no lock, and,
+// after another process has come, no decision.
+func (w *witness) requireReleased() {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Lock) }, shortest+jitter+outlived+w.longest(), pace, "locks are left")
+	w.bench.open()
+	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Txn) }, outlived, pace, "decisions are left")
+	w.stop()
+	var ages []time.Duration
+	slow := 0
+	for _, h := range w.done {
+		age := w.age(h)
+		ages = append(ages, age)
+		if age >= shortest {
+			slow++
+		}
+		require.Less(w.t, age, w.patience(h)+outlived, "%s was held by %x for %s", h.where, h.by, h.Took())
+	}
+	require.NotEmpty(w.t, ages, "nobody took a lock: this test shows less than it should")
+	w.t.Logf("%d locks, held for %s (median), %s (99 %%), %s (worst); %d for longer than %s; the longest grace was %s", len(ages),
+		median(ages), quantile(ages, 0.99), slices.Max(ages), slow, shortest, w.grace)
+}
+
+// longest is the longest grace that any process had.
+func (w *witness) longest() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.grace
+}
+
+// nothingLeft reads the members' records themselves: locks, or decisions.
+func (w *witness) nothingLeft(kind record.Kind) bool {
+	w.mu.Lock()
+	watched := len(w.held)
+	w.mu.Unlock()
+	return watched == 0 && !slices.ContainsFunc(w.direct, func(m *clientv3.Client) bool { return w.has(m, kind) })
+}
+
+func (w *witness) has(member *clientv3.Client, kind record.Kind) bool {
+	slots, slotsEnd := record.SlotRange()
+	txns, txnsEnd := record.TxnRange()
+	resp, err := member.Txn(w.t.Context()).Then(
+		clientv3.OpGet(record.KeyLock),
+		clientv3.OpGet(string(slots), clientv3.WithRange(string(slotsEnd))),
+		clientv3.OpGet(string(txns), clientv3.WithRange(string(txnsEnd))),
+	).Commit()
+	if err != nil {
+		return true
+	}
+	for _, r := range resp.Responses {
+		for _, kv := range r.GetResponseRange().Kvs {
+			if isLocked(kv.Value) || kind == record.Txn && record.KindOf(kv.Key) == record.Txn {
+				return true
+			}
+		}
+	}
+	return false
+}
