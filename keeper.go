@@ -172,7 +172,7 @@ func (f *feed) giveUpOn(ctx context.Context, m *member, h record.Holder) error {
 // than whatever landed on them. If it has not taken all, the caller looks again.
 func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
-		resp, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
+		resp, err := m.txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MemberTxnOps))
 		return err == nil && resp.Succeeded, err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
@@ -180,7 +180,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	if err != nil {
 		return false, err
 	}
-	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
+	resp, err := m.txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, c.cfg.MemberTxnOps))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
