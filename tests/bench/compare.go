@@ -88,6 +88,17 @@ var groups = []group{
 	{tests: []test{{"create, 128 writers", by(128, create), rateAtLeast(1.5)}}},
 	{tests: []test{{"update, 128 writers", by(128, update), rateAtLeast(1.5)}}},
 	{load: loadKeys, tests: []test{
+		{"txn of 2 keys, 1 writer", by(1, putPairs(keyCount)), medianAtMost(0, 0)},
+		{"txn of 2 keys, 16 writers", by(16, putPairs(keyCount)), rateAtLeast(0)},
+		{"txn of 2 keys, 128 writers", by(128, putPairs(keyCount)), rateAtLeast(0)},
+		{"txn of 2 of 10 hot keys, 1 writer", by(1, putPairs(hotKeys)), medianAtMost(0, 0)},
+		{"txn of 2 of 10 hot keys, 16 writers", by(16, putPairs(hotKeys)), rateAtLeast(0)},
+		{"txn of 2 of 10 hot keys, 128 writers", by(128, putPairs(hotKeys)), rateAtLeast(0)},
+		{"swap of 2 keys, 1 writer", by(1, swapPairs), medianAtMost(0, 0)},
+		{"swap of 2 keys, 16 writers", by(16, swapPairs), rateAtLeast(0)},
+		{"swap of 2 keys, 128 writers", by(128, swapPairs), rateAtLeast(0)},
+	}},
+	{load: loadKeys, tests: []test{
 		{"get, 1 reader", by(1, get()), medianAtMost(0, 0)},
 		{"get, 128 readers", by(128, get()), rateAtLeast(0.8)},
 		{"serializable get, 1 reader", by(1, get(clientv3.WithSerializable())), rateAtLeast(0.95)},
@@ -175,6 +186,7 @@ func (o *options) open(ctx context.Context, s side, layout rig.Layout) (*rig.Clu
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open %s: %w", s, err), cluster.Stop())
 	}
+	side.Peers = rig.MemberNames(o.members)
 	return cluster, side, nil
 }
 

@@ -36,7 +36,7 @@ var stmLevels = []stmLevel{
 // accounts, count their transfers and create and delete twins.
 func TestSTM(t *testing.T) {
 	t.Parallel()
-	const processes, workers, transfers = 3, 3, 12
+	const processes, workers, transfers = 3, 2, 6
 	cluster := newCluster(t, 3)
 	var clients []*clientv3.Client
 	for range processes {

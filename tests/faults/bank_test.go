@@ -65,34 +65,30 @@ func TestDeathInATransferOfMembers(t *testing.T) {
 // TestTransfersWhileAMemberRestarts: one member after the other restarts while processes die in transfers.
 func TestTransfersWhileAMemberRestarts(t *testing.T) {
 	b := newBench(t, 2)
-	b.transfersBeside(func() {
-		for _, m := range b.cluster.Members {
-			m.Stop()
-			time.Sleep(rand.N(500 * time.Millisecond))
-			m.Start()
-			b.writesAgain()
-			time.Sleep(rand.N(500 * time.Millisecond))
-		}
+	b.transfersBeside(func(i int) {
+		m := b.cluster.Members[i]
+		m.Stop()
+		time.Sleep(rand.N(500 * time.Millisecond))
+		m.Start()
+		b.writesAgain()
 	})
 }
 
 // TestTransfersWhileTheCoordinatorIsLost: the coordinator comes back with nothing while processes die in transfers.
 func TestTransfersWhileTheCoordinatorIsLost(t *testing.T) {
 	b := newBench(t, 2)
-	b.transfersBeside(func() {
-		for range 3 {
-			b.cluster.Coordinator.Stop()
-			b.cluster.Coordinator.Wipe()
-			time.Sleep(rand.N(200 * time.Millisecond))
-			b.cluster.Coordinator.Start()
-			b.writesAgain()
-			time.Sleep(rand.N(500 * time.Millisecond))
-		}
+	b.transfersBeside(func(int) {
+		b.cluster.Coordinator.Stop()
+		b.cluster.Coordinator.Wipe()
+		time.Sleep(rand.N(200 * time.Millisecond))
+		b.cluster.Coordinator.Start()
+		b.writesAgain()
 	})
 }
 
-// transfersBeside moves money, with deaths in between, while something else is broken, which mends itself.
-func (b *bench) transfersBeside(trouble func()) {
+// transfersBeside moves money, with deaths in between, while something else is broken as often as there are members, and mended
+// each time.
+func (b *bench) transfersBeside(trouble func(i int)) {
 	b.t.Helper()
 	bank := b.openBank()
 	locks := b.watchLocks()
@@ -101,12 +97,9 @@ func (b *bench) transfersBeside(trouble func()) {
 	}
 	dying := make(chan []death, 1)
 	go func() { dying <- b.dieInTransfers(bank, rounds(2), false) }()
-	time.Sleep(rand.N(100 * time.Millisecond))
-	for range rounds(1) {
-		away := workload.Span{Begin: time.Now()}
-		trouble()
-		away.End = time.Now()
-		locks.excused(away)
+	for i := range rounds(1) * members {
+		time.Sleep(rand.N(500 * time.Millisecond))
+		locks.while(func() { trouble(i % members) })
 	}
 	deaths := <-dying
 	b.listPast()
@@ -232,8 +225,9 @@ func (d *deaths) add(process string, fates []fate) {
 // dieAt opens a process that makes a transfer for each step, and dies when all are stuck there, or those that came so far.
 func (b *bench) dieAt(ctx context.Context, name string, steps []step, triples chan []string, wholeMembers bool) ([]fate, error) {
 	p, err := b.start(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil { // a server is away
+		time.Sleep(10 * pace)
+		return nil, ctx.Err()
 	}
 	p.Client = b.run.Join(name, p.meta)
 	doom := newDoom(steps...)

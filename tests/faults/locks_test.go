@@ -110,8 +110,11 @@ func (w *witness) change(where, value string, now time.Time) {
 	}
 }
 
-// excused says that a server was away, so that locks could not be given back.
-func (w *witness) excused(s workload.Span) {
+// while runs what keeps locks from being given back: that time does not count.
+func (w *witness) while(away func()) {
+	s := workload.Span{Begin: time.Now()}
+	away()
+	s.End = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.excuse = append(w.excuse, s)

@@ -29,11 +29,16 @@ func (l Layout) Plain() (*Cluster, error) { return l.run("", "plain") }
 
 // Meta starts a coordinator and the given number of members.
 func (l Layout) Meta(members int) (*Cluster, error) {
+	return l.run("coordinator", MemberNames(members)...)
+}
+
+// MemberNames are the names of so many members.
+func MemberNames(members int) []string {
 	names := make([]string, members)
 	for i := range names {
 		names[i] = fmt.Sprintf("member-%d", i)
 	}
-	return l.run("coordinator", names...)
+	return names
 }
 
 func (l Layout) run(coordinator string, names ...string) (_ *Cluster, err error) {

@@ -27,6 +27,7 @@ type Side struct {
 	clientv3.Watcher
 	clientv3.Lease
 	Meta  *metaetcd.Client // nil: a plain etcd
+	Peers []string         // names of the members that the compared meta cluster has; of a plain etcd, too
 	close []func() error
 }
 
