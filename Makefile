@@ -28,6 +28,10 @@ endif
 		(cd $$m && go test $(RACE) -count=1 -p $(P) -timeout $(TIMEOUT) ./...); \
 	done
 
+.PHONY: sim
+sim: ## the simulator of the protocol (SIM='-n 20000 -x 30 -f xDecFirst' takes a rule away: it must be caught)
+	@cd sim && go run . $(or $(SIM),-n 2000 -x 30 -maxloss 2)
+
 .PHONY: lint
 lint: ## gofumpt, go vet, staticcheck and the linters of .golangci.yml, and tidy go.mod files
 	@set -e; for m in $(MODULES); do \

@@ -223,10 +223,10 @@ func (x *crossing) wait(ctx context.Context, f *feed, held *heldError) error {
 	} else {
 		err = f.log.WaitUnlocked(ctx, s.Member, held.rev, s.Slots...)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !f.over() {
 		return err
 	}
-	return errAgain
+	return errAgain // also when compaction has overtaken the log: there will be another one
 }
 
 // lockShare locks one share. It fails with a *heldError if somebody else has some of it.
@@ -237,7 +237,7 @@ func (x *crossing) lockShare(ctx context.Context, f *feed, i int) error {
 	s := &x.shares[i]
 	l, err := x.ask(s, s.Lock(x.epoch, x.holder), s.DecodeLock) //nolint:contextcheck // as above
 	if err == nil && l.Refused && s.Whole && !l.Held {
-		l, err = x.claim(ctx, f, s)
+		l, err = x.claim(ctx, f, i)
 	}
 	if err != nil {
 		return err
@@ -251,10 +251,15 @@ func (x *crossing) lockShare(ctx context.Context, f *feed, i int) error {
 
 // claim locks a whole member of which slots are locked, and waits for them. Only such transactions wait while they hold
 // something, and they lock in the order of the members, so nobody waits in a circle.
-func (x *crossing) claim(ctx context.Context, f *feed, s *translate.Share) (*translate.Locked, error) {
+func (x *crossing) claim(ctx context.Context, f *feed, i int) (*translate.Locked, error) {
+	s := &x.shares[i]
 	l, err := x.ask(s, s.Claim(x.epoch, x.holder), s.DecodeClaim) //nolint:contextcheck // as above
 	for err == nil && !l.Refused {
+		x.locked[i] = l
 		if err := f.log.WaitSlotsUnlocked(ctx, s.Member, l.MemberRev); err != nil {
+			if f.over() {
+				err = errAgain
+			}
 			return nil, err
 		}
 		read, err := x.ask(s, s.Read(x.epoch, x.holder), s.DecodeRead) //nolint:contextcheck // as above

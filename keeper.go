@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -71,7 +72,7 @@ func (k *lockKeeper) run() {
 
 // look finishes what is due. It reports whether there are locks.
 func (k *lockKeeper) look(now time.Time) bool {
-	if k.f.c.ctx.Err() != nil {
+	if k.f.c.ctx.Err() != nil { // its requests are not sent any more
 		return false
 	}
 	locks := k.f.log.Locks()
@@ -108,7 +109,7 @@ func (k *lockKeeper) finish(h record.Holder) {
 	}
 	k.busy[h.ID] = struct{}{}
 	k.f.wg.Go(func() {
-		if err := k.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
+		if err := k.f.resolve(k.f.ctx, h); err != nil && k.f.ctx.Err() == nil {
 			k.f.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
 		k.mu.Lock()
@@ -118,136 +119,76 @@ func (k *lockKeeper) finish(h record.Holder) {
 }
 
 // resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
-// primary go first: without them it cannot be decided any more. Where none are found there, and no decision after that,
-// there never will be one: the primary is locked before the others.
-func (k *lockKeeper) resolve(ctx context.Context, h record.Holder) error {
-	c := k.f.c
+// primary go first: without them it cannot be decided any more. Where none are found there, and no decision either, there
+// never will be one: the primary is locked before the others.
+func (f *feed) resolve(ctx context.Context, h record.Holder) error {
+	c := f.c
 	if h.Primary >= len(c.members) {
 		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.members))
 	}
 	primary := c.members[h.Primary]
-	for free := false; ; {
-		st, err := k.held(ctx, primary, h)
-		switch {
-		case err != nil:
+	for taken := false; !taken; {
+		st, err := f.readHeld(ctx, primary, h)
+		if err != nil {
 			return err
-		case st.decision != nil:
+		}
+		if st.decision != nil {
 			c.metrics.rollForwards.Inc()
 			return c.rollForward(ctx, h, *st.decision)
 		}
-		if st.free() && free {
-			break // the decision was looked for after the locks
+		if st.free() {
+			break
 		}
-		if free = st.free(); free {
-			continue
-		}
-		if err := c.takeLocks(ctx, primary, h, st); err != nil {
+		if taken, err = c.takeLocks(ctx, primary, h, st); err != nil {
 			return err
 		}
 		c.metrics.aborts.Inc()
 	}
+	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range c.members {
-		if m == primary {
-			continue
+		if m != primary {
+			g.Go(func() error { return f.giveUpOn(gctx, m, h) })
 		}
-		st, err := k.held(ctx, m, h)
-		for err == nil && !st.free() {
-			if err = c.takeLocks(ctx, m, h, st); err == nil {
-				st, err = k.held(ctx, m, h)
-			}
+	}
+	return g.Wait()
+}
+
+// giveUpOn takes the locks of a transaction that cannot be decided any more, as far as the member's stream shows them: what it
+// has not shown yet is seen later.
+func (f *feed) giveUpOn(ctx context.Context, m *member, h record.Holder) error {
+	for taken := false; !taken && !f.heldOn(m, h).free(); {
+		st, err := f.readHeld(ctx, m, h)
+		if err != nil || st.free() {
+			return err
 		}
-		if err != nil {
+		if taken, err = f.c.takeLocks(ctx, m, h, st); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// heldState is what a transaction has on a member.
-type heldState struct {
-	epoch    int64
-	decision *record.Decision
-	leases   []int64
-	// At that time or later:
-	whole bool
-	slots []int
-}
-
-func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
-
-// held finds out what a transaction has on a member at present.
-func (k *lockKeeper) held(ctx context.Context, m *member, h record.Holder) (heldState, error) {
-	st, rev, err := m.readHeld(ctx, h)
-	if err != nil {
-		return st, err
-	}
-	if err := k.f.log.WaitReached(ctx, m.index, rev); err != nil {
-		return st, err
-	}
-	for _, l := range k.f.log.Locks() {
-		switch {
-		case l.Member != m.index || l.ID != h.ID:
-		case l.Slot == mergedlog.Whole:
-			st.whole = true
-		default:
-			st.slots = append(st.slots, l.Slot)
-		}
-	}
-	return st, nil
-}
-
-// readHeld reads what a transaction has on the member beside its locks, and at which native revision.
-func (m *member) readHeld(ctx context.Context, h record.Holder) (st heldState, rev int64, err error) {
-	leases, leasesEnd := record.AllHeldRange()
-	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
-		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd, KeysOnly: true}),
-		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
-		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
-	}})
-	if err != nil {
-		return st, 0, err
-	}
-	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
-		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
-			st.leases = append(st.leases, record.LeaseOf(kv.Key))
-		}
-	}
-	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
-		d, err := record.ParseDecision(kv.Value)
-		if err != nil {
-			return st, 0, err
-		}
-		st.decision = &d
-	}
-	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
-		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
-			return st, 0, err
-		}
-	}
-	return st, resp.Header.Revision, nil
-}
-
-// takeLocks takes locks from an undecided transaction. Slots get a stamp that is younger than whatever landed on them; the
-// caller looks again whether it worked.
-func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) error {
+// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. Slots get a stamp that is younger
+// than whatever landed on them. If it has not taken all, the caller looks again.
+func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
-		_, err := m.txn(ctx, translate.Abort(h, true, nil, st.leases, st.epoch, 0))
-		return err
+		resp, err := m.txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MemberTxnOps))
+		return err == nil && resp.Succeeded, err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MemberTxnOps)-1)]
 	s, err := c.commit.Take(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	resp, err := m.txn(ctx, translate.Abort(h, false, slots, st.leases, s.Epoch, s.Rev))
+	resp, err := m.txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, c.cfg.MemberTxnOps))
 	switch {
 	case err == nil && resp.Succeeded:
 		c.commit.Landed(s)
-		return nil
+		return len(slots) == len(st.slots), nil
 	case err == nil: // somebody else was first, or the epoch has changed
 		c.commit.Surrender(s)
 		_, err = c.clock.Sync(ctx)
-		return err
+		return false, err
 	}
 	// Refused for certain, or it leaves no mark if it does not land: the gap is others' to close.
 	if commit.Definite(err) {
@@ -255,7 +196,7 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 	} else {
 		c.commit.Landed(s)
 	}
-	return err
+	return false, err
 }
 
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
@@ -309,6 +250,72 @@ func (m *member) readDecided(ctx context.Context) (map[record.TxnID]record.Decis
 		}
 	}
 	return out, nil
+}
+
+// heldState is what a transaction has on a member.
+type heldState struct {
+	epoch    int64
+	decision *record.Decision
+	whole    bool
+	slots    []int
+	leases   []int64
+}
+
+func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
+
+// readHeld finds out what a transaction has on the member: the locks from the member's stream, once that has come as far as
+// the member is now, and then the rest from the member itself. In this order, locks that are gone and a decision that is not
+// there mean that there will be none: were it the other way round, it could have been made in between.
+func (f *feed) readHeld(ctx context.Context, m *member, h record.Holder) (st heldState, err error) {
+	rev, err := m.present(ctx)
+	if err != nil {
+		return st, err
+	}
+	if err := f.log.WaitReached(ctx, m.index, rev); err != nil {
+		return st, err
+	}
+	st = f.heldOn(m, h)
+	leases, leasesEnd := record.AllHeldRange()
+	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+		rangeOp(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
+		rangeOp(&pb.RangeRequest{Key: record.TxnKey(h.ID)}),
+		rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}),
+	}})
+	if err != nil {
+		return st, err
+	}
+	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
+		if bytes.Equal(record.HeldBy(kv.Key), h.ID[:]) {
+			st.leases = append(st.leases, record.LeaseOf(kv.Key))
+		}
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+		d, err := record.ParseDecision(kv.Value)
+		if err != nil {
+			return st, err
+		}
+		st.decision = &d
+	}
+	for _, kv := range resp.Responses[2].GetResponseRange().GetKvs() {
+		if st.epoch, _, err = record.ParsePair(kv.Value); err != nil {
+			return st, err
+		}
+	}
+	return st, nil
+}
+
+// heldOn returns the locks of a transaction on the member, as the member's stream shows them.
+func (f *feed) heldOn(m *member, h record.Holder) (st heldState) {
+	for _, l := range f.log.Locks() {
+		switch {
+		case l.Member != m.index || l.ID != h.ID:
+		case l.Slot == mergedlog.Whole:
+			st.whole = true
+		default:
+			st.slots = append(st.slots, l.Slot)
+		}
+	}
+	return st
 }
 
 // heldIn finds the locks among records that were read: of slots, and of the member.

@@ -116,12 +116,12 @@ func (s *kvServer) stream(f *feed, r *pb.RangeRequest, at, header int64, send fu
 			}
 			return send(resp)
 		}
+		// In this process what was sent is the receiver's: look at it before.
+		r.Key = append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
+		r.Limit = min(nextChunk(r.Limit, proto.Size(resp)), total-count)
 		if err := send(&pb.RangeResponse{Kvs: resp.Kvs}); err != nil {
 			return err
 		}
-		next := resp.Kvs[len(resp.Kvs)-1].Key
-		r.Key = append(bytes.Clone(next), 0)
-		r.Limit = min(nextChunk(r.Limit, proto.Size(resp)), total-count)
 	}
 }
 

@@ -195,6 +195,7 @@ func TestCrossFitsTheBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newCrossWorld(t, 64)
 		req := &pb.TxnRequest{}
+		leased := w.flag("leased")
 		for i := range rapid.IntRange(1, 120).Draw(t, "keys") {
 			key := fmt.Sprint("k", i)
 			switch rapid.IntRange(0, 5).Draw(t, "kind") {
@@ -206,6 +207,13 @@ func TestCrossFitsTheBudget(t *testing.T) {
 				req.Success = append(req.Success, nested(put(key, "")), nested(remove(key, "")))
 			default:
 				req.Success = append(req.Success, put(key, "v").Success...)
+			}
+			if leased {
+				for _, op := range req.Success {
+					if p := op.GetRequestPut(); string(p.GetKey()) == key {
+						p.Lease = 1000 + int64(i)
+					}
+				}
 			}
 		}
 		if rapid.IntRange(0, 4).Draw(t, "range") == 0 {

@@ -45,11 +45,11 @@ func newCrossWorld(t *rapid.T, slots int) *crossWorld {
 		ops: rapid.SampledFrom([]int{20, 24, 40, 128}).Draw(t, "max-txn-ops"),
 	}
 	w.kv = w.plain.Client(nil)
-	w.plain.Grant(leases[2:]...)
+	w.plain.Grant(append(manyLeases(), leases[2:]...)...)
 	w.plain.Watch(func(_ int64, evs []*mvccpb.Event) { w.events = append(w.events, evs...) })
 	for i := range w.streams {
 		server := etcdfake.New(uint64(i) + 1)
-		server.Grant(leases[2:]...)
+		server.Grant(append(manyLeases(), leases[2:]...)...)
 		m := &member{t: t, kv: server.Client(nil), ring: r}
 		for s := range slots {
 			m.put(string(record.SlotKey(s)), record.Number(0))
@@ -65,6 +65,14 @@ func newCrossWorld(t *rapid.T, slots int) *crossWorld {
 	}
 	require.NoError(t, w.log.Start(1))
 	return w
+}
+
+// manyLeases are there beside those that random transactions use.
+func manyLeases() (ids []int64) {
+	for id := range int64(120) {
+		ids = append(ids, 1000+id)
+	}
+	return ids
 }
 
 func (w *crossWorld) flag(what string) bool   { return rapid.Bool().Draw(w.t, what) }
@@ -236,21 +244,23 @@ func (x *crossed) abort() {
 		if i == 0 {
 			x.cannotAbort()
 		}
-		most := translate.Width(w.ops) - 1
-		for slots := range slices.Chunk(append([]int{}, s.Slots...), most) {
+		hold := translate.Hold{Holder: x.holder, Whole: s.Whole, Leases: s.Leases}
+		for hold.Slots = range slices.Chunk(slices.Clone(s.Slots), translate.Width(w.ops)-1) {
 			stamp := w.skip()
-			require.False(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, nil, w.epoch+1, stamp)).Succeeded, "in another epoch")
-			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, nil, w.epoch, stamp)).Succeeded)
-			require.False(w.t, w.send(s.Member, translate.Abort(x.holder, false, slots, nil, w.epoch, stamp)).Succeeded, "twice")
+			require.False(w.t, w.send(s.Member, hold.Abort(w.epoch+1, stamp, w.ops)).Succeeded, "in another epoch")
+			require.True(w.t, w.send(s.Member, hold.Abort(w.epoch, stamp, w.ops)).Succeeded)
+			require.False(w.t, w.send(s.Member, hold.Abort(w.epoch, stamp, w.ops)).Succeeded, "twice")
 			_, clock := w.members[s.Member].pair(record.KeyClock)
 			require.GreaterOrEqual(w.t, clock, stamp)
-			for _, slot := range slots {
+			for _, slot := range hold.Slots {
 				require.Equal(w.t, record.Number(stamp), w.members[s.Member].get(string(record.SlotKey(slot)), "").Kvs[0].Value)
 			}
 		}
 		if s.Whole {
-			require.True(w.t, w.send(s.Member, translate.Abort(x.holder, true, nil, nil, w.epoch, 0)).Succeeded)
+			require.True(w.t, w.send(s.Member, hold.Abort(w.epoch, 0, w.ops)).Succeeded)
 		}
+		begin, end := record.AllHeldRange()
+		require.Empty(w.t, w.members[s.Member].get(string(begin), string(end)).Kvs, "leases are held")
 	}
 }
 
@@ -259,7 +269,7 @@ func (x *crossed) cannotAbort() {
 	w, s, key := x.w, x.shares[0], string(record.TxnKey(x.holder.ID))
 	w.members[s.Member].put(key, record.Decision{Stamp: 9}.Value())
 	slots := s.Slots[:min(len(s.Slots), translate.Width(w.ops)-1)]
-	require.False(w.t, w.send(s.Member, translate.Abort(x.holder, s.Whole, slots, w.epoch, 9)).Succeeded)
+	require.False(w.t, w.send(s.Member, translate.Hold{Holder: x.holder, Whole: s.Whole, Slots: slots, Leases: s.Leases}.Abort(w.epoch, 9, w.ops)).Succeeded)
 	_, err := w.members[s.Member].kv.DeleteRange(context.Background(), &pb.DeleteRangeRequest{Key: []byte(key)})
 	require.NoError(w.t, err)
 }

@@ -348,18 +348,26 @@ func letGo(h record.Holder, leases []int64) []*pb.RequestOp {
 
 func freeMember() *pb.RequestOp { return putOp(&pb.PutRequest{Key: []byte(record.KeyLock)}) }
 
-// Abort builds the request by which anybody takes locks from h, unless h has been decided: slots get the stamp as their
-// clock, and leases are let go. At most Width slots and leases at once.
-func Abort(h record.Holder, whole bool, slots []int, leases []int64, epoch, stamp int64) *pb.TxnRequest {
-	req := &pb.TxnRequest{Compare: append(append(heldBy(h, whole, slots), inEpoch(epoch)...), createIs(record.TxnKey(h.ID), 0))}
-	req.Success = letGo(h, leases)
-	if whole {
-		req.Success = append(req.Success, freeMember())
-		return req
+// Hold is what a transaction has on a member, as others find it.
+type Hold struct {
+	Holder record.Holder
+	Whole  bool
+	Slots  []int
+	Leases []int64 // that it keeps alive
+}
+
+// Abort builds the request by which anybody takes it away, unless the transaction has been decided: slots get the stamp as
+// their clock, and leases are let go. At most Width slots at once.
+func (hold Hold) Abort(epoch, stamp int64, maxTxnOps int) *pb.TxnRequest {
+	cs := append(heldBy(hold.Holder, hold.Whole, hold.Slots), inEpoch(epoch)...)
+	ops := letGo(hold.Holder, hold.Leases)
+	if hold.Whole {
+		ops = append(ops, freeMember())
+	} else {
+		for _, s := range hold.Slots {
+			ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
+		}
+		ops = append(ops, raiseClock(epoch, stamp))
 	}
-	for _, s := range slots {
-		req.Success = append(req.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
-	}
-	req.Success = append(req.Success, raiseClock(epoch, stamp))
-	return req
+	return &pb.TxnRequest{Compare: append(cs, createIs(record.TxnKey(hold.Holder.ID), 0)), Success: grouped(ops, maxTxnOps)}
 }

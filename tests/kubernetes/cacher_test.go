@@ -18,7 +18,7 @@ func cacherTest(name string, run func(ctx context.Context, t *testing.T, c *cach
 }
 
 func cacherTestWith(name string, setup cacherSetup, run func(ctx context.Context, t *testing.T, c *cached)) testCase {
-	return testCase{name, func(t *testing.T, s side) {
+	return testCase{name: name, run: func(t *testing.T, s side) {
 		ctx, c := newCached(t, s, setup)
 		run(ctx, t, c)
 	}}
@@ -50,36 +50,36 @@ func TestCacher(t *testing.T) {
 		cacherInterface("ValidateDeletionWithSuggestion", storagetesting.RunTestValidateDeletionWithSuggestion),
 		cacherInterface("ValidateDeletionWithOnlySuggestionValid", storagetesting.RunTestValidateDeletionWithOnlySuggestionValid),
 		cacherInterface("DeleteWithConflict", storagetesting.RunTestDeleteWithConflict),
-		{"DeleteWithConflictAndMissingExpectedTransformOrDecodeError", func(t *testing.T, s side) {
+		alone("DeleteWithConflictAndMissingExpectedTransformOrDecodeError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			transformer := &failingTransformer{Transformer: identity.NewEncryptCheckTransformer()}
 			ctx, c := newCached(t, s, cacherSetup{transformer: transformer})
 			storagetesting.RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError(ctx, t, c, transformer.fail.Store)
-		}},
-		{"DeleteWithConflictAndExpectedTransformError", func(t *testing.T, s side) {
+		}),
+		alone("DeleteWithConflictAndExpectedTransformError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			transformer := &failingTransformer{Transformer: identity.NewEncryptCheckTransformer()}
 			ctx, c := newCached(t, s, cacherSetup{transformer: transformer})
 			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, c, transformer.fail.Store)
-		}},
-		{"DeleteWithConflictAndExpectedDecodeError", func(t *testing.T, s side) {
+		}),
+		alone("DeleteWithConflictAndExpectedDecodeError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			etcd3.TestOnlySetFatalOnDecodeError(t, false)
 			codec := &failingCodec{Codec: protoPods}
 			ctx, c := newCached(t, s, cacherSetup{codec: codec})
 			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, c, codec.fail.Store)
-		}},
-		{"DeleteWithSuggestionAndMissingExpectedTransformOrDecodeError", func(t *testing.T, s side) {
+		}),
+		alone("DeleteWithSuggestionAndMissingExpectedTransformOrDecodeError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			ctx, c := newCached(t, s, cacherSetup{})
 			storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError(ctx, t, c)
-		}},
+		}),
 		cacherInterface("PreconditionalDeleteWithSuggestion", storagetesting.RunTestPreconditionalDeleteWithSuggestion),
 		cacherInterface("PreconditionalDeleteWithSuggestionPass", storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass),
 		cacherInterface("GuaranteedUpdateWithTTL", storagetesting.RunTestGuaranteedUpdateWithTTL),
 		cacherInterface("GuaranteedUpdateWithConflict", storagetesting.RunTestGuaranteedUpdateWithConflict),
 		cacherInterface("GuaranteedUpdateWithSuggestionAndConflict", storagetesting.RunTestGuaranteedUpdateWithSuggestionAndConflict),
-		{"Stats", func(t *testing.T, s side) {
+		alone("Stats", func(t *testing.T, s side) {
 			for _, sizes := range []bool{true, false} {
 				t.Run(fmt.Sprintf("SizeBasedListCostEstimate=%v", sizes), func(t *testing.T) {
 					setGate(t, features.SizeBasedListCostEstimate, sizes)
@@ -87,7 +87,7 @@ func TestCacher(t *testing.T) {
 					storagetesting.RunTestStats(ctx, t, c, protoPods, identity.NewEncryptCheckTransformer(), sizes)
 				})
 			}
-		}},
+		}),
 		cacherInterface("KeySchema", storagetesting.RunTestKeySchema),
 	})
 }
@@ -96,11 +96,11 @@ func TestCacher(t *testing.T) {
 func TestCacherLists(t *testing.T) {
 	cases := []testCase{
 		cacherInterface("ListPaging", storagetesting.RunTestListPaging),
-		{"CompactRevision", func(t *testing.T, s side) {
+		alone("CompactRevision", func(t *testing.T, s side) {
 			setGate(t, features.ListFromCacheSnapshot, true)
 			ctx, c := newCached(t, s, cacherSetup{})
 			storagetesting.RunTestCompactRevision(ctx, t, c, c.increaseRV(), c.compact)
-		}},
+		}),
 		cacherInterface("GetListRecursivePrefix", storagetesting.RunTestGetListRecursivePrefix),
 		cacherTest("ListContinuation", func(ctx context.Context, t *testing.T, c *cached) {
 			storagetesting.RunTestListContinuation(ctx, t, c, notCounted)
@@ -123,9 +123,9 @@ func TestCacherLists(t *testing.T) {
 
 // cacherLists are the tests of lists with and without snapshots in the cache.
 func cacherLists(snapshots bool) testCase {
-	return testCase{fmt.Sprintf("ListFromCacheSnapshot=%v", snapshots), func(t *testing.T, s side) {
+	return alone(fmt.Sprintf("ListFromCacheSnapshot=%v", snapshots), func(t *testing.T, s side) {
 		setGate(t, features.ListFromCacheSnapshot, snapshots)
-		for _, c := range []testCase{
+		runOn(t, s, []testCase{
 			cacherTest("List", func(ctx context.Context, t *testing.T, c *cached) {
 				storagetesting.RunTestList(ctx, t, c, c.compact, true, c.lists())
 			}),
@@ -135,16 +135,17 @@ func cacherLists(snapshots bool) testCase {
 			cacherTest("GetListNonRecursive", func(ctx context.Context, t *testing.T, c *cached) {
 				storagetesting.RunTestGetListNonRecursive(ctx, t, c.increaseRV(), c)
 			}),
-		} {
-			t.Run(c.name, func(t *testing.T) { c.run(t, s) })
-		}
-	}}
+		})
+	})
 }
 
 // TestCacherWatch is what cacher_test.go calls for watches.
 func TestCacherWatch(t *testing.T) {
 	awaitedTest := func(name string, run func(context.Context, *testing.T, storage.Interface)) testCase {
-		return cacherTest(name, func(ctx context.Context, t *testing.T, c *cached) { run(ctx, t, awaited{c}) })
+		return alone(name, func(t *testing.T, s side) {
+			ctx, c := newCached(t, s, cacherSetup{})
+			run(ctx, t, awaited{c})
+		})
 	}
 	runCases(t, []testCase{
 		cacherInterface("Watch", storagetesting.RunTestWatch),
@@ -167,7 +168,10 @@ func TestCacherWatch(t *testing.T) {
 		cacherTest("WatchDispatchBookmarkEvents", func(ctx context.Context, t *testing.T, c *cached) {
 			storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, c, true)
 		}),
-		cacherInterface("WatchBookmarksWithCorrectResourceVersion", storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion),
+		alone("WatchBookmarksWithCorrectResourceVersion", func(t *testing.T, s side) { // it gives itself three seconds
+			ctx, c := newCached(t, s, cacherSetup{})
+			storagetesting.RunTestOptionalWatchBookmarksWithCorrectResourceVersion(ctx, t, c)
+		}),
 		cacherInterface("SendInitialEventsBackwardCompatibility", storagetesting.RunSendInitialEventsBackwardCompatibility),
 		awaitedTest("WatchSemantics", storagetesting.RunWatchSemantics),
 		awaitedTest("WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended),

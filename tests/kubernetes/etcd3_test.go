@@ -15,7 +15,7 @@ import (
 
 // etcdTest is a test of etcd3's default store.
 func etcdTest(name string, run func(ctx context.Context, t *testing.T, st *etcdStore)) testCase {
-	return testCase{name, func(t *testing.T, s side) {
+	return testCase{name: name, run: func(t *testing.T, s side) {
 		ctx, st := newEtcdStore(t, s, etcdSetup{})
 		run(ctx, t, st)
 	}}
@@ -28,7 +28,7 @@ func etcdInterface(name string, run func(context.Context, *testing.T, storage.In
 
 // streamed is a test that runs without and with lists as streams.
 func streamed(name string, run func(t *testing.T, s side, stream bool)) testCase {
-	return testCase{name, func(t *testing.T, s side) {
+	return alone(name, func(t *testing.T, s side) {
 		for _, stream := range []bool{false, true} {
 			t.Run(fmt.Sprintf("rangeStream=%v", stream), func(t *testing.T) {
 				setGate(t, features.EtcdRangeStream, stream)
@@ -36,7 +36,7 @@ func streamed(name string, run func(t *testing.T, s side, stream bool)) testCase
 				run(t, s, stream)
 			})
 		}
-	}}
+	})
 }
 
 // TestEtcd3 is what k8s.io/apiserver/pkg/storage/etcd3/store_test.go calls.
@@ -56,29 +56,29 @@ func TestEtcd3(t *testing.T) {
 		etcdInterface("ValidateDeletionWithSuggestion", storagetesting.RunTestValidateDeletionWithSuggestion),
 		etcdInterface("ValidateDeletionWithOnlySuggestionValid", storagetesting.RunTestValidateDeletionWithOnlySuggestionValid),
 		etcdInterface("DeleteWithConflict", storagetesting.RunTestDeleteWithConflict),
-		{"DeleteWithConflictAndMissingExpectedTransformOrDecodeError", func(t *testing.T, s side) {
+		alone("DeleteWithConflictAndMissingExpectedTransformOrDecodeError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			codec := &failingCodec{Codec: apitesting.TestCodec(codecs, examplev1.SchemeGroupVersion)}
 			ctx, st := newEtcdStore(t, s, etcdSetup{codec: codec})
 			storagetesting.RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError(ctx, t, st, codec.fail.Store)
-		}},
-		{"DeleteWithConflictAndExpectedTransformError", func(t *testing.T, s side) {
+		}),
+		alone("DeleteWithConflictAndExpectedTransformError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			transformer := &failingTransformer{Transformer: storagetesting.NewPrefixTransformer([]byte(valuePrefix), false)}
 			ctx, st := newEtcdStore(t, s, etcdSetup{transformer: transformer})
 			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, st, transformer.fail.Store)
-		}},
-		{"DeleteWithConflictAndExpectedDecodeError", func(t *testing.T, s side) {
+		}),
+		alone("DeleteWithConflictAndExpectedDecodeError", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			codec := &failingCodec{Codec: apitesting.TestCodec(codecs, examplev1.SchemeGroupVersion)}
 			ctx, st := newEtcdStore(t, s, etcdSetup{codec: codec})
 			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, st, codec.fail.Store)
-		}},
-		{"DeleteWithSuggestionAndMissingExpectedTransformOrDecodeFailure", func(t *testing.T, s side) {
+		}),
+		alone("DeleteWithSuggestionAndMissingExpectedTransformOrDecodeFailure", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			ctx, st := newEtcdStore(t, s, etcdSetup{})
 			storagetesting.RunTestDeleteWithSuggestionAndMissingExpectedTransformOrDecodeError(ctx, t, st)
-		}},
+		}),
 		etcdInterface("PreconditionalDeleteWithSuggestion", storagetesting.RunTestPreconditionalDeleteWithSuggestion),
 		etcdInterface("PreconditionalDeleteWithSuggestionPass", storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass),
 		etcdInterface("KeySchema", storagetesting.RunTestKeySchema),
@@ -94,7 +94,7 @@ func TestEtcd3(t *testing.T) {
 		etcdTest("TransformationFailure", func(ctx context.Context, t *testing.T, st *etcdStore) {
 			storagetesting.RunTestTransformationFailure(ctx, t, st)
 		}),
-		{"Stats", func(t *testing.T, s side) {
+		alone("Stats", func(t *testing.T, s side) {
 			for _, sizes := range []bool{true, false} {
 				t.Run(fmt.Sprintf("SizeBasedListCostEstimate=%v", sizes), func(t *testing.T) {
 					ctx, st := newEtcdStore(t, s, etcdSetup{})
@@ -106,7 +106,7 @@ func TestEtcd3(t *testing.T) {
 					storagetesting.RunTestStats(ctx, t, st, st.codec, st.transformer, sizes)
 				})
 			}
-		}},
+		}),
 	})
 }
 
@@ -129,30 +129,30 @@ func TestEtcd3Lists(t *testing.T) {
 			storagetesting.RunTestGetListNonRecursive(ctx, t, st.increaseRV(), st)
 		}),
 		etcdInterface("GetListRecursivePrefix", storagetesting.RunTestGetListRecursivePrefix),
-		{"GetListWithErrorAggregation", func(t *testing.T, s side) {
+		alone("GetListWithErrorAggregation", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			ctx, st := newEtcdStore(t, s, etcdSetup{})
 			st.Interface = etcd3.NewStoreWithUnsafeCorruptObjectDeletion(st.Interface, pods)
 			storagetesting.RunTestGetListWithErrorAggregation(ctx, t, st, corruptObject(t))
-		}},
-		{"GetListWithoutErrorAggregation", func(t *testing.T, s side) {
+		}),
+		alone("GetListWithoutErrorAggregation", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, false)
 			ctx, st := newEtcdStore(t, s, etcdSetup{})
 			storagetesting.RunTestGetListWithoutErrorAggregation(ctx, t, st, corruptObject(t))
-		}},
-		{"CompactRevision", func(t *testing.T, s side) {
+		}),
+		alone("CompactRevision", func(t *testing.T, s side) {
 			setGate(t, features.ListFromCacheSnapshot, true)
 			ctx, st := newEtcdStore(t, s, etcdSetup{})
 			storagetesting.RunTestCompactRevision(ctx, t, st, st.increaseRV(), st.compact)
-		}},
+		}),
 		etcdTest("ListContinuation", func(ctx context.Context, t *testing.T, st *etcdStore) {
 			storagetesting.RunTestListContinuation(ctx, t, st, st.calls)
 		}),
-		{"ListPaginationRareObject", func(t *testing.T, s side) {
+		alone("ListPaginationRareObject", func(t *testing.T, s side) {
 			setGate(t, features.ListFromCacheSnapshot, false) // the look at the compacted revision would be counted
 			ctx, st := newEtcdStore(t, s, etcdSetup{})
 			storagetesting.RunTestListPaginationRareObject(ctx, t, st, st.calls)
-		}},
+		}),
 		etcdTest("ListContinuationWithFilter", func(ctx context.Context, t *testing.T, st *etcdStore) {
 			storagetesting.RunTestListContinuationWithFilter(ctx, t, st, st.calls)
 		}),

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"k8s.io/apiserver/pkg/features"
+	"k8s.io/apiserver/pkg/storage"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 
 	"github.com/metaetcd/metaetcd/tests/kubernetes/testserver"
@@ -32,16 +33,16 @@ func TestEtcd3Watch(t *testing.T) {
 		etcdInterface("WatcherTimeout", storagetesting.RunTestWatcherTimeout),
 		etcdInterface("WatchDeleteEventObjectHaveLatestRV", storagetesting.RunTestWatchDeleteEventObjectHaveLatestRV),
 		etcdInterface("WatchInitializationSignal", storagetesting.RunTestWatchInitializationSignal),
-		{"ProgressNotify", func(t *testing.T, s side) {
+		{name: "ProgressNotify", run: func(t *testing.T, s side) {
 			ctx, st := newEtcdStore(t, s, etcdSetup{server: progressive(t)})
 			storagetesting.RunOptionalTestProgressNotify(ctx, t, st, st.increaseRV())
 		}},
-		{"WatchWithUnsafeDelete", func(t *testing.T, s side) {
+		alone("WatchWithUnsafeDelete", func(t *testing.T, s side) {
 			setGate(t, features.AllowUnsafeMalformedObjectDeletion, true)
 			ctx, st := newEtcdStore(t, s, etcdSetup{})
 			storagetesting.RunTestWatchWithUnsafeDelete(ctx, t, st, corruptObject(t))
-		}},
-		{"WatchDispatchBookmarkEvents", func(t *testing.T, s side) {
+		}),
+		{name: "WatchDispatchBookmarkEvents", run: func(t *testing.T, s side) {
 			ctx, st := newEtcdStore(t, s, etcdSetup{server: progressive(t)})
 			storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, st, false)
 		}},
@@ -58,21 +59,22 @@ func TestEtcd3Watch(t *testing.T) {
 
 // watchSemantics are the tests of watches that begin with a list, taken as a stream or page by page.
 func watchSemantics(stream bool) testCase {
-	return testCase{fmt.Sprintf("RangeStream=%v", stream), func(t *testing.T, s side) {
+	return alone(fmt.Sprintf("RangeStream=%v", stream), func(t *testing.T, s side) {
 		setGate(t, features.EtcdRangeStream, stream)
-		for _, c := range []testCase{
-			etcdInterface("WatchSemantics", storagetesting.RunWatchSemantics),
-			{"WatchSemanticsWithConcurrentDecode", func(t *testing.T, s side) {
+		semantics := func(name string, run func(context.Context, *testing.T, storage.Interface)) testCase {
+			return alone(name, etcdInterface(name, run).run) // they set a gate themselves
+		}
+		runOn(t, s, []testCase{
+			semantics("WatchSemantics", storagetesting.RunWatchSemantics),
+			alone("WatchSemanticsWithConcurrentDecode", func(t *testing.T, s side) {
 				setGate(t, features.ConcurrentWatchObjectDecode, true)
 				ctx, st := newEtcdStore(t, s, etcdSetup{})
 				storagetesting.RunWatchSemantics(ctx, t, st)
-			}},
-			etcdInterface("WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended),
-			etcdInterface("WatchListMatchSingle", storagetesting.RunWatchListMatchSingle),
-		} {
-			t.Run(c.name, func(t *testing.T) { c.run(t, s) })
-		}
-	}}
+			}),
+			semantics("WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended),
+			semantics("WatchListMatchSingle", storagetesting.RunWatchListMatchSingle),
+		})
+	})
 }
 
 // progressive is a server that tells idle watches of progress each second.

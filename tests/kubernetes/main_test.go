@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"flag"
 	"os"
 	"testing"
 
@@ -13,7 +14,13 @@ import (
 	"github.com/metaetcd/metaetcd/tests/kubernetes/testserver"
 )
 
+// parallel is how many tests run at once: more than there may be processors, for they wait most of the time.
+const parallel = "4"
+
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		panic(err)
+	}
 	klog.SetLogger(logr.Discard())
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(devNull{}, devNull{}, devNull{}))
 	os.Exit(m.Run())
@@ -31,18 +38,31 @@ type side struct {
 
 var sides = []side{{"plain", testserver.RunPlain}, {"meta", testserver.RunEtcd}}
 
-// testCase is one test of upstream's, under upstream's name.
+// testCase is one test of upstream's, under upstream's name. One that sets a feature gate, which is the process's, is alone.
 type testCase struct {
-	name string
-	run  func(t *testing.T, s side)
+	name  string
+	alone bool
+	run   func(t *testing.T, s side)
 }
 
+// alone is a test that sets what others of the process see.
+func alone(name string, run func(t *testing.T, s side)) testCase { return testCase{name, true, run} }
+
+// runCases runs tests on one side after the other.
 func runCases(t *testing.T, cases []testCase) {
 	for _, s := range sides {
-		t.Run(s.name, func(t *testing.T) {
-			for _, c := range cases {
-				t.Run(c.name, func(t *testing.T) { c.run(t, s) })
+		t.Run(s.name, func(t *testing.T) { runOn(t, s, cases) })
+	}
+}
+
+// runOn runs those that are alone, and then the others at once.
+func runOn(t *testing.T, s side, cases []testCase) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if !c.alone {
+				t.Parallel()
 			}
+			c.run(t, s)
 		})
 	}
 }

@@ -1,0 +1,2 @@
+module github.com/metaetcd/metaetcd/sim
+go 1.26
