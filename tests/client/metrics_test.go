@@ -221,7 +221,12 @@ func TestOneRegistryForTwoClients(t *testing.T) {
 	cluster := newCluster(t, 1)
 	cfg := cluster.Config()
 	first, reg := measured(t, cfg)
-	before := len(libraryGoroutines())
+	var before int
+	require.Eventually(t, func() bool { // what New has started goes on for a while
+		was := before
+		before = len(libraryGoroutines())
+		return before == was
+	}, patience, time.Second)
 	cfg.Metrics = reg
 	_, err := metaetcd.New(t.Context(), cfg)
 	require.ErrorContains(t, err, "metaetcd: cannot register metrics")
