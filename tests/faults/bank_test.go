@@ -24,8 +24,10 @@ const (
 	// perMember is how many accounts there are on every member: more than those processes need, so that each finds some that nobody
 	// died over a moment ago. They are opened in one transaction.
 	perMember = 42
-	// agony is how long a process may take to come to the steps that it dies at; less than its requests wait.
+	// agony is how long a process may take to come to the steps that it dies at, after the first of them; less than its requests wait.
 	agony = time.Second
+	// life is how long it may take to come to the first.
+	life = 10 * time.Second
 	// pastLists is how many past revisions are listed at the end.
 	pastLists = 48
 )
@@ -158,7 +160,7 @@ func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []
 	for _, s := range steps {
 		todo.left[s] = n
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*10*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*30*time.Second)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	for range atOnce {
@@ -246,13 +248,23 @@ func (b *bench) dieAt(ctx context.Context, name string, steps []step, triples ch
 			triples <- accounts
 		})
 	}
+	finished := make(chan struct{}) // not so if one is stuck
+	go func() {
+		work.Wait()
+		close(finished)
+	}()
+	select {
+	case <-doom.first:
+	case <-finished:
+	case <-time.After(life):
+	}
 	select {
 	case <-doom.all:
-	case <-time.After(agony):
+	case <-time.After(agony): // parts may be under way though all is finished
 	}
 	p.wire.dead.Store(true)
 	p.Lose()
-	work.Wait()
+	<-finished
 	go p.end()
 	return doom.died(), ctx.Err()
 }

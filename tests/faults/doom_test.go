@@ -50,12 +50,13 @@ type doom struct {
 	fates map[record.TxnID]*fate
 	stuck int
 	want  int
+	first chan struct{} // closed when one is stuck
 	all   chan struct{} // closed when as many are stuck as there were steps
 	most  chan struct{} // closed when all but one are
 }
 
 func newDoom(steps ...step) *doom {
-	d := &doom{steps: steps, want: len(steps), fates: map[record.TxnID]*fate{}, all: make(chan struct{}), most: make(chan struct{})}
+	d := &doom{steps: steps, want: len(steps), fates: map[record.TxnID]*fate{}, first: make(chan struct{}), all: make(chan struct{}), most: make(chan struct{})}
 	if d.want == 1 {
 		close(d.most)
 	}
@@ -142,6 +143,9 @@ func (d *doom) stickLocked(f *fate) {
 	}
 	f.stuck = true
 	d.stuck++
+	if d.stuck == 1 {
+		close(d.first)
+	}
 	if d.stuck == d.want {
 		close(d.all)
 	}
