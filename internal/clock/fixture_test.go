@@ -67,9 +67,9 @@ func (w *world) openConfig(cfg clock.Config) *clock.Clock {
 	return c
 }
 
-// within bounds what should not take long.
+// within bounds what should not take long, in the time of synctest mostly: where requests are lost, an opening may begin many times.
 func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
