@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/metaetcd/metaetcd/tests/internal/load"
 	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
@@ -33,7 +34,7 @@ type options struct {
 	sides    string
 	procs    bool
 	layout   rig.Layout
-	profiles profiles
+	profiles load.Profiles
 }
 
 func main() {
@@ -62,7 +63,7 @@ func parse(args []string) (*options, error) {
 	fs.StringVar(&o.layout.Dir, "dir", "", "where members and the plain etcd keep their data (default: the system's temporary directory)")
 	fs.StringVar(&o.layout.CoordinatorDir, "coordinator-dir", "/dev/shm", "where the coordinator keeps its data")
 	fs.UintVar(&o.layout.MaxTxnOps, "max-txn-ops", 0, "the etcds' --max-txn-ops; 0: etcd's default")
-	o.profiles.flags(fs)
+	o.profiles.Flags(fs)
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -94,7 +95,7 @@ func bench(ctx context.Context, args []string) (err error) {
 	if err := printMachine(o); err != nil {
 		return err
 	}
-	stop, err := o.profiles.start()
+	stop, err := o.profiles.Start()
 	if err != nil {
 		return err
 	}

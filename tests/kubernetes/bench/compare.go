@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -18,11 +17,14 @@ type test struct {
 	prepare func(ctx context.Context, s *side) (op load.Op, done func(), err error)
 }
 
-// compare measures a test in turns on both sides, after a round that does not count, and prints the line.
-func compare(ctx context.Context, o *options, t test, sides ...*side) (err error) {
-	results := make([][]*load.Result, len(sides))
-	ops := make([]load.Op, len(sides))
-	for i, s := range sides {
+// compare measures a test in turns on both sides, after a round that does not count, and prints the line. A side may be nil.
+func compare(ctx context.Context, o *options, t test, plain, meta *side) error {
+	var results [2][]*load.Result
+	var ops [2]load.Op
+	for i, s := range []*side{plain, meta} {
+		if s == nil {
+			continue
+		}
 		op, done, err := t.prepare(ctx, s)
 		if err != nil {
 			return err
@@ -31,7 +33,10 @@ func compare(ctx context.Context, o *options, t test, sides ...*side) (err error
 		ops[i] = op
 	}
 	for round := range o.rounds + 1 {
-		for i := range sides {
+		for i := range ops {
+			if ops[i] == nil {
+				continue
+			}
 			r, err := load.Run(ctx, t.workers, o.duration, ops[i])
 			if err != nil {
 				return err
@@ -41,7 +46,8 @@ func compare(ctx context.Context, o *options, t test, sides ...*side) (err error
 			}
 		}
 	}
-	return row(t, results[0], results[1])
+	row(t, results[0], results[1])
+	return nil
 }
 
 const (
@@ -55,9 +61,10 @@ func title() {
 	fmt.Printf(titleFormat, "", sideTitle, sideTitle, "ratio", "min … max", "aim")
 }
 
-func row(t test, plain, meta []*load.Result) error {
-	if len(plain) != len(meta) {
-		return errors.New("the sides had different numbers of rounds")
+func row(t test, plain, meta []*load.Result) {
+	if len(plain) == 0 || len(meta) == 0 {
+		fmt.Printf(titleFormat, t.name, column(plain), column(meta), "", "", "")
+		return
 	}
 	var ratios []float64
 	for i := range plain {
@@ -73,11 +80,13 @@ func row(t test, plain, meta []*load.Result) error {
 	}
 	fmt.Printf(titleFormat, t.name, column(plain), column(meta), fmt.Sprintf("%.2f", ratio),
 		fmt.Sprintf("%.2f … %.2f", ratios[0], ratios[len(ratios)-1]), aim)
-	return nil
 }
 
-// column shows the medians of a side's rounds.
+// column shows the medians of a side's rounds, if there were any.
 func column(rounds []*load.Result) string {
+	if len(rounds) == 0 {
+		return ""
+	}
 	middle := func(of func(*load.Result) float64) float64 {
 		var values []float64
 		for _, r := range rounds {

@@ -4,9 +4,11 @@
 //
 //	make bench-kubernetes
 //	make bench-kubernetes BENCH='-run list -rounds 9'
+//	make bench-kubernetes BENCH='-run "Update, 64" -side meta -cpuprofile /tmp/cpu.pprof'
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +17,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 	"k8s.io/klog/v2"
 
+	"github.com/metaetcd/metaetcd/tests/internal/load"
 	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
@@ -32,7 +36,9 @@ type options struct {
 	duration time.Duration
 	run      *regexp.Regexp
 	pods     int
+	sides    string
 	layout   rig.Layout
+	profiles load.Profiles
 }
 
 func main() {
@@ -58,9 +64,11 @@ func parse(args []string) (*options, error) {
 	fs.DurationVar(&o.duration, "round", 3*time.Second, "length of a round")
 	fs.IntVar(&o.pods, "pods", 10_000, "pods that are there before")
 	run := fs.String("run", ".", "only benchmarks whose name this regular expression matches")
+	fs.StringVar(&o.sides, "side", "both", "plain, meta or both")
 	procs := fs.Bool("procs", false, "every etcd in a process of its own")
 	fs.StringVar(&o.layout.Dir, "dir", "", "where members and the plain etcd keep their data (default: the system's temporary directory)")
 	fs.StringVar(&o.layout.CoordinatorDir, "coordinator-dir", "/dev/shm", "where the coordinator keeps its data")
+	o.profiles.Flags(fs)
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -69,6 +77,9 @@ func parse(args []string) (*options, error) {
 	}
 	if o.members < 1 || o.rounds < 1 || o.duration <= 0 || o.pods < namespaces {
 		return nil, fmt.Errorf("-members, -rounds and -round must be positive, -pods at least %d", namespaces)
+	}
+	if !slices.Contains([]string{"both", "plain", "meta"}, o.sides) {
+		return nil, fmt.Errorf("no side %q", o.sides)
 	}
 	o.layout.Start = rig.Embed
 	if *procs {
@@ -85,19 +96,27 @@ func bench(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	plain, err := open(ctx, o, rig.Layout.Plain)
+	var plain, meta *side
+	if o.sides != "meta" {
+		if plain, err = open(ctx, o, rig.Layout.Plain); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, plain.close()) }()
+	}
+	if o.sides != "plain" {
+		if meta, err = open(ctx, o, func(l rig.Layout) (*rig.Cluster, error) { return l.Meta(o.members) }); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, meta.close()) }()
+	}
+	stop, err := o.profiles.Start()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, plain.close()) }()
-	meta, err := open(ctx, o, func(l rig.Layout) (*rig.Cluster, error) { return l.Meta(o.members) })
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, meta.close()) }()
+	defer func() { err = errors.Join(err, stop()) }()
 
 	fmt.Printf("%d processors, %s, etcd %s; %d members; %d pods of %d bytes; %d rounds of %s\n\n",
-		runtime.NumCPU(), runtime.Version(), version.Version, o.members, o.pods, plain.podBytes(), o.rounds, o.duration)
+		runtime.NumCPU(), runtime.Version(), version.Version, o.members, o.pods, cmp.Or(plain, meta).podBytes(), o.rounds, o.duration)
 	title()
 	for _, t := range tests {
 		if !o.run.MatchString(t.name) {

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"errors"
@@ -8,20 +8,21 @@ import (
 	"runtime/pprof"
 )
 
-// profiles are the files to write profiles of the whole run to; empty: none.
-type profiles struct {
+// Profiles are the files to write profiles of a whole run to; empty: none.
+type Profiles struct {
 	cpu, mem, block, mutex string
 }
 
-func (p *profiles) flags(fs *flag.FlagSet) {
+// Flags are the command line's.
+func (p *Profiles) Flags(fs *flag.FlagSet) {
 	fs.StringVar(&p.cpu, "cpuprofile", "", "write a CPU profile to this file")
 	fs.StringVar(&p.mem, "memprofile", "", "write a profile of all allocations to this file")
 	fs.StringVar(&p.block, "blockprofile", "", "write a profile of blocking to this file")
 	fs.StringVar(&p.mutex, "mutexprofile", "", "write a profile of lock contention to this file")
 }
 
-// start begins profiling and returns what ends it and writes the files.
-func (p *profiles) start() (stop func() error, err error) {
+// Start begins profiling and returns what ends it and writes the files.
+func (p *Profiles) Start() (stop func() error, err error) {
 	var cpu *os.File
 	if p.cpu != "" {
 		if cpu, err = os.Create(p.cpu); err != nil {
@@ -43,12 +44,12 @@ func (p *profiles) start() (stop func() error, err error) {
 			pprof.StopCPUProfile()
 			errs = append(errs, cpu.Close())
 		}
-		errs = append(errs, write("allocs", p.mem), write("block", p.block), write("mutex", p.mutex))
+		errs = append(errs, writeProfile("allocs", p.mem), writeProfile("block", p.block), writeProfile("mutex", p.mutex))
 		return errors.Join(errs...)
 	}, nil
 }
 
-func write(profile, path string) error {
+func writeProfile(profile, path string) error {
 	if path == "" {
 		return nil
 	}
