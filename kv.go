@@ -1,15 +1,11 @@
 package metaetcd
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"math"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
@@ -60,81 +56,6 @@ func (s *kvServer) read(ctx context.Context, f *feed, r *pb.RangeRequest) (*pb.R
 	resp.Header = s.c.header()
 	resp.Header.Revision = header
 	return resp, nil
-}
-
-// RangeStream sends a range in chunks, all of one revision. The last one carries the header, More and Count.
-func (s *kvServer) RangeStream(r *pb.RangeRequest, out pb.KV_RangeStreamServer) (err error) {
-	start := time.Now()
-	defer func() { s.c.metrics.request("RangeStream", start, err) }()
-	if err := validate.RangeStream(r); err != nil {
-		return err
-	}
-	ctx := out.Context()
-	sent := false
-	err = s.c.current(ctx, func(f *feed) error {
-		if sent { // what was sent cannot be taken back
-			return rpctypes.ErrGRPCCompacted
-		}
-		at, header, err := s.c.readRevision(ctx, f, r)
-		if err != nil {
-			return err
-		}
-		return asked(s.stream(f, proto.Clone(r).(*pb.RangeRequest), at, header, func(resp *pb.RangeResponse) error {
-			sent = true
-			return out.Send(&pb.RangeStreamResponse{RangeResponse: resp})
-		}, ctx), r.Revision > 0)
-	})
-	return s.c.grpcError(ctx, err)
-}
-
-const (
-	firstChunk = 10      // keys of the first chunk of a stream, as in etcd
-	chunkBytes = 3 << 19 // bytes that later chunks aim at: etcd's default request size
-)
-
-func (s *kvServer) stream(f *feed, r *pb.RangeRequest, at, header int64, send func(*pb.RangeResponse) error, ctx context.Context) error {
-	total := r.Limit
-	if total == 0 {
-		total = math.MaxInt64
-	}
-	if !r.CountOnly {
-		r.Limit = min(firstChunk, total)
-	}
-	count := int64(0)
-	for {
-		resp, err := s.c.rangeAt(ctx, f, r, at, nil)
-		if err != nil {
-			return err
-		}
-		count += int64(len(resp.Kvs))
-		last := r.CountOnly || !resp.More || count == total
-		if last {
-			resp.Header = s.c.header()
-			resp.Header.Revision = header
-			if !r.CountOnly {
-				resp.Count += count - int64(len(resp.Kvs))
-			}
-			return send(resp)
-		}
-		// In this process what was sent is the receiver's: look at it before.
-		r.Key = append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
-		r.Limit = min(nextChunk(r.Limit, proto.Size(resp)), total-count)
-		if err := send(&pb.RangeResponse{Kvs: resp.Kvs}); err != nil {
-			return err
-		}
-	}
-}
-
-// nextChunk is how many keys the next chunk has after one of so many keys and bytes. It grows by up to eight times where etcd
-// doubles it, because each chunk is a round trip to the members.
-func nextChunk(keys int64, size int) int64 {
-	switch {
-	case size > chunkBytes*2:
-		return max(keys/2, 1)
-	case size >= chunkBytes/2:
-		return keys
-	}
-	return keys * min(8, chunkBytes/int64(size))
 }
 
 func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (_ *pb.PutResponse, err error) {

@@ -51,11 +51,20 @@ type cursor struct {
 	kv      *mvccpb.KeyValue   // where the cursor stands
 	base    []*mvccpb.KeyValue // behind kv
 	changes []change           // behind kv
+	more    bool               // the base goes on, behind what is known of it
+	blocked bool               // next found nothing, because of that
 }
 
-// next moves to the next key and tells whether there is one.
+// next moves to the next key and tells whether there is one. What is hidden of the base may come before the next change.
 func (c *cursor) next() bool {
-	for len(c.changes) > 0 {
+	for {
+		if c.blocked = c.more && len(c.base) == 0; c.blocked || len(c.base)+len(c.changes) == 0 {
+			return false
+		}
+		if len(c.changes) == 0 {
+			c.step()
+			return true
+		}
 		ch := c.changes[0]
 		if len(c.base) > 0 {
 			switch cmp := bytes.Compare(c.base[0].Key, ch.key()); {
@@ -72,11 +81,6 @@ func (c *cursor) next() bool {
 			return true
 		}
 	}
-	if len(c.base) == 0 {
-		return false
-	}
-	c.step()
-	return true
 }
 
 func (c *cursor) step() { c.kv, c.base = c.base[0], c.base[1:] }
@@ -98,9 +102,7 @@ type byHead []*cursor
 
 // merge appends keys in order until there are window of them in dst (0: all). It consumes h.
 func (h byHead) merge(dst []*mvccpb.KeyValue, window int64) ([]*mvccpb.KeyValue, error) {
-	for i := len(h)/2 - 1; i >= 0; i-- {
-		h.down(i)
-	}
+	h.order()
 	for len(h) > 0 && (window == 0 || int64(len(dst)) < window) {
 		c := h[0]
 		if n := len(dst); n > 0 && bytes.Compare(dst[n-1].Key, c.kv.Key) >= 0 {
@@ -117,6 +119,13 @@ func (h byHead) merge(dst []*mvccpb.KeyValue, window int64) ([]*mvccpb.KeyValue,
 		h.down(0)
 	}
 	return dst, nil
+}
+
+// order makes a heap of h.
+func (h byHead) order() {
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		h.down(i)
+	}
 }
 
 // down restores the heap after h[i] grew.

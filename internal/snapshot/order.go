@@ -69,10 +69,10 @@ func comparator(target pb.RangeRequest_SortTarget) func(a, b *mvccpb.KeyValue) i
 	return func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) }
 }
 
-// strip makes the pairs what etcd returns for KeysOnly. etcd 3.7 answers from its index, which does not know
+// Strip makes the pairs what etcd returns for KeysOnly. etcd 3.7 answers from its index, which does not know
 // leases, unless it needs the values to sort by them (etcd-io/etcd issue 22209).
-func strip(kvs []*mvccpb.KeyValue, req *pb.RangeRequest) {
-	keepLease := req.SortTarget == pb.RangeRequest_VALUE
+func Strip(kvs []*mvccpb.KeyValue, target pb.RangeRequest_SortTarget) {
+	keepLease := target == pb.RangeRequest_VALUE
 	for _, kv := range kvs {
 		kv.Value = nil
 		if !keepLease {

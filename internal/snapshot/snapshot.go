@@ -134,7 +134,7 @@ func Merge(req *pb.RangeRequest, parts []Part) (*pb.RangeResponse, error) {
 		resp.More = true
 	}
 	if req.KeysOnly {
-		strip(kvs, req)
+		Strip(kvs, req.SortTarget)
 	}
 	if len(kvs) > 0 { // an empty list is nil, as it is when decoded from the wire
 		resp.Kvs = kvs

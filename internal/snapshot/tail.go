@@ -46,8 +46,13 @@ func removed(tail []*mergedlog.Event) int64 {
 	if !slices.ContainsFunc(tail, func(e *mergedlog.Event) bool { return e.Type == mvccpb.Event_DELETE }) {
 		return 0
 	}
+	return removals(fold(tail))
+}
+
+// removals is the number of keys that the changes remove from the base.
+func removals(changes []change) int64 {
 	var n int64
-	for _, c := range fold(tail) {
+	for _, c := range changes {
 		if c.existed() && !c.exists() {
 			n++
 		}
