@@ -137,6 +137,9 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		return nil, false, err
 	}
 	missing := w.missing()
+	if w.tooMany(missing) {
+		return nil, false, rpctypes.ErrGRPCTooManyOps
+	}
 	if len(missing) == 0 {
 		return op, w.plan.Blind() && len(w.plan.Leases) == 0 || w.wouldWrite(), nil
 	}
@@ -167,6 +170,9 @@ func (w *writer) missing() [][]byte {
 	}
 	return out
 }
+
+// tooMany reports whether keys are more than one request can read. Under locks they are read all the same.
+func (w *writer) tooMany(keys [][]byte) bool { return len(keys) > w.c.cfg.MemberTxnOps }
 
 // fetch reads keys' states into the cache. A failure leaves them unknown: they count as absent, and the guards refuse.
 func (w *writer) fetch(ctx context.Context, keys [][]byte, linearizable bool) {
@@ -309,6 +315,9 @@ func (w *writer) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
 	resp, writes, err := w.c.answerUnstamped(ctx, w.plan, false)
 	if err != nil || !writes {
 		return resp, true, err
+	}
+	if w.tooMany(w.plan.Keys) {
+		return nil, false, rpctypes.ErrGRPCTooManyOps
 	}
 	if !w.plan.Exclusive() {
 		w.fetch(ctx, w.plan.Keys, true)
