@@ -1,4 +1,3 @@
-// Package limits shows that a meta cluster needs no more of its members than it says.
 package limits
 
 import (
@@ -26,35 +25,33 @@ func TestLeastTxnOps(t *testing.T) {
 				cfg.MaxTxnOps = ops
 			}
 		}))
-	open := func() *metaetcd.Client {
-		cfg := cluster.Config()
-		cfg.MemberTxnOps = ops
-		cli, err := metaetcd.New(soon(t), cfg)
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, cli.Close()) })
-		return cli
-	}
-	cli := open()
+	cfg := cluster.Config()
+	cfg.MemberTxnOps = ops
+	cli, err := metaetcd.New(soon(t), cfg)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, cli.Close()) }()
 	for _, key := range []func(i int) string{
 		func(i int) string { return fmt.Sprint(i, "/k") },    // spread
 		func(i int) string { return fmt.Sprint("one/k", i) }, // on one member
 	} {
 		lease, err := cli.Grant(soon(t), 60)
 		require.NoError(t, err)
-		var create, compare, leased []clientv3.Op
-		var unchanged []clientv3.Cmp
-		for i := range keys {
-			create = append(create, clientv3.OpPut(key(i), "v"))
-			compare = append(compare, clientv3.OpPut(key(i), "w"))
-			leased = append(leased, clientv3.OpPut(key(i), "x", clientv3.WithLease(lease.ID)))
-			unchanged = append(unchanged, clientv3.Compare(clientv3.ModRevision(key(i)), ">", 0))
-		}
-		for _, txn := range []clientv3.Txn{
-			cli.Txn(soon(t)).Then(create...), cli.Txn(soon(t)).If(unchanged...).Then(compare...), cli.Txn(soon(t)).Then(leased...),
-		} {
-			resp, err := txn.Commit()
-			require.NoError(t, err)
-			require.True(t, resp.Succeeded)
+		for from := 0; from < 3*keys; from += keys {
+			var create, change, attach []clientv3.Op
+			var there []clientv3.Cmp
+			for i := from; i < from+keys; i++ {
+				create = append(create, clientv3.OpPut(key(i), "v"))
+				change = append(change, clientv3.OpPut(key(i), "w"))
+				attach = append(attach, clientv3.OpPut(key(i), "x", clientv3.WithLease(lease.ID)))
+				there = append(there, clientv3.Compare(clientv3.ModRevision(key(i)), ">", 0))
+			}
+			for _, txn := range []clientv3.Txn{
+				cli.Txn(soon(t)).Then(create...), cli.Txn(soon(t)).If(there...).Then(change...), cli.Txn(soon(t)).Then(attach...),
+			} {
+				resp, err := txn.Commit()
+				require.NoError(t, err)
+				require.True(t, resp.Succeeded)
+			}
 		}
 		_, err = cli.Revoke(soon(t), lease.ID)
 		require.NoError(t, err)
