@@ -47,7 +47,9 @@ func (s *kvServer) read(ctx context.Context, f *feed, r *pb.RangeRequest) (*pb.R
 		return nil, asked(err, r.Revision > 0)
 	}
 	resp.Header = s.c.header()
-	resp.Header.Revision = header
+	if resp.Header.Revision, err = header(ctx); err != nil {
+		return nil, err
+	}
 	return resp, nil
 }
 

@@ -61,21 +61,44 @@ func (c *core) cover(ctx context.Context, f *feed, reading clock.Reading) (int64
 	}
 }
 
+// present is the revision that an answer's header carries. It may still be found out while the answer is read.
+type present func(ctx context.Context) (int64, error)
+
 // readRevision finds the closed revision that a range request is served at, and the one its header carries.
-func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) (at, header int64, err error) {
+func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) (at int64, header present, err error) {
 	w := f.log.Closed()
+	if !req.Serializable && req.Revision > 0 && req.Revision <= w {
+		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+			return 0, nil, asked(err, true)
+		}
+		return req.Revision, c.presentBeside(f, req.Revision), nil
+	}
 	if !req.Serializable {
 		if w, err = c.linearize(ctx, f); err != nil {
-			return 0, 0, err
+			return 0, nil, err
 		}
 	}
-	if req.Revision <= 0 {
-		return w, w, nil
+	at = w
+	if req.Revision > 0 {
+		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+			return 0, nil, asked(err, true)
+		}
+		at = req.Revision
 	}
-	if err := c.checkRevision(ctx, f, req.Revision); err != nil {
-		return 0, 0, asked(err, true)
+	return at, func(context.Context) (int64, error) { return max(w, at), nil }, nil
+}
+
+// presentBeside asks the clock while a closed revision is read: only the header depends on the answer, and whether
+// somebody has compacted that revision by now.
+func (c *core) presentBeside(f *feed, rev int64) present {
+	reading := c.clock.StartRead()
+	return func(ctx context.Context) (int64, error) {
+		w, err := c.cover(ctx, f, reading)
+		if err != nil {
+			return 0, err
+		}
+		return w, asked(c.checkRevision(ctx, f, rev), true)
 	}
-	return req.Revision, max(w, req.Revision), nil
 }
 
 // checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.

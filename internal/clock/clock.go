@@ -168,7 +168,7 @@ func (c *Clock) StartRead() Reading {
 	return Reading{c, b}
 }
 
-// Wait returns what was read. It must be called once.
+// Wait returns what was read. It must be called at most once.
 func (r Reading) Wait(ctx context.Context) (now, epoch int64, err error) {
 	if err := r.c.await(ctx, r.b); err != nil {
 		return 0, 0, err
