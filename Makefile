@@ -58,6 +58,15 @@ kubernetes: ## Kubernetes' own storage tests, on a plain etcd and on a meta clus
 bench: ## the meta cluster against one plain etcd: one table (BENCH='-run put -rounds 9', see -help)
 	@cd tests && go run ./bench $(BENCH)
 
+.PHONY: bench-before
+bench-before: ## the meta cluster at another commit and at this one, in turns (BEFORE=HEAD~10 BENCH='-run put')
+	@set -e; dir=$$(mktemp -d); trap 'git worktree remove --force "$$dir/tree"; rm -rf "$$dir"' EXIT; \
+	git worktree add --quiet --detach "$$dir/tree" $(or $(BEFORE),HEAD~1); \
+	(cd "$$dir/tree/tests" && go build -o "$$dir/before" ./bench); (cd tests && go build -o "$$dir/after" ./bench); \
+	for round in 1 2 3; do for at in before after; do \
+		echo "== $$at"; "$$dir/$$at" -side meta $(BENCH); \
+	done; done
+
 .PHONY: bench-kubernetes
 bench-kubernetes: ## what an apiserver's storage does, meta cluster against one plain etcd: one table (BENCH='-help')
 	@cd tests/kubernetes && go run ./bench $(BENCH)

@@ -45,6 +45,7 @@ type core struct {
 	compacted atomic.Int64
 	// acknowledged is the highest revision of a write of this process that was acknowledged.
 	acknowledged atomic.Int64
+	guesses      guesses
 	log          atomic.Pointer[mergedlog.Log] // of the newest feed, also while it is being opened
 
 	ctx    context.Context // ends with Close or a fatal error

@@ -2,7 +2,6 @@ package metaetcd
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -34,18 +33,12 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.Rang
 	return resp, s.c.grpcError(ctx, err)
 }
 
-// read serves a range request from one snapshot, or, when the closed revision is held up, from its key's member.
+// read serves a range request from one snapshot.
 func (s *kvServer) read(ctx context.Context, f *feed, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	wait, cancel := ctx, context.CancelFunc(func() {})
-	lone := !r.Serializable && len(r.RangeEnd) == 0 && r.Revision <= 0
-	if lone {
-		wait, cancel = context.WithTimeout(ctx, fencedReadAfter)
+	if !r.Serializable && len(r.RangeEnd) == 0 && r.Revision <= 0 {
+		return s.c.readKey(ctx, f, r)
 	}
-	at, header, err := s.c.readRevision(wait, f, r)
-	cancel()
-	if lone && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return s.c.fencedRead(ctx, r)
-	}
+	at, header, err := s.c.readRevision(ctx, f, r)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +47,9 @@ func (s *kvServer) read(ctx context.Context, f *feed, r *pb.RangeRequest) (*pb.R
 		return nil, asked(err, r.Revision > 0)
 	}
 	resp.Header = s.c.header()
-	resp.Header.Revision = header
+	if resp.Header.Revision, err = header(ctx); err != nil {
+		return nil, err
+	}
 	return resp, nil
 }
 

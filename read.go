@@ -3,6 +3,7 @@ package metaetcd
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/snapshot"
@@ -27,7 +29,12 @@ const lookAgain = 100 * time.Millisecond
 // linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
 // that covers it (section 7).
 func (c *core) linearize(ctx context.Context, f *feed) (int64, error) {
-	target, epoch, err := c.clock.Read(ctx)
+	return c.cover(ctx, f, c.clock.StartRead())
+}
+
+// cover is linearize, for everything that was acknowledged before a reading of the clock was started.
+func (c *core) cover(ctx context.Context, f *feed, reading clock.Reading) (int64, error) {
+	target, epoch, err := reading.Wait(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -54,21 +61,44 @@ func (c *core) linearize(ctx context.Context, f *feed) (int64, error) {
 	}
 }
 
+// present is the revision that an answer's header carries. It may still be found out while the answer is read.
+type present func(ctx context.Context) (int64, error)
+
 // readRevision finds the closed revision that a range request is served at, and the one its header carries.
-func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) (at, header int64, err error) {
+func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) (at int64, header present, err error) {
 	w := f.log.Closed()
+	if !req.Serializable && req.Revision > 0 && req.Revision <= w {
+		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+			return 0, nil, asked(err, true)
+		}
+		return req.Revision, c.presentBeside(f, req.Revision), nil
+	}
 	if !req.Serializable {
 		if w, err = c.linearize(ctx, f); err != nil {
-			return 0, 0, err
+			return 0, nil, err
 		}
 	}
-	if req.Revision <= 0 {
-		return w, w, nil
+	at = w
+	if req.Revision > 0 {
+		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+			return 0, nil, asked(err, true)
+		}
+		at = req.Revision
 	}
-	if err := c.checkRevision(ctx, f, req.Revision); err != nil {
-		return 0, 0, asked(err, true)
+	return at, func(context.Context) (int64, error) { return max(w, at), nil }, nil
+}
+
+// presentBeside asks the clock while a closed revision is read: only the header depends on the answer, and whether
+// somebody has compacted that revision by now.
+func (c *core) presentBeside(f *feed, rev int64) present {
+	reading := c.clock.StartRead()
+	return func(ctx context.Context) (int64, error) {
+		w, err := c.cover(ctx, f, reading)
+		if err != nil {
+			return 0, err
+		}
+		return w, asked(c.checkRevision(ctx, f, rev), true)
 	}
-	return req.Revision, max(w, req.Revision), nil
 }
 
 // checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.
@@ -84,6 +114,51 @@ func (c *core) checkRevision(ctx context.Context, f *feed, rev int64) error {
 		err = rpctypes.ErrGRPCFutureRev
 	}
 	return err
+}
+
+// readKey serves a linearizable read of one key. It reads at the revision that is closed already while the clock is asked: where
+// nobody writes, that is the answer. When the closed revision is held up, the key's member is asked alone.
+func (c *core) readKey(ctx context.Context, f *feed, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	reading := c.clock.StartRead()
+	early, resp := f.log.Closed(), (*pb.RangeResponse)(nil)
+	guessed := early >= c.acknowledged.Load() && c.guesses.worthIt()
+	if guessed {
+		resp, _ = c.rangeAt(ctx, f, req, early, nil)
+	}
+	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
+	at, err := c.cover(wait, f, reading)
+	cancel()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return c.fencedRead(ctx, req)
+	case err != nil:
+		return nil, err
+	}
+	if guessed {
+		c.guesses.was(at == early)
+	}
+	if resp == nil || at != early {
+		if resp, err = c.rangeAt(ctx, f, req, at, nil); err != nil {
+			return nil, err
+		}
+	}
+	resp.Header = c.header()
+	resp.Header.Revision = at
+	return resp, nil
+}
+
+// guesses decides whether reads are worth a request that may be for nothing. The zero value is ready to use.
+type guesses struct{ rest atomic.Int32 }
+
+// guessRest is how many reads do not guess after a guess was wrong.
+const guessRest = 32
+
+func (g *guesses) worthIt() bool { return g.rest.Load() <= 0 || g.rest.Add(-1) < 0 }
+
+func (g *guesses) was(right bool) {
+	if !right {
+		g.rest.Store(guessRest)
+	}
 }
 
 // rangeAt reads the snapshot at the closed revision r, with the events of own on top: what a transaction at r+1 wrote before

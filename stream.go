@@ -55,7 +55,7 @@ type stream struct {
 }
 
 // at sends the range as it is at a closed revision.
-func (s *stream) at(ctx context.Context, f *feed, at, header int64) error {
+func (s *stream) at(ctx context.Context, f *feed, at int64, header present) error {
 	key, end, empty := s.req.Key, s.req.RangeEnd, false
 	if len(end) > 0 {
 		key, end, empty = validate.Clip(key, end)
@@ -66,7 +66,9 @@ func (s *stream) at(ctx context.Context, f *feed, at, header int64) error {
 			return err
 		}
 		resp.Header = s.c.header()
-		resp.Header.Revision = header
+		if resp.Header.Revision, err = header(ctx); err != nil {
+			return err
+		}
 		return s.send(resp)
 	}
 	members := s.c.ring.MembersOf(key, end)
@@ -80,7 +82,7 @@ func (s *stream) at(ctx context.Context, f *feed, at, header int64) error {
 }
 
 // pieces sends what has not been sent yet.
-func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int, at, header int64) error {
+func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int, at int64, header present) error {
 	snaps, err := f.snapshot(ctx, at, members, s.next, end)
 	if err != nil {
 		return err
@@ -108,7 +110,9 @@ func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int,
 		last := s.sent >= min(limit, total)
 		if last {
 			resp.Header, resp.Count, resp.More = s.c.header(), total, s.sent < total
-			resp.Header.Revision = header
+			if resp.Header.Revision, err = header(ctx); err != nil {
+				return err
+			}
 		}
 		if s.req.KeysOnly {
 			snapshot.Strip(kvs, s.req.SortTarget)

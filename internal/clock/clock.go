@@ -152,15 +152,28 @@ func (c *Clock) Take(ctx context.Context, k int64) (first, epoch int64, err erro
 // Read returns the clock, that is the highest stamp handed out, read after the call began, and its epoch. It retries
 // as Take does.
 func (c *Clock) Read(ctx context.Context) (now, epoch int64, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, 0, err
-	}
+	return c.StartRead().Wait(ctx)
+}
+
+// Reading is a Read under way.
+type Reading struct {
+	c *Clock
+	b *batch
+}
+
+// StartRead begins a Read, for a caller that has something else to do meanwhile.
+func (c *Clock) StartRead() Reading {
 	b, _ := c.join(&c.reads, 0)
 	wake(c.wakeRead)
-	if err := c.await(ctx, b); err != nil {
+	return Reading{c, b}
+}
+
+// Wait returns what was read. It must be called at most once.
+func (r Reading) Wait(ctx context.Context) (now, epoch int64, err error) {
+	if err := r.c.await(ctx, r.b); err != nil {
 		return 0, 0, err
 	}
-	return b.clock, b.epoch, nil
+	return r.b.clock, r.b.epoch, nil
 }
 
 // await waits for a batch that the caller has joined.

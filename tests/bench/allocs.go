@@ -38,10 +38,10 @@ var allocTests = []allocTest{
 // runAllocations prints what puts and events cost the client's heap. For the meta cluster, a put includes the process's share
 // in following the members: it sees its own writes come by.
 func runAllocations(ctx context.Context, o *options, out *table) error {
-	layout := o.layout
+	layout := o.Layout
 	layout.Start = rig.Process
 	for _, t := range allocTests {
-		if !o.run.MatchString(t.name) {
+		if !o.Run.MatchString(t.name) {
 			continue
 		}
 		var results pair[allocation]

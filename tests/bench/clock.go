@@ -29,11 +29,11 @@ var clockTests = []struct {
 // runClock prints how fast the clock is when nothing is done with its stamps.
 func runClock(ctx context.Context, o *options, out *table) error {
 	for _, t := range clockTests {
-		if o.sides == plain.String() || !o.run.MatchString(t.name) {
+		if o.Sides == plain.String() || !o.Run.MatchString(t.name) {
 			continue
 		}
 		var rates []float64
-		for range o.rounds {
+		for range o.Rounds {
 			r, err := o.measureClock(ctx, t.callers, t.stamps)
 			if err != nil {
 				return fmt.Errorf("%s: %w", t.name, err)
@@ -47,7 +47,7 @@ func runClock(ctx context.Context, o *options, out *table) error {
 
 // measureClock runs a round against a coordinator of its own, which a meta cluster has to create.
 func (o *options) measureClock(ctx context.Context, callers int, stamps int64) (_ *load.Result, err error) {
-	cluster, side, err := o.open(ctx, meta, o.layout)
+	cluster, side, err := o.open(ctx, meta, o.Layout)
 	if err != nil {
 		return nil, err
 	}
@@ -81,5 +81,5 @@ func (o *options) measureClock(ctx context.Context, callers int, stamps int64) (
 	if _, err := load.Run(ctx, callers, 200*time.Millisecond, take); err != nil {
 		return nil, err
 	}
-	return load.Run(ctx, callers, o.duration, take)
+	return load.Run(ctx, callers, o.Duration, take)
 }

@@ -133,7 +133,7 @@ func runComparisons(ctx context.Context, o *options, out *table) error {
 func (o *options) chosen(tests []test) []test {
 	var chosen []test
 	for _, t := range tests {
-		if o.run.MatchString(t.name) {
+		if o.Run.MatchString(t.name) {
 			chosen = append(chosen, t)
 		}
 	}
@@ -142,7 +142,7 @@ func (o *options) chosen(tests []test) []test {
 
 // sidesRun are the sides to run, in order.
 func (o *options) sidesRun() []side {
-	switch o.sides {
+	switch o.Sides {
 	case plain.String():
 		return []side{plain}
 	case meta.String():
@@ -154,7 +154,7 @@ func (o *options) sidesRun() []side {
 func runGroup(ctx context.Context, o *options, g group, out *table) (err error) {
 	var opened pair[*rig.Side]
 	for _, s := range o.sidesRun() {
-		cluster, side, err := o.open(ctx, s, o.layout)
+		cluster, side, err := o.open(ctx, s, o.Layout)
 		if err != nil {
 			return err
 		}
@@ -186,7 +186,7 @@ func (o *options) open(ctx context.Context, s side, layout rig.Layout) (*rig.Clu
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open %s: %w", s, err), cluster.Stop())
 	}
-	side.Peers = rig.MemberNames(o.members)
+	side.Peers = rig.MemberNames(o.Members)
 	return cluster, side, nil
 }
 
@@ -194,7 +194,7 @@ func (o *options) servers(s side, layout rig.Layout) (*rig.Cluster, error) {
 	if s == plain {
 		return layout.Plain()
 	}
-	return layout.Meta(o.members)
+	return layout.Meta(o.Members)
 }
 
 // runTest measures the sides in turn, after a round of each that does not count. Every other time the other side goes first,
@@ -209,12 +209,12 @@ func runTest(ctx context.Context, o *options, t test, sides pair[*rig.Side]) ([]
 		}
 		measure[s] = m
 	}
-	rounds := make([]pair[*load.Result], o.rounds+1)
+	rounds := make([]pair[*load.Result], o.Rounds+1)
 	for i := range rounds {
 		for j := range order {
 			s := order[(i+j)%len(order)]
 			runtime.GC()
-			r, err := measure[s](ctx, o.duration)
+			r, err := measure[s](ctx, o.Duration)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", s, err)
 			}

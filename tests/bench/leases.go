@@ -38,7 +38,7 @@ func runLeases(ctx context.Context, o *options, out *table) error {
 		{"10,000 leases kept alive by one client", measureRenewals},
 		{"10,000 keys on one lease", measureEnds},
 	} {
-		if !o.run.MatchString(t.name) {
+		if !o.Run.MatchString(t.name) {
 			continue
 		}
 		for _, s := range o.sidesRun() {
@@ -55,7 +55,7 @@ func runLeases(ctx context.Context, o *options, out *table) error {
 func (o *options) onOwnServers(
 	ctx context.Context, s side, measure func(ctx context.Context, c *rig.Cluster, s *rig.Side) (string, error),
 ) (_ string, err error) {
-	layout := o.layout
+	layout := o.Layout
 	layout.Start = rig.Process
 	cluster, opened, err := o.open(ctx, s, layout)
 	if err != nil {

@@ -143,16 +143,16 @@ func short(ns float64) string {
 
 // printMachine says what the figures depend on.
 func printMachine(o *options) error {
-	sync, err := syncTime(o.layout.Dir)
+	sync, err := syncTime(o.Layout.Dir)
 	if err != nil {
 		return err
 	}
 	how := "all in one process"
-	if o.procs {
+	if o.Procs {
 		how = "every etcd a process of its own"
 	}
 	fmt.Printf("%d processors, %s, etcd %s, fdatasync %s; %d members, %s; %d-byte values, %d rounds of %s\n\n",
-		runtime.NumCPU(), runtime.Version(), version.Version, sync.Round(time.Microsecond), o.members, how, valueSize, o.rounds, o.duration)
+		runtime.NumCPU(), runtime.Version(), version.Version, sync.Round(time.Microsecond), o.Members, how, valueSize, o.Rounds, o.Duration)
 	return nil
 }
 

@@ -18,10 +18,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/metaetcd/metaetcd/tests/internal/rig"
@@ -39,20 +37,7 @@ type options struct {
 	layout   rig.Layout
 }
 
-func main() {
-	rig.RunRole(nil)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := scale(ctx, os.Args[1:])
-	stop()
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUnavailable):
-		fmt.Println("skipped:", err)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "scale:", err)
-		os.Exit(1)
-	}
-}
+func main() { rig.Main(nil, scale) }
 
 func parse(args []string) (*options, error) {
 	o := &options{layout: rig.Layout{Start: rig.Process}}
@@ -66,11 +51,8 @@ func parse(args []string) (*options, error) {
 	fs.DurationVar(&o.duration, "duration", 15*time.Second, "writing that counts")
 	fs.StringVar(&o.layout.Dir, "dir", os.TempDir(), "where members and the plain etcd keep their data: a disk")
 	fs.StringVar(&o.layout.CoordinatorDir, "coordinator-dir", "/dev/shm", "where the coordinator keeps its data")
-	if err := fs.Parse(args); err != nil {
+	if err := rig.ParseArgs(fs, args); err != nil {
 		return nil, err
-	}
-	if fs.NArg() > 0 {
-		return nil, fmt.Errorf("unknown argument %q", fs.Arg(0))
 	}
 	for s := range strings.SplitSeq(*members, ",") {
 		n, err := strconv.Atoi(s)
@@ -91,6 +73,10 @@ func scale(ctx context.Context, args []string) error {
 		return err
 	}
 	t, err := newThrottle(o.layout.Dir, o.limits)
+	if errors.Is(err, errUnavailable) {
+		fmt.Println("skipped:", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -32,12 +32,12 @@ func compare(ctx context.Context, o *options, t test, plain, meta *side) error {
 		defer done()
 		ops[i] = op
 	}
-	for round := range o.rounds + 1 {
+	for round := range o.Rounds + 1 {
 		for i := range ops {
 			if ops[i] == nil {
 				continue
 			}
-			r, err := load.Run(ctx, t.workers, o.duration, ops[i])
+			r, err := load.Run(ctx, t.workers, o.Duration, ops[i])
 			if err != nil {
 				return err
 			}

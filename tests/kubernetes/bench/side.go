@@ -59,7 +59,7 @@ func open(ctx context.Context, o *options, start func(rig.Layout) (*rig.Cluster,
 			err = errors.Join(err, s.close())
 		}
 	}()
-	cluster, err := start(o.layout)
+	cluster, err := start(o.Layout)
 	if err != nil {
 		return nil, err
 	}

@@ -10,26 +10,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
-	stop()
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "upstream:", err)
-		os.Exit(1)
-	}
-}
+func main() { rig.Main(nil, run) }
 
 const ownPackage = "github.com/metaetcd/metaetcd/tests/kubernetes"
 
@@ -40,11 +27,8 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("upstream", flag.ContinueOnError)
 	only := fs.String("run", "", "only tests that this regular expression matches, as go test has it")
 	verbose := fs.Bool("v", false, "print what tests that failed on the meta cluster wrote")
-	if err := fs.Parse(args); err != nil {
+	if err := rig.ParseArgs(fs, args); err != nil {
 		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unknown argument %q", fs.Arg(0))
 	}
 	r := &report{out: os.Stdout, verbose: *verbose}
 
