@@ -40,7 +40,9 @@ func TestConfigIsChecked(t *testing.T) {
 	} {
 		cfg := Config{Coordinator: cli, Members: []Member{{Name: "m", Client: cli}}}
 		change(&cfg)
-		_, err := New(t.Context(), cfg)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := New(ctx, cfg)
+		cancel()
 		require.ErrorIs(t, err, ErrConfig)
 		require.ErrorAs(t, err, new(*TopologyError))
 		require.ErrorContains(t, err, "metaetcd: "+says)
