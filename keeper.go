@@ -202,30 +202,36 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
 // tries until ctx ends.
 func (c *core) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
-	if err := c.applyAll(ctx, d.Parts); err != nil {
+	if err := c.applyAll(ctx, d.Parts, nil); err != nil {
 		return err
 	}
 	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
-func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
+func (c *core) applyPart(ctx context.Context, p record.DecidedPart, tried func()) error {
 	req := &pb.TxnRequest{}
 	if err := proto.Unmarshal(p.Txn, req); err != nil {
 		return err
 	}
-	return c.insist(ctx, p.Member, req)
+	return c.insist(ctx, p.Member, req, tried)
 }
 
-// insist sends a request until the member answers it: one that may be sent any number of times.
-func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest) error {
+// insist sends a request until the member answers it: one that may be sent any number of times. It calls tried after every
+// attempt.
+func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest, tried ...func()) error {
+	m := c.members[member]
 	for {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
-		_, err := c.members[member].send(sending, req) //nolint:contextcheck // what is under way is finished
+		_, err := m.send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
+		for _, f := range tried {
+			f()
+		}
 		if err == nil {
 			return nil
 		}
-		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", c.members[member].name), zap.Error(err))
+		m.away.Store(true)
+		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.name), zap.Error(err))
 		if pause(ctx, awayRetry) != nil {
 			return err
 		}
