@@ -40,7 +40,8 @@ type wire struct {
 	countdown atomic.Int32
 	pause     func()
 
-	blocked atomic.Int32 // the phase whose requests are not sent
+	blocked atomic.Int32                                 // the phase whose requests are not sent
+	around  atomic.Pointer[func(p phase) (after func())] // what happens before and after a request
 
 	lose atomic.Int32 // how many of 1,000 answers get lost
 	lost atomic.Int64
@@ -56,6 +57,9 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 	phase := phaseOf(req)
 	if phase != other && w.blocked.Load() == int32(phase) || w.diesAt(momentsOf[phase].before) || w.doom.Load().sticks(req, nil) {
 		return hang(ctx)
+	}
+	if around := w.around.Load(); around != nil {
+		defer (*around)(phase)()
 	}
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err
