@@ -3,6 +3,7 @@ package metaetcd
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -351,19 +352,37 @@ func (c *core) landed(plan *translate.Plan, run *translate.Run, stamp int64, res
 	return resp
 }
 
-// replay computes what the steps of a landed transaction answered: each on the snapshot before it with its own earlier
-// writes on top.
+// replay computes what the steps of a transaction that landed answered: each on the snapshot before it with its own earlier
+// writes on top. Errors of these reads are not the transaction's: they become ErrUnknownOutcome.
 func (c *core) replay(ctx context.Context, run *translate.Run, stamp int64) ([]translate.Result, error) {
-	f, err := c.feedFor(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		f, err := c.feedFor(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.replayOn(ctx, f, run, stamp)
+		switch {
+		case err == nil:
+			return out, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case c.ctx.Err() != nil:
+			return nil, c.whyOver()
+		case f.over(): // compaction has overtaken the log: there will be another one
+			continue
+		}
+		return nil, fmt.Errorf("%w: it took effect at revision %d, but what it answers could not be read: %s", ErrUnknownOutcome, stamp, err.Error())
 	}
+}
+
+func (c *core) replayOn(ctx context.Context, f *feed, run *translate.Run, stamp int64) ([]translate.Result, error) {
 	if err := f.log.WaitClosed(ctx, stamp); err != nil {
 		return nil, err
 	}
 	rp := &replay{c: c, f: f, stamp: stamp}
 	out := make([]translate.Result, len(run.Steps))
 	for i, s := range run.Steps {
+		var err error
 		if out[i], err = rp.step(ctx, s); err != nil {
 			return nil, err
 		}
