@@ -313,7 +313,7 @@ func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch
 	m := x.c.members[s.Member]
 	resp, err := m.send(ctx, req)
 	if err != nil {
-		if commit.Definite(err) {
+		if commit.Definite(err) || commit.OutOfSpace(err) { // nothing that comes back by itself
 			return nil, err
 		}
 		m.away.Store(true)

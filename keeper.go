@@ -220,7 +220,7 @@ func (c *core) applyPart(ctx context.Context, p record.DecidedPart, tried func()
 // attempt.
 func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest, tried ...func()) error {
 	m := c.members[member]
-	for {
+	for warned := false; ; {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
 		_, err := m.send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
@@ -231,6 +231,10 @@ func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest, tried
 			return nil
 		}
 		m.away.Store(true)
+		if refused := commit.Definite(err) || commit.OutOfSpace(err); refused && !warned {
+			warned = true
+			c.cfg.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.name), zap.Error(err))
+		}
 		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.name), zap.Error(err))
 		if pause(ctx, awayRetry) != nil {
 			return err
