@@ -18,7 +18,8 @@ import (
 var ErrClosed error = commit.ErrClosed
 
 // ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the log of its
-// member was compacted before its mark was seen.
+// member was compacted before its mark was seen. A write that is known to have landed gets it if what it was to answer, like
+// previous values, was compacted before it was read; the message says so. Over gRPC its code is Unknown.
 var ErrUnknownOutcome error = commit.ErrUnknown
 
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
@@ -54,6 +55,9 @@ func grpcError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, ErrUnknownOutcome) { // whatever the cause: it must not look as if nothing was written
+		return final{err}
+	}
 	for _, known := range []error{rpctypes.ErrGRPCCompacted, rpctypes.ErrGRPCFutureRev} {
 		if errors.Is(err, known) {
 			return known
@@ -79,8 +83,12 @@ func (e final) Unwrap() error { return e.error }
 
 // GRPCStatus implements the interface that package status looks for.
 func (e final) GRPCStatus() *status.Status {
-	if errors.Is(e.error, ErrClosed) {
-		return status.New(codes.Canceled, e.Error())
+	code := codes.FailedPrecondition
+	switch {
+	case errors.Is(e.error, ErrUnknownOutcome):
+		code = codes.Unknown
+	case errors.Is(e.error, ErrClosed):
+		code = codes.Canceled
 	}
-	return status.New(codes.FailedPrecondition, e.Error())
+	return status.New(code, e.Error())
 }
