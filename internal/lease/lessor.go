@@ -155,7 +155,7 @@ func passing(err error) bool {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true
 	}
-	return rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests)
+	return errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests)
 }
 
 // coordinator sends a transaction to the coordinator.

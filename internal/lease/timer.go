@@ -5,12 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -36,7 +38,7 @@ func (l *Lessor) startTimer(ctx context.Context, g, ttl int64) (int64, error) {
 	switch {
 	case err == nil:
 		return resp.TTL, nil
-	case rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseExist):
+	case !errors.Is(err, rpctypes.ErrGRPCLeaseExist):
 		return 0, err
 	}
 	left, err := l.timer(ctx, g)
@@ -60,7 +62,7 @@ func (l *Lessor) stopTimer(ctx context.Context, g int64) (stopped bool, err erro
 		asked++
 		return l.cfg.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: g})
 	})
-	if rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound) {
+	if errors.Is(err, rpctypes.ErrGRPCLeaseNotFound) {
 		return asked > 1, nil // an answer was lost, and then it may have been ours
 	}
 	return err == nil, err
@@ -76,7 +78,7 @@ func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec re
 		Failure: ifHolds(holds, getOp(key, nil)),
 	})
 	switch {
-	case rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound):
+	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound):
 		return record.LeaseRecord{}, errGone
 	case err != nil:
 		return record.LeaseRecord{}, err
@@ -158,10 +160,10 @@ func (l *Lessor) inEpoch(ctx context.Context, f func(epoch int64, holds []*pb.Co
 	}
 }
 
-// restored bounds the timers that Restore is at, at once, and sentinelsAtOnce the sentinels in one transaction.
+// restoredAtOnce bounds the sentinels that Restore puts by one transaction, and grantsAtOnce the timers that it starts at once.
 const (
-	restoredAtOnce  = 32
-	sentinelsAtOnce = 50
+	restoredAtOnce = 50
+	grantsAtOnce   = 32
 )
 
 // Restore gives a coordinator that has lost its data the timers of all living leases again, with their full TTL; see
@@ -172,39 +174,48 @@ func (l *Lessor) Restore(ctx context.Context, life []*pb.Compare) error {
 		return err
 	}
 	var todo []grant
-	recs := map[grant]record.LeaseRecord{}
 	for id, rec := range living {
 		todo = append(todo, grant{id, rec.Grant})
-		recs[grant{id, rec.Grant}] = rec
 	}
+	for part := range slices.Chunk(todo, restoredAtOnce) {
+		// A timer that runs out before it has its sentinel is started again, and only those beside it are looked at again: there
+		// may be more leases than can be restored in the shortest TTL.
+		err := l.restore(ctx, life, part, living)
+		for retry := (backoff.Backoff{}); errors.Is(err, errGone) && retry.Wait(ctx); {
+			err = l.restore(ctx, life, part, living)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restore starts the timers of some grants, as far as they do not run, and posts their sentinels. errGone: one has run out
+// meanwhile; errEpoch: life does not hold.
+func (l *Lessor) restore(ctx context.Context, life []*pb.Compare, part []grant, recs map[int64]record.LeaseRecord) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(restoredAtOnce)
-	for _, t := range todo {
+	g.SetLimit(grantsAtOnce)
+	req := &pb.TxnRequest{Compare: life}
+	for _, t := range part {
 		g.Go(func() error {
-			_, err := l.startTimer(gctx, t.grant, recs[t].TTL)
+			_, err := l.startTimer(gctx, t.grant, recs[t.id].TTL)
 			return err
 		})
+		key := sentinelKey(t.id)
+		req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(key, nil)}, putOp(key, recs[t.id].Encode(), t.grant))...)
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for len(todo) > 0 {
-		n := min(len(todo), sentinelsAtOnce)
-		req := &pb.TxnRequest{Compare: life}
-		for _, t := range todo[:n] {
-			key := sentinelKey(t.id)
-			req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(key, nil)}, putOp(key, recs[t].Encode(), t.grant))...)
-		}
-		resp, err := l.coordinator(ctx, req)
-		if err != nil {
-			return err
-		}
-		if !resp.Succeeded {
-			return errEpoch
-		}
-		todo = todo[n:]
+	resp, err := l.coordinator(ctx, req)
+	switch {
+	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound):
+		return errGone
+	case err == nil && !resp.Succeeded:
+		return errEpoch
 	}
-	return nil
+	return err
 }
 
 // living reads all records of all members, and returns those of the leases that live: no member has marked them dead. Where

@@ -1,0 +1,152 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+const (
+	epoch    = 5
+	epochKey = "\x00metaetcd/clock/epoch"
+)
+
+// world is a coordinator, which works in epoch, and members.
+type world struct {
+	t           *testing.T
+	coordinator *etcdfake.Server
+	timers      *timers
+	members     []*etcdfake.Server
+}
+
+func newWorld(t *testing.T, members int) *world {
+	w := &world{t: t, coordinator: etcdfake.New(100)}
+	w.timers = &timers{server: w.coordinator, ttl: map[int64]int64{}}
+	put(t, w.coordinator, epochKey, "5")
+	for i := range members {
+		w.members = append(w.members, etcdfake.New(uint64(i+1)))
+		put(t, w.members[i], record.KeyFence, string(record.Pair(epoch, 0)))
+	}
+	return w
+}
+
+func put(t *testing.T, s *etcdfake.Server, key, value string) {
+	t.Helper()
+	_, err := s.Client(nil).Put(t.Context(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)})
+	require.NoError(t, err)
+}
+
+// open starts a process; its requests to the members go through via, which may be nil. What it deletes it deletes at revision 1.
+func (w *world) open(via etcdfake.Interceptor) *Lessor {
+	cfg := Config{
+		Clock: w, KV: w.coordinator.Client(nil), Lease: w.timers, MaxTxnOps: 128, Logger: zap.NewNop(),
+		Delete: func(ctx context.Context, keys []Attached) (int64, error) { return 1, errors.New("no keys are attached") },
+		Watch:  func() clientv3.Watcher { return nil },
+	}
+	for i, m := range w.members {
+		kv := m.Client(via)
+		cfg.Members = append(cfg.Members, Member{Name: fmt.Sprint("m", i), Txn: func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+			return kv.Txn(ctx, req)
+		}})
+	}
+	l := New(cfg)
+	w.t.Cleanup(l.Close)
+	return l
+}
+
+// Present, Sync and EpochChanged make the world a Clock.
+func (w *world) Present() (int64, []*pb.Compare) {
+	return epoch, []*pb.Compare{valueIs([]byte(epochKey), []byte("5"))}
+}
+
+func (w *world) Sync(ctx context.Context) (int64, error) { return epoch, ctx.Err() }
+
+func (w *world) EpochChanged() <-chan struct{} { return nil }
+
+// records counts the records of a lease on the members.
+func (w *world) records(id int64) (n int) {
+	for _, m := range w.members {
+		if m.Get(string(record.LeaseKey(id))) != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// sentinels counts them.
+func (w *world) sentinels() (n int) {
+	for _, k := range w.coordinator.Keys() {
+		if strings.HasPrefix(k, sentinelPrefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// timers are the native leases of the coordinator.
+type timers struct {
+	pb.LeaseClient
+	server *etcdfake.Server
+
+	mu      sync.Mutex
+	ttl     map[int64]int64
+	left    func(id int64) int64 // what LeaseTimeToLive says; nil: the whole TTL
+	granted func(id int64)       // called after a grant, which may end leases; may be nil
+}
+
+func (l *timers) LeaseGrant(_ context.Context, r *pb.LeaseGrantRequest, _ ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+	l.mu.Lock()
+	_, there := l.ttl[r.ID]
+	if there {
+		l.mu.Unlock()
+		return nil, rpctypes.ErrGRPCLeaseExist
+	}
+	l.ttl[r.ID] = r.TTL
+	l.server.Grant(r.ID)
+	l.mu.Unlock()
+	if l.granted != nil {
+		l.granted(r.ID)
+	}
+	return &pb.LeaseGrantResponse{ID: r.ID, TTL: r.TTL}, nil
+}
+
+func (l *timers) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ttl, there := l.ttl[r.ID]
+	switch {
+	case !there:
+		return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: -1}, nil
+	case l.left != nil:
+		return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: l.left(r.ID), GrantedTTL: ttl}, nil
+	}
+	return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: ttl, GrantedTTL: ttl}, nil
+}
+
+func (l *timers) LeaseRevoke(_ context.Context, r *pb.LeaseRevokeRequest, _ ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
+	if !l.end(r.ID) {
+		return nil, rpctypes.ErrGRPCLeaseNotFound
+	}
+	return &pb.LeaseRevokeResponse{}, nil
+}
+
+// end is also what happens when a timer runs out.
+func (l *timers) end(id int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.ttl, id)
+	return l.server.End(id)
+}
