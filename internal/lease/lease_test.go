@@ -60,7 +60,7 @@ func TestBookNeverGoesBack(t *testing.T) {
 	require.False(t, living)
 	present, isDead := b.state(grant{7, 3})
 	require.True(t, present && isDead)
-	require.Equal(t, map[grant]struct{}{{7, 3}: {}}, b.all())
+	require.Equal(t, []grant{{7, 3}}, b.all())
 	require.NoError(t, b.Load(1, 40, nil))
 	is(nil)
 	require.ErrorIs(t, b.Load(1, 50, []*mvccpb.KeyValue{gone}), record.ErrMalformed)

@@ -68,9 +68,9 @@ func (l *Lessor) stopTimer(ctx context.Context, g int64) (stopped bool, err erro
 	return err == nil, err
 }
 
-// post puts the sentinel of a grant whose timer runs, unless the lease has one, and returns the one that is there then.
-// errEpoch: the compares do not hold; errGone: the timer has run out.
-func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) (record.LeaseRecord, error) {
+// post puts the sentinel of a grant whose timer runs, unless it is there. errExists: the lease has one of another grant; errEpoch:
+// the compares do not hold; errGone: the timer has run out.
+func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error {
 	key := sentinelKey(id)
 	resp, err := l.coordinator(ctx, &pb.TxnRequest{
 		Compare: append([]*pb.Compare{absent(key, nil)}, holds...),
@@ -79,20 +79,39 @@ func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec re
 	})
 	switch {
 	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound):
-		return record.LeaseRecord{}, errGone
-	case err != nil:
-		return record.LeaseRecord{}, err
-	case resp.Succeeded:
-		return rec, nil
+		return errGone
+	case err != nil || resp.Succeeded:
+		return err
 	}
 	t, err := otherwise(resp)
 	if err != nil {
-		return record.LeaseRecord{}, err
+		return err
 	}
-	if kvs := t.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 {
-		return record.ParseLease(kvs[0].Value)
+	found, there, err := sentinelFrom(t.Responses[0].GetResponseRange())
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		return fmt.Errorf("%w: sentinel of lease %x", record.ErrMalformed, id)
+	case found.Grant != rec.Grant:
+		return errExists
 	}
-	return record.LeaseRecord{}, fmt.Errorf("%w: sentinel of lease %x", record.ErrMalformed, id)
+	return nil
+}
+
+// confirm demands the sentinel of a grant. errExists: the lease has one of another grant; errEpoch: the compares do not hold; errGone:
+// it has none.
+func (l *Lessor) confirm(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error {
+	found, there, err := l.sentinelIn(ctx, holds, id)
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		return errGone
+	case found.Grant != rec.Grant:
+		return errExists
+	}
+	return nil
 }
 
 // sentinelIn reads a lease's sentinel in the epoch in which the compares hold, otherwise errEpoch.
@@ -104,11 +123,14 @@ func (l *Lessor) sentinelIn(ctx context.Context, holds []*pb.Compare, id int64) 
 	if !resp.Succeeded {
 		return rec, false, errEpoch
 	}
-	kvs := resp.Responses[0].GetResponseRange().Kvs
-	if len(kvs) == 0 {
+	return sentinelFrom(resp.Responses[0].GetResponseRange())
+}
+
+func sentinelFrom(r *pb.RangeResponse) (rec record.LeaseRecord, there bool, err error) {
+	if len(r.GetKvs()) == 0 {
 		return rec, false, nil
 	}
-	rec, err = record.ParseLease(kvs[0].Value)
+	rec, err = record.ParseLease(r.Kvs[0].Value)
 	return rec, err == nil, err
 }
 
@@ -121,13 +143,14 @@ func (l *Lessor) sentinel(ctx context.Context, id int64) (rec record.LeaseRecord
 	return rec, there, err
 }
 
-// sentinels reads all of them: the grants that live, by lease.
-func (l *Lessor) sentinels(ctx context.Context) (map[int64]int64, error) {
+// allSentinels reads what its name says, as an operation for sentinels.
+func allSentinels() *pb.RequestOp { return getOp([]byte(sentinelPrefix), []byte(sentinelEnd)) }
+
+// sentinels returns those that the operations read: the grants that live, by lease.
+func (l *Lessor) sentinels(ctx context.Context, reads ...*pb.RequestOp) (map[int64]int64, error) {
 	grants := map[int64]int64{}
 	err := l.inEpoch(ctx, func(_ int64, holds []*pb.Compare) error {
-		resp, err := l.coordinator(ctx, &pb.TxnRequest{
-			Compare: holds, Success: []*pb.RequestOp{getOp([]byte(sentinelPrefix), []byte(sentinelEnd))},
-		})
+		resp, err := l.coordinator(ctx, &pb.TxnRequest{Compare: holds, Success: reads})
 		if err != nil {
 			return err
 		}
@@ -135,12 +158,14 @@ func (l *Lessor) sentinels(ctx context.Context) (map[int64]int64, error) {
 			return errEpoch
 		}
 		clear(grants)
-		for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
-			rec, err := record.ParseLease(kv.Value)
-			if err != nil {
-				return err
+		for _, r := range resp.Responses {
+			for _, kv := range r.GetResponseRange().GetKvs() {
+				rec, err := record.ParseLease(kv.Value)
+				if err != nil {
+					return err
+				}
+				grants[sentinelOf(kv.Key)] = rec.Grant
 			}
-			grants[sentinelOf(kv.Key)] = rec.Grant
 		}
 		return nil
 	})

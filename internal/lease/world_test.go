@@ -53,8 +53,10 @@ func put(t *testing.T, s *etcdfake.Server, key, value string) {
 func (w *world) open(via etcdfake.Interceptor) *Lessor {
 	cfg := Config{
 		Clock: w, KV: w.coordinator.Client(nil), Lease: w.timers, MaxTxnOps: 128, Logger: zap.NewNop(),
-		Delete: func(ctx context.Context, keys []Attached) (int64, error) { return 1, errors.New("no keys are attached") },
-		Watch:  func() clientv3.Watcher { return nil },
+		Delete: func(ctx context.Context, keys []Attached) (int64, error) {
+			return 1, errors.New("no keys are attached")
+		},
+		Watch: func() clientv3.Watcher { return silent{} },
 	}
 	for i, m := range w.members {
 		kv := m.Client(via)
@@ -95,6 +97,15 @@ func (w *world) sentinels() (n int) {
 	}
 	return n
 }
+
+// silent is a watcher to whom nothing is shown.
+type silent struct{ clientv3.Watcher }
+
+func (silent) Watch(context.Context, string, ...clientv3.OpOption) clientv3.WatchChan {
+	return make(chan clientv3.WatchResponse)
+}
+
+func (silent) Close() error { return nil }
 
 // timers are the native leases of the coordinator.
 type timers struct {
