@@ -144,14 +144,17 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	locked := x.plan.NewCross(x.c.ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
-		x.abandon() //nolint:contextcheck // as above
-		return x.unstamped(ctx)
+		return x.stepAside(ctx)
 	}
 	if err := x.c.checkReads(ctx, f, run); err != nil {
 		return nil, false, err
 	}
-	if err := locked.Attaches(run); err != nil {
-		return nil, false, err
+	if kept := locked.Unheld(run); len(kept) > 0 {
+		x.hold(kept)
+		return nil, false, errAgain
+	}
+	if locked.Attaches(run) != nil { // what is left of the lease has to go first
+		return x.stepAside(ctx)
 	}
 	d, err := x.decide(locked, run) //nolint:contextcheck // the outcome has to be known whoever has gone
 	if err != nil {
@@ -171,6 +174,30 @@ func (x *crossing) begin() {
 	x.epoch = x.c.clock.Epoch()
 	x.locked = make([]*translate.Locked, len(x.shares))
 	x.c.crossings.Store(x.holder.ID, struct{}{})
+}
+
+// hold has the next attempts hold leases too, whatever keys they find.
+func (x *crossing) hold(leases []int64) {
+	for i := range x.shares {
+		x.shares[i].Leases = append(slices.Clip(x.shares[i].Leases), leases...)
+	}
+}
+
+// stepAside gives everything back, the turn included, for unstamped: it may have to delete the keys of a lease that has ended. If the
+// transaction starts over, it has a turn again.
+func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error) {
+	x.abandon() //nolint:contextcheck // locks are given back whatever ends the attempt
+	x.release()
+	x.release = func() {}
+	resp, _, err := x.unstamped(ctx)
+	if errors.Is(err, errAgain) {
+		release, err := x.c.turns.Take(ctx, x.claims)
+		if err != nil {
+			return nil, false, err
+		}
+		x.release = release
+	}
+	return resp, false, err
 }
 
 // unstamped answers a transaction that changes nothing, from a snapshot, with etcd's error if it is one.

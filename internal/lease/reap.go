@@ -43,12 +43,11 @@ func (l *Lessor) reapAlone(ctx context.Context, g grant) (all reaped, err error)
 		r, err := l.reapOnce(ctx, g)
 		all.keys, all.rev = all.keys+r.keys, max(all.rev, r.rev)
 		switch {
-		case errors.Is(err, errMoved):
 		case errors.Is(err, errEpoch):
 			if err := l.sync(ctx); err != nil {
 				return all, err
 			}
-		case errors.Is(err, errHeld):
+		case errors.Is(err, errMoved), errors.Is(err, errHeld):
 			if !retry.Wait(ctx) {
 				return all, ctx.Err()
 			}

@@ -2,7 +2,6 @@ package lease
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -49,12 +48,12 @@ func put(t *testing.T, s *etcdfake.Server, key, value string) {
 	require.NoError(t, err)
 }
 
-// open starts a process; its requests to the members go through via, which may be nil. What it deletes it deletes at revision 1.
-func (w *world) open(via etcdfake.Interceptor) *Lessor {
+// open starts a process; its requests to the members go through via, which may be nil.
+func (w *world) open(via etcdfake.Interceptor, adjust ...func(*Config)) *Lessor {
 	cfg := Config{
 		Clock: w, KV: w.coordinator.Client(nil), Lease: w.timers, MaxTxnOps: 128, Logger: zap.NewNop(),
-		Delete: func(ctx context.Context, keys []Attached) (int64, error) {
-			return 1, errors.New("no keys are attached")
+		Delete: func(_ context.Context, keys []Attached) (int64, error) {
+			return 1, w.remove(keys)
 		},
 		Watch: func() clientv3.Watcher { return silent{} },
 	}
@@ -63,6 +62,9 @@ func (w *world) open(via etcdfake.Interceptor) *Lessor {
 		cfg.Members = append(cfg.Members, Member{Name: fmt.Sprint("m", i), Txn: func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 			return kv.Txn(ctx, req)
 		}})
+	}
+	for _, a := range adjust {
+		a(&cfg)
 	}
 	l := New(cfg)
 	w.t.Cleanup(l.Close)
@@ -77,6 +79,30 @@ func (w *world) Present() (int64, []*pb.Compare) {
 func (w *world) Sync(ctx context.Context) (int64, error) { return epoch, ctx.Err() }
 
 func (w *world) EpochChanged() <-chan struct{} { return nil }
+
+// attach puts a key, attached to a lease, on a member.
+func (w *world) attach(member int, key string, lease int64) {
+	put(w.t, w.members[member], key, string(record.Header{Stamp: 10, Create: 10, Lease: lease}.Value(nil)))
+	put(w.t, w.members[member], string(record.AttachedKey(lease, []byte(key))), "")
+}
+
+// remove deletes keys and the entries that name them.
+func (w *world) remove(keys []Attached) error {
+	for _, m := range w.members {
+		for _, k := range keys {
+			h, _, err := record.ParseHeader(m.Get(string(k.Key)))
+			if err != nil {
+				continue // on another member
+			}
+			for _, name := range [][]byte{k.Key, record.AttachedKey(h.Lease, k.Key)} {
+				if _, err := m.Client(nil).DeleteRange(w.t.Context(), &pb.DeleteRangeRequest{Key: name}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
 
 // records counts the records of a lease on the members.
 func (w *world) records(id int64) (n int) {
