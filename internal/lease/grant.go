@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -194,12 +195,13 @@ func (l *Lessor) end(ctx context.Context, g grant) (int64, error) {
 	}
 }
 
-// TimeToLive returns what is left of a lease, in seconds, its TTL, and its keys, sorted, if they are wanted. -1: there is none.
+// TimeToLive returns what is left of a lease, in seconds, its TTL, and its keys, sorted, if they are wanted. -1: there is none, and then
+// none of its keys is left.
 func (l *Lessor) TimeToLive(ctx context.Context, id int64, withKeys bool) (left, ttl int64, keys [][]byte, err error) {
 	ctx, cancel := l.whileOpen(ctx)
 	defer cancel()
 	rec, lives, err := l.present(ctx, id)
-	for err == nil && lives {
+	for retry := (backoff.Backoff{}); err == nil && lives; {
 		resp, err := l.timer(ctx, rec.Grant)
 		if err != nil {
 			return 0, 0, nil, err
@@ -213,6 +215,12 @@ func (l *Lessor) TimeToLive(ctx context.Context, id int64, withKeys bool) (left,
 		if rec, lives, err = l.sentinel(ctx, id); err != nil {
 			return 0, 0, nil, err
 		}
+		if lives && !retry.Wait(ctx) { // it has run out, and the coordinator has not come to it yet
+			return 0, 0, nil, ctx.Err()
+		}
+	}
+	if err == nil {
+		err = l.clear(ctx, id)
 	}
 	return -1, 0, nil, err
 }

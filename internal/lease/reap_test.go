@@ -32,3 +32,33 @@ func TestReapWaitsForKeysThatMove(t *testing.T) {
 		require.Less(t, tries, 50)
 	})
 }
+
+// TestTimeToLiveOfALeaseThatHasEnded: it is answered when none of its keys is left, and until the coordinator has come to a timer that has
+// run out, it is not asked all the time.
+func TestTimeToLiveOfALeaseThatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		l := w.open(nil)
+		_, _, err := l.Grant(t.Context(), 7, 60)
+		require.NoError(t, err)
+		w.attach(1, "k", 7)
+		left, ttl, keys, err := l.TimeToLive(t.Context(), 7, true)
+		require.NoError(t, err)
+		require.Equal(t, [][]byte{[]byte("k")}, keys)
+		require.EqualValues(t, [2]int64{60, 60}, [2]int64{left, ttl})
+
+		asked, begun := 0, time.Now()
+		w.timers.left = func(id int64) int64 {
+			if asked++; asked >= 1000 || time.Since(begun) > 3*time.Second {
+				go w.timers.end(id)
+			}
+			return -1
+		}
+		left, _, _, err = l.TimeToLive(t.Context(), 7, true)
+		require.NoError(t, err)
+		require.EqualValues(t, -1, left)
+		require.Less(t, asked, 50)
+		require.Empty(t, w.members[1].Get("k"))
+		require.Zero(t, w.records(7))
+	})
+}
