@@ -48,6 +48,7 @@ func (l *Lessor) grant(ctx context.Context, id, ttl int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	l.renew.started(g, began, ttl)
 	err = l.establish(ctx, id, own(g, ttl), l.post)
 	if err == nil && time.Since(began) > time.Duration(ttl)*time.Second/2 {
 		err = l.restart(ctx, g)

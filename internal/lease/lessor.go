@@ -95,7 +95,7 @@ var (
 func New(cfg Config) *Lessor {
 	l := &Lessor{cfg: cfg, book: NewBook(len(cfg.Members)), places: make(chan struct{}, reapsAtOnce), scheduled: map[grant]struct{}{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
-	l.renew = &keeper{lease: cfg.Lease, ctx: l.ctx, spawn: l.spawn, woken: make(chan struct{}, 1), waiting: map[int64]*renewal{}, log: cfg.Logger}
+	l.renew = newKeeper(l.ctx, cfg, l.spawn)
 	return l
 }
 

@@ -73,6 +73,7 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 			if err := l.reconcile(ctx); err != nil {
 				return err
 			}
+			l.renew.forget()
 			again.Reset(lookAgain)
 		case <-news:
 			news = nil // until then
