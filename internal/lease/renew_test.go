@@ -234,6 +234,9 @@ func TestTimersThatHaveRunOutHoldUpNobody(t *testing.T) {
 		time.Sleep(2 * renewTimeout)
 		require.Equal(t, want, y.all())
 
+		for g := range int64(3) {
+			k.started(g, time.Now(), 3600)
+		}
 		c.block(true, 1)
 		y.ask(k, 1, 2)
 		time.Sleep(renewTimeout + time.Second)
