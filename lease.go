@@ -33,7 +33,7 @@ func (c *core) leaseConfig() lease.Config {
 		Clock: c.clock, KV: rawKV(cli), Lease: pb.NewLeaseClient(cli.ActiveConnection()),
 		Watch:  func() clientv3.Watcher { return clientv3.NewWatcher(cli) },
 		Delete: c.deleteAttached, MaxTxnOps: min(maxTxnOps, c.cfg.MemberTxnOps), Logger: c.cfg.Logger,
-		OnReaped: c.metrics.reaped,
+		OnReaped: c.metrics.reaps.Inc,
 	}
 	for _, m := range c.members {
 		cfg.Members = append(cfg.Members, lease.Member{Name: m.name, Txn: m.txn})
@@ -324,8 +324,19 @@ func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64
 			return last, err
 		}
 		last = max(last, resp.Header.Revision)
+		c.metrics.reapedKeys.Add(float64(deleted(resp)))
 	}
 	return last, nil
+}
+
+// deleted counts the keys that deletes under conditions have deleted.
+func deleted(resp *pb.TxnResponse) (n int64) {
+	for _, r := range resp.Responses {
+		for _, d := range r.GetResponseTxn().GetResponses() {
+			n += d.GetResponseDeleteRange().GetDeleted()
+		}
+	}
+	return n
 }
 
 // deleteIfAt deletes a key if it is as it was put at rev.

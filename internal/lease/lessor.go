@@ -55,7 +55,7 @@ type Config struct {
 
 	MaxTxnOps int // the members' and the coordinator's
 	Logger    *zap.Logger
-	OnReaped  func(keys int) // a lease that had died is gone, with so many keys; may be nil
+	OnReaped  func() // a lease that had died is gone, and this process removed records of it; may be nil
 }
 
 // Lessor is one process's part in the leases of a meta cluster. It is safe for concurrent use.

@@ -62,3 +62,22 @@ func TestTimeToLiveOfALeaseThatHasEnded(t *testing.T) {
 		require.Zero(t, w.records(7))
 	})
 }
+
+// TestReapsAreCounted: a lease that has ended is counted by who removed what was left of it, and by nobody else.
+func TestReapsAreCounted(t *testing.T) {
+	w := newWorld(t, 2)
+	counts := [2]int{}
+	var ls [2]*Lessor
+	for i := range ls {
+		ls[i] = w.open(nil, func(cfg *Config) { cfg.OnReaped = func() { counts[i]++ } })
+	}
+	_, _, err := ls[0].Grant(t.Context(), 7, 60)
+	require.NoError(t, err)
+	rec, ok := ls[0].Book().Living(7)
+	require.True(t, ok)
+	_, err = ls[1].Revoke(t.Context(), 7)
+	require.NoError(t, err)
+	_, err = ls[0].reap(t.Context(), grant{7, rec.Grant})
+	require.NoError(t, err)
+	require.Equal(t, [2]int{0, 1}, counts)
+}
