@@ -75,7 +75,7 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	ctx, cancel := x.c.whileOpen(ctx)
 	defer cancel()
 	if x.foreseen() {
-		if resp, _, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
+		if resp, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
 			return resp, err
 		}
 	}
@@ -189,7 +189,7 @@ func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error)
 	x.abandon() //nolint:contextcheck // locks are given back whatever ends the attempt
 	x.release()
 	x.release = func() {}
-	resp, _, err := x.unstamped(ctx)
+	resp, err := x.unstamped(ctx)
 	if errors.Is(err, errAgain) {
 		release, err := x.c.turns.Take(ctx, x.claims)
 		if err != nil {
@@ -201,12 +201,12 @@ func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error)
 }
 
 // unstamped answers a transaction that changes nothing, from a snapshot, with etcd's error if it is one.
-func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
+func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, error) {
 	resp, writes, err := x.c.answerUnstamped(ctx, x.plan, false)
 	if err == nil && writes {
 		err = errAgain // it was a moment ago
 	}
-	return resp, false, err
+	return resp, err
 }
 
 // lock locks the primary's share, and then the others. The order matters: who finds a lock, and nothing of it on the primary,

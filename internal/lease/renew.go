@@ -231,7 +231,7 @@ func errNotAsked(resp *pb.LeaseKeepAliveResponse) error {
 func (k *keeper) take(ctx context.Context, overdue *time.Timer) []*renewal {
 	for {
 		k.mu.Lock()
-		batch := k.nextLocked()
+		batch := k.nextLocked() //nolint:contextcheck // what it starts lives as long as the keeper
 		if len(batch) > 0 {
 			if len(k.sent) == 0 {
 				overdue.Reset(renewTimeout)
