@@ -82,7 +82,7 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	ctx, cancel := x.c.whileOpen(ctx)
 	defer cancel()
 	if x.foreseen() {
-		if resp, _, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
+		if resp, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
 			return resp, err
 		}
 	}
@@ -171,15 +171,17 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	locked := x.plan.NewCross(x.c.ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
-		x.abandon() //nolint:contextcheck // as above
-		x.endTurn() // a snapshot may have to wait for members that the transaction does not touch
-		return x.unstamped(ctx)
+		return x.stepAside(ctx)
 	}
 	if err := x.c.checkReads(ctx, f, run); err != nil {
 		return nil, false, err
 	}
-	if err := locked.Attaches(run); err != nil {
-		return nil, false, err
+	if kept := locked.Unheld(run); len(kept) > 0 {
+		x.hold(kept)
+		return nil, false, errAgain
+	}
+	if locked.Attaches(run) != nil { // what is left of the lease has to go first
+		return x.stepAside(ctx)
 	}
 	d, err := x.decide(locked, run) //nolint:contextcheck // the outcome has to be known whoever has gone
 	if err != nil {
@@ -201,13 +203,29 @@ func (x *crossing) begin() {
 	x.c.crossings.Store(x.holder.ID, struct{}{})
 }
 
+// hold has the next attempts hold leases too, whatever keys they find.
+func (x *crossing) hold(leases []int64) {
+	for i := range x.shares {
+		x.shares[i].Leases = append(slices.Clip(x.shares[i].Leases), leases...)
+	}
+}
+
+// stepAside gives everything back, the turn included, and answers from a snapshot: that may have to wait for members that the
+// transaction does not touch, or to delete the keys of a lease that has ended.
+func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error) {
+	x.abandon() //nolint:contextcheck // locks are given back whatever ends the attempt
+	x.endTurn()
+	resp, err := x.unstamped(ctx)
+	return resp, false, err
+}
+
 // unstamped answers a transaction that changes nothing, from a snapshot, with etcd's error if it is one.
-func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
+func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, error) {
 	resp, writes, err := x.c.answerUnstamped(ctx, x.plan, false)
 	if err == nil && writes {
 		err = errAgain // it was a moment ago
 	}
-	return resp, false, err
+	return resp, err
 }
 
 // lock locks the primary's share, and then the others. The order matters: who finds a lock, and nothing of it on the primary,

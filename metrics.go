@@ -117,11 +117,6 @@ func (m *metrics) refusal(member int, fenced bool) {
 	m.refusals.WithLabelValues(m.names(member), reason).Inc()
 }
 
-func (m *metrics) reaped(keys int) {
-	m.reaps.Inc()
-	m.reapedKeys.Add(float64(keys))
-}
-
 func (m *metrics) clockHooks() clock.Hooks {
 	return clock.Hooks{
 		Added: func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
