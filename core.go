@@ -105,8 +105,9 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 		byName[m.Name] = m
 	}
 	policy := ring.Policy{Segments: c.cfg.Sharding.Segments, Separator: c.cfg.Sharding.Separator}
+	spec := topology.Spec{Slots: c.cfg.Sharding.Slots, Policy: policy, MaxTxnOps: c.cfg.MemberTxnOps}
 	var err error
-	if c.id, err = topology.Open(ctx, coordinator, ms, topology.Spec{Slots: c.cfg.Sharding.Slots, Policy: policy}); err != nil {
+	if c.id, err = topology.Open(ctx, coordinator, ms, spec); err != nil {
 		return err
 	}
 	if c.ring, err = ring.New(c.id.Names, c.id.Slots, policy); err != nil {
@@ -248,7 +249,7 @@ func (c *core) whyOver() error {
 
 // orOver returns the error that ended a request, or why the core is over if that is what ended it.
 func (c *core) orOver(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil || c.ctx.Err() == nil {
+	if err == nil || ctx.Err() != nil || c.ctx.Err() == nil || errors.Is(err, ErrUnknownOutcome) {
 		return err
 	}
 	switch status.Code(err) {

@@ -14,25 +14,66 @@ import (
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
-// ErrClosed is what waits on a client gets when the client is closed.
+// ErrClosed is what waits on a client gets when the client is closed, and what asks it later. A write that gets it was not in
+// flight, or has landed and lacks only its answer.
 var ErrClosed error = commit.ErrClosed
 
-// ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the log of its
-// member was compacted before its mark was seen. A write that is known to have landed gets it if what it was to answer, like
-// previous values, was compacted before it was read; the message says so. Over gRPC its code is Unknown.
+// ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the client was
+// closed while the write was in flight, or its member's log was compacted before it showed what became of the write. A write
+// that is known to have landed gets it if what it was to answer, like previous values, was compacted before it was read; the
+// message says so. Over gRPC its code is Unknown.
 var ErrUnknownOutcome error = commit.ErrUnknown
 
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
 var ErrReservedKey error = validate.ErrReservedKey
 
-// TopologyError says which member, or the coordinator, is not what the meta cluster was created with, and how.
+// TopologyError is how New refuses a configuration that cannot be, or that does not fit what the meta cluster was created
+// with. It says which member it is about, or that it is the coordinator or the configuration as a whole. Its Kind is one of
+// the errors below, and errors.Is finds it.
 type TopologyError = topology.Error
 
-// WrongCoordinatorError says that the coordinator is another etcd cluster than the recorded one. It is not
-// rebuilt: a lost coordinator must come back with the same etcd cluster id.
+// The kinds of TopologyError.
+var (
+	// ErrConfig: the configuration by itself cannot be. Nothing was contacted.
+	ErrConfig error = topology.ErrConfig
+	// ErrSameCluster: two of the clients lead to one etcd cluster, or to two that were started with one token and the same
+	// peer URLs, so that they have one cluster id.
+	ErrSameCluster error = topology.ErrSameCluster
+	// ErrMissingMember: a member that was recorded is not in the configuration.
+	ErrMissingMember error = topology.ErrMissingMember
+	// ErrUnknownMember: the configuration has a member that was not recorded.
+	ErrUnknownMember error = topology.ErrUnknownMember
+	// ErrRenamedMember: the member was recorded under another name.
+	ErrRenamedMember error = topology.ErrRenamedMember
+	// ErrSwappedMember: the client leads to another member.
+	ErrSwappedMember error = topology.ErrSwappedMember
+	// ErrForeignMember: the member belongs to another meta cluster.
+	ErrForeignMember error = topology.ErrForeignMember
+	// ErrLostMember: the member is empty, and the meta cluster is not new.
+	ErrLostMember error = topology.ErrLostMember
+	// ErrNotEmpty: what would be a member or the coordinator holds data that is not metaetcd's.
+	ErrNotEmpty error = topology.ErrNotEmpty
+	// ErrSlots: Sharding.Slots is not what was recorded.
+	ErrSlots error = topology.ErrSlots
+	// ErrSharding: Sharding.Segments or Sharding.Separator is not what was recorded.
+	ErrSharding error = topology.ErrPolicy
+	// ErrWrongCoordinator: the coordinator is another etcd cluster than the recorded one. See WrongCoordinatorError.
+	ErrWrongCoordinator error = topology.ErrWrongCoordinator
+	// ErrForeignCoordinator: the coordinator serves another meta cluster. See ForeignCoordinatorError.
+	ErrForeignCoordinator error = topology.ErrForeignCoordinator
+	// ErrTopologyFormat: the member was initialised by a version of metaetcd that this one does not know.
+	ErrTopologyFormat error = topology.ErrFormat
+)
+
+// WrongCoordinatorError says that another etcd cluster than the recorded one has begun to answer as the coordinator of a
+// client that is open; New says the same with a TopologyError of kind ErrWrongCoordinator. It is not taken for a coordinator
+// that lost its data: that must come back with the same etcd cluster id. Requests that need the coordinator fail with it as
+// long as the wrong one answers.
 type WrongCoordinatorError = clock.WrongCoordinatorError
 
-// ForeignCoordinatorError says that the coordinator holds keys that are not metaetcd's.
+// ForeignCoordinatorError says that the coordinator of a client that is open has lost its data, and serves another meta
+// cluster now; New says the same with a TopologyError of kind ErrForeignCoordinator, or ErrNotEmpty where the keys are not
+// metaetcd's. Requests that need the coordinator fail with it.
 type ForeignCoordinatorError = clock.ForeignCoordinatorError
 
 // askedError marks an error about a revision that the request named: the request's own, not a sign of being behind.

@@ -1,12 +1,18 @@
 package metaetcd_test
 
+// These examples only compile: running them takes etcd's server, which a user of the package does not depend on. In
+// tests/examples they run.
+
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
+	"net"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/metaetcd/metaetcd"
 )
@@ -60,6 +66,25 @@ func Example() {
 		log.Fatal(err)
 	}
 	fmt.Println("revision", list.Header.Revision, "keys", list.Count)
+}
+
+// A configuration that does not fit what the meta cluster was created with is refused before anything is written.
+func ExampleNew() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // for as long, clusters that are away are waited for
+	defer cancel()
+	c, err := metaetcd.New(ctx, metaetcd.Config{
+		Coordinator: dial("127.0.0.1:2379"),
+		Members:     []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}},
+	})
+	var wrong *metaetcd.TopologyError
+	switch {
+	case errors.Is(err, metaetcd.ErrMissingMember):
+		errors.As(err, &wrong)
+		log.Fatalf("add member %s to the configuration", wrong.Member)
+	case err != nil:
+		log.Fatal(err)
+	}
+	defer c.Close()
 }
 
 // List, then watch from the next revision: nothing is lost in between, and nothing comes twice.
@@ -129,4 +154,32 @@ func ExampleClient_Install() {
 	cli := dial("127.0.0.1:3379") // Status, Endpoints and the rest stay this server's own
 	defer cli.Close()
 	c.Install(cli)
+}
+
+// The same services on a gRPC server are a proxy: any etcd client may talk to it.
+func ExampleClient_Register() {
+	c := open(context.Background())
+	defer c.Close()
+
+	listener, err := net.Listen("tcp", "127.0.0.1:5379")
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := grpc.NewServer()
+	c.Register(server)
+	if err := server.Serve(listener); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Health names who does not answer. Give it a deadline.
+func ExampleClient_Health() {
+	c := open(context.Background())
+	defer c.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := c.Health(ctx); err != nil {
+		log.Print(err)
+	}
 }

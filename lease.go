@@ -303,7 +303,7 @@ func (c *core) dropEntriesBehind(stamp int64) {
 
 const (
 	// keysAtOnce bounds the keys of a lease that are deleted at one revision, and bytesAtOnce what they take of the request
-	// that decides it. Larger leases end in several steps.
+	// that decides it. Larger leases end in several steps. Members that take few operations bound the keys further.
 	keysAtOnce  = 4096
 	bytesAtOnce = 512 << 10
 )
@@ -313,9 +313,10 @@ const (
 func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
 	var last int64
 	keys = slices.SortedFunc(slices.Values(keys), func(a, b lease.Attached) int { return bytes.Compare(a.Key, b.Key) }) // as in etcd
+	most := min(keysAtOnce, translate.Room(c.cfg.MemberTxnOps)/3)                                                       // a key takes two operations, and all a few
 	for len(keys) > 0 {
 		req := &pb.TxnRequest{}
-		for size := 0; len(keys) > 0 && len(req.Success) < keysAtOnce && size < bytesAtOnce; keys = keys[1:] {
+		for size := 0; len(keys) > 0 && len(req.Success) < most && size < bytesAtOnce; keys = keys[1:] {
 			req.Success = append(req.Success, deleteIfAt(keys[0].Key, keys[0].Rev))
 			size += 2 * len(keys[0].Key) // and its entry
 		}

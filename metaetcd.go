@@ -49,8 +49,10 @@ type Config struct {
 	Logger  *zap.Logger           // nil: none
 	Metrics prometheus.Registerer // nil: none
 
-	// MemberTxnOps is the members' --max-txn-ops, if they were started with another one than etcd's default of 128. It
-	// bounds what travels together.
+	// MemberTxnOps is the members' --max-txn-ops, or less. It bounds what travels together, and should be the same in all
+	// processes. Default: 128, as etcd's. The least is 20: a transaction may then take about 250 operations on one member,
+	// those on leases and locks included, and one that takes more is refused with rpctypes.ErrTooManyOps; a lease with
+	// more than 85 keys ends at several revisions. With 40, a transaction may take 19,000, and a lease has 4,096 keys.
 	MemberTxnOps int
 	// MemberTimeout is how long a member's answer to a write is waited for before its outcome is settled on the
 	// member's log. It is not an error's cause. Default: 2 s.
@@ -64,32 +66,49 @@ type Config struct {
 	ProgressInterval time.Duration
 }
 
+// leastTxnOps is the least MemberTxnOps. A put by itself takes 9; see translate.Room for transactions under locks.
+const leastTxnOps = 20
+
+// withDefaults fills in what is not set, and refuses what cannot be. Names and Sharding are checked by topology.Open.
 func (cfg *Config) withDefaults() error {
 	if cfg.Coordinator == nil {
-		return errors.New("metaetcd: Config.Coordinator is missing")
+		return invalid("Config.Coordinator is missing")
 	}
 	for _, m := range cfg.Members {
 		if m.Client == nil {
-			return fmt.Errorf("metaetcd: member %q has no client", m.Name)
+			return invalid("member %q has no client", m.Name)
 		}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	if cfg.MemberTxnOps == 0 {
-		cfg.MemberTxnOps = maxTxnOps
-	}
-	if cfg.MemberTimeout == 0 {
-		cfg.MemberTimeout = 2 * time.Second
-	}
-	if cfg.CacheEntries == 0 {
-		cfg.CacheEntries = 1 << 16
-	}
-	if cfg.LogBytes == 0 {
-		cfg.LogBytes = 64 << 20
-	}
 	cfg.Sharding = cfg.Sharding.withDefaults()
+	if ops := cfg.MemberTxnOps; 0 < ops && ops < leastTxnOps {
+		return invalid("Config.MemberTxnOps is %d, and the least is %d", ops, leastTxnOps)
+	}
+	return errors.Join(
+		orDefault("MemberTxnOps", &cfg.MemberTxnOps, maxTxnOps),
+		orDefault("MemberTimeout", &cfg.MemberTimeout, 2*time.Second),
+		orDefault("CacheEntries", &cfg.CacheEntries, 1<<16),
+		orDefault("LogBytes", &cfg.LogBytes, 64<<20),
+		orDefault("ProgressInterval", &cfg.ProgressInterval, 10*time.Minute),
+	)
+}
+
+// orDefault sets a field that is 0 to its default, and refuses a negative one.
+func orDefault[N int | int64 | time.Duration](name string, field *N, otherwise N) error {
+	switch {
+	case *field == 0:
+		*field = otherwise
+	case *field < 0:
+		return invalid("Config.%s is negative: %v", name, *field)
+	}
 	return nil
+}
+
+// invalid refuses a configuration that cannot be.
+func invalid(format string, args ...any) error {
+	return &TopologyError{Kind: ErrConfig, Got: fmt.Sprintf(format, args...)}
 }
 
 // Client is one process of a meta cluster. It is safe for concurrent use.
@@ -112,10 +131,13 @@ var (
 	_ clientv3.Lease   = (*Client)(nil)
 )
 
-// New opens a meta cluster, or creates it when its clusters are empty. Everything is checked before anything is written:
-// a missing, swapped, renamed or foreign member, another sharding or another coordinator is a *TopologyError.
-// It needs every member and the coordinator up, and returns when the client can serve. Any number of processes
-// may create the same meta cluster at once.
+// New opens a meta cluster, or creates it when its clusters are empty, and returns when the client can serve. Any number of
+// processes may create the same meta cluster at once.
+//
+// It needs the coordinator and every member: while one of them does not answer, New waits for it until ctx ends, and the error
+// then says for whom. Everything is checked before anything is written: a Config that cannot be, a missing, swapped, renamed or
+// foreign member, another sharding or another coordinator is a *TopologyError, at once. What a coordinator does later is for
+// WrongCoordinatorError and ForeignCoordinatorError to tell.
 func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err := cfg.withDefaults(); err != nil {
 		return nil, err
@@ -212,8 +234,8 @@ func (c *Client) ClosedRevision() int64 {
 // Health returns nil if the coordinator and every member answer; otherwise an error that names those that do not.
 func (c *Client) Health(ctx context.Context) error { return c.core.health(ctx) }
 
-// Close ends the client: its watchers are cancelled, its leases are not kept alive any more, what waits gets ErrClosed, and
-// a write in flight may or may not land.
+// Close ends the client: its watchers are cancelled, its leases are not kept alive any more, and what waits gets ErrClosed.
+// Writes in flight are waited for, for about a second; one whose outcome is not known by then gets ErrUnknownOutcome.
 // Borrowed clients stay open. It is idempotent.
 func (c *Client) Close() error {
 	err := errors.Join(c.watcher.Close(), c.lessor.Close())

@@ -3,7 +3,7 @@
 //
 //	cd examples/apiserver
 //	go run .
-//	kubectl --kubeconfig "$TMPDIR/metaetcd.kubeconfig" get crds
+//	kubectl --kubeconfig "${TMPDIR:-/tmp}/metaetcd.kubeconfig" get crds
 //
 // By default it brings a coordinator and three members of its own. On a meta cluster that is there:
 //

@@ -53,7 +53,7 @@ type Config struct {
 	// revision of these.
 	Delete func(ctx context.Context, keys []Attached) (rev int64, err error)
 
-	MaxTxnOps int // the members' and the coordinator's
+	MaxTxnOps int // the members', at least 2
 	Logger    *zap.Logger
 	OnReaped  func() // a lease that had died is gone, and this process removed records of it; may be nil
 }
@@ -93,6 +93,7 @@ var (
 
 // New returns a lessor that knows nothing yet: its Book is to be loaded, and then Run.
 func New(cfg Config) *Lessor {
+	cfg.MaxTxnOps = max(cfg.MaxTxnOps, 2)
 	l := &Lessor{cfg: cfg, book: NewBook(len(cfg.Members)), places: make(chan struct{}, reapsAtOnce), scheduled: map[grant]struct{}{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.renew = newKeeper(l.ctx, cfg, l.spawn)

@@ -69,9 +69,10 @@ type Config struct {
 	// MaxBytes bounds the memory of released events, counted by keys, values and a constant. Default: 64 MiB.
 	MaxBytes int64
 
-	// OnRecord is told the puts of the record `compacted`, in the order of each member's stream, and
-	// before anything of that member revision, or of a later one of the member, is visible. It is called by
-	// Append without locks: it may use the log, except for Append and Open of the same member. Optional.
+	// OnRecord is told the puts of the record `compacted`, and the puts and deletes of the records of leases, in the order of
+	// each member's stream, and before anything of that member revision, or of a later one of the member, is visible. A
+	// record that was deleted has no value. It is called by Append without locks: it may use the log, except for Append and
+	// Open of the same member. Optional.
 	OnRecord func(member int, rev int64, kv *mvccpb.KeyValue)
 }
 

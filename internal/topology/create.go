@@ -12,10 +12,9 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// chunk is the number of records that one transaction creates. Each is a nested transaction of one operation, and
-// etcd's limit on operations, 128 by default, holds for both levels together. It is small enough for members that
-// are started with half of that.
-const chunk = 50
+// maxChunk bounds the records that one transaction creates. Each is a nested transaction of one operation, and etcd's limit on
+// operations holds for both levels together: 128 by default, of which this leaves more than half.
+const maxChunk = 50
 
 // initialValue is what creation writes into the records of a kind. The clock of a new meta cluster stands at 1, as a
 // new etcd's revision does.
@@ -62,7 +61,7 @@ func (o *opening) createMember(ctx context.Context, i int) (again bool, err erro
 	for _, slot := range o.ring.SlotsOf(i) {
 		keys = append(keys, record.SlotKey(slot))
 	}
-	for some := range slices.Chunk(keys, chunk) {
+	for some := range slices.Chunk(keys, o.chunk) {
 		var ops []*pb.RequestOp
 		for _, key := range some {
 			value, _ := initialValue(record.KindOf(key))

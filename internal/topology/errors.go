@@ -29,7 +29,7 @@ var errCoordinatorNotEmpty = fmt.Errorf("the coordinator %w", ErrNotEmpty)
 // Error says why a meta cluster cannot be opened with a configuration. Nothing was written, unless a process with
 // another configuration was creating a meta cluster from the same etcds at the same time.
 type Error struct {
-	Kind      error  // is one of the errors above
+	Kind      error  // one of the errors above: errors.Is finds it
 	Member    string // the member it is about; empty: the coordinator, or the configuration as a whole
 	Want, Got string // recorded, or demanded, and found; empty where the kind says it all
 }
@@ -39,6 +39,10 @@ func (e *Error) Error() string {
 	b.WriteString("metaetcd: ")
 	if e.Member != "" {
 		b.WriteString("member " + e.Member + ": ")
+	}
+	if e.Kind == ErrConfig && e.Got != "" {
+		b.WriteString(e.Got) // what is wrong with it
+		return b.String()
 	}
 	b.WriteString(e.Kind.Error())
 	if e.Want != "" {

@@ -38,6 +38,8 @@ const DefaultSlots = 4096
 type Spec struct {
 	Slots  int // 0: DefaultSlots
 	Policy ring.Policy
+
+	MaxTxnOps int // the members' max-txn-ops, which may change; 0: etcd's default
 }
 
 // Member is a member as configured.
@@ -86,6 +88,7 @@ type opening struct {
 	members     []Member // sorted by name
 	names       []string
 	ring        *ring.Ring
+	chunk       int // records that one transaction creates
 
 	want    record.TopologyRecord // of every member, but for its own name; the ids are found out
 	fresh   bool
@@ -96,7 +99,10 @@ func newOpening(coordinator pb.KVClient, members []Member, spec Spec) (*opening,
 	if spec.Slots == 0 {
 		spec.Slots = DefaultSlots
 	}
-	o := &opening{coordinator: coordinator, members: slices.Clone(members)}
+	o := &opening{coordinator: coordinator, members: slices.Clone(members), chunk: maxChunk}
+	if spec.MaxTxnOps > 0 {
+		o.chunk = max(min(maxChunk, spec.MaxTxnOps-1), 1)
+	}
 	slices.SortStableFunc(o.members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
 	for _, m := range o.members {
 		o.names = append(o.names, m.Name)

@@ -21,6 +21,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/topology"
+	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -135,6 +136,23 @@ func TestCreateThenOpen(t *testing.T) {
 		_, err = w.open(t.Context(), w.members(nil, "a", "b", "c"), spec)
 		require.NoError(t, err, "a coordinator that lost its data is no wrong one")
 	}
+}
+
+// Members that take few operations in a transaction are created by more of them.
+func TestCreationFitsTheBudget(t *testing.T) {
+	const ops = 20
+	w := newWorld("a", "b")
+	via := func(_ context.Context, req proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+		if txn, ok := req.(*pb.TxnRequest); ok {
+			if err := validate.Txn(txn, ops); err != nil {
+				require.ErrorIs(t, err, validate.ErrReservedKey) // which is checked last
+			}
+		}
+		return do()
+	}
+	info, err := w.open(t.Context(), w.members(via, "a", "b"), topology.Spec{Slots: 300, MaxTxnOps: ops})
+	require.NoError(t, err)
+	w.checkRecords(t, info)
 }
 
 func TestDefaultSlots(t *testing.T) {

@@ -124,3 +124,16 @@ func TestExclusiveCostIsExact(t *testing.T) {
 		require.Equal(t, budget(t, x.Txn), x.Cost())
 	})
 }
+
+// A share's request of as many operations as there is room for is taken, whatever max-txn-ops is.
+func TestRoom(t *testing.T) {
+	for _, ops := range []int{20, 21, 24, 29, 32, 37, 40, 128} {
+		most := translate.Room(ops)
+		t.Logf("%d operations with max-txn-ops %d", most, ops)
+		h := translate.Hold{Whole: true, Leases: make([]int64, most-1)}
+		for i := range h.Leases {
+			h.Leases[i] = int64(i) // what is deleted twice is refused
+		}
+		require.ErrorIs(t, validate.Txn(h.Abort(1, 0, ops), ops), validate.ErrReservedKey)
+	}
+}

@@ -108,18 +108,26 @@ type Decided struct {
 	Results []Result // of the run's writes; what they replaced or removed is not in them
 }
 
-// Decide builds what lands when run is decided at the stamp.
+// Decide builds what lands when run is decided at the stamp. It fails with etcd's ErrTooManyOps if some part does not keep
+// within max-txn-ops: its member would refuse it, and must not once it is decided.
 func (x *Cross) Decide(run *Run, h record.Holder, stamp, epoch int64) (*Decided, error) {
 	parts, results := x.parts(run, stamp)
 	d := &Decided{Stamp: stamp, Results: results}
 	for i := 1; i < len(parts); i++ {
-		txn, err := proto.Marshal(parts[i].apply(h, stamp, epoch, len(parts), i))
+		req := parts[i].apply(h, stamp, epoch, len(parts), i)
+		if cost(req) > parts[i].share.maxOps {
+			return nil, rpctypes.ErrGRPCTooManyOps
+		}
+		txn, err := proto.Marshal(req)
 		if err != nil {
 			return nil, err
 		}
 		d.Parts = append(d.Parts, record.DecidedPart{Member: parts[i].share.Member, Txn: txn})
 	}
 	d.Txn = parts[0].decide(h, stamp, epoch, d.Parts)
+	if cost(d.Txn) > parts[0].share.maxOps {
+		return nil, rpctypes.ErrGRPCTooManyOps
+	}
 	return d, nil
 }
 

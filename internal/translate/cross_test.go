@@ -10,10 +10,12 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
@@ -224,6 +226,39 @@ func TestCrossFitsTheBudget(t *testing.T) {
 		}
 		w.run(req)
 		w.check()
+	})
+}
+
+// A part that its member would refuse is not decided, though its locks have fitted: the writer gives them back.
+func TestPartsThatDoNotFitAreNotDecided(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w, req, long := newCrossWorld(t, 64), &pb.TxnRequest{}, rapid.IntRange(0, 1).Draw(t, "member")
+		for i, keys := 0, make([]int, 2); keys[0] == 0 || keys[1] == 0 || keys[long] < 127; i++ { // each takes a put, two entries and a hold; and the part a few more
+			key := fmt.Sprint("k", i)
+			m := w.ring.MemberOf([]byte(key))
+			if m > 1 || m != long && keys[m] > 0 {
+				continue
+			}
+			keys[m]++
+			w.members[m].put(key, record.Header{Stamp: 1, Create: 1, Lease: 1}.Value(nil))
+			op := put(key, "v").Success[0]
+			op.GetRequestPut().Lease = int64(1000 + i)
+			req.Success = append(req.Success, op)
+		}
+		for _, w.ops = range []int{20, 24} {
+			x := w.begin(req)
+			cross := x.plan.NewCross(w.ring, x.shares, x.locked)
+			run, _, err := cross.Run()
+			require.NoError(t, err)
+			d, err := cross.Decide(run, x.holder, 2, w.epoch)
+			if w.ops == 20 {
+				require.Equal(t, rpctypes.ErrGRPCTooManyOps, err)
+			} else {
+				require.NoError(t, err)
+				w.fits(d.Txn)
+			}
+			x.unlock()
+		}
 	})
 }
 

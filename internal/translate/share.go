@@ -69,20 +69,40 @@ func Width(maxTxnOps int) int { return max(maxTxnOps/3, 2) }
 // innermost is what an operation of a share may be by itself: a transaction with two compares.
 const innermost = 2
 
-// groupSize is how many of n operations come into one list, so that nesting them keeps within max-txn-ops. Etcd takes the
-// longest list of every level from it: of the outer level that may be the compares, and a refusal that compares once more
-// (see decide) needs as many behind it.
+// groupSize is how many of n operations come into one list, so that nesting them keeps within max-txn-ops. Where nothing
+// keeps, the member will say so.
 func groupSize(n, maxTxnOps int) int {
-	compares := Width(maxTxnOps)
 	for levels := 1; ; levels++ {
 		size := 2
 		for power(size, levels) < n {
 			size++
 		}
-		if size == 2 || max(size, compares)+max(size*(levels-1)+innermost, compares) <= maxTxnOps {
+		if size == 2 || nests(size, levels, maxTxnOps) {
 			return size
 		}
 	}
+}
+
+// nests reports whether operations can be nested in lists of so many, on so many levels. Etcd takes the longest list of every
+// level from max-txn-ops: of the outer level that may be the compares, and a refusal that compares once more (see decide)
+// needs as many behind it.
+func nests(size, levels, maxTxnOps int) bool {
+	compares := Width(maxTxnOps)
+	return max(size, compares)+max(size*(levels-1)+innermost, compares) <= maxTxnOps
+}
+
+// Room is how many operations a request for a share may always have. It does not count beyond enough.
+func Room(maxTxnOps int) int {
+	const enough = 1 << 16
+	most := 0
+	for levels := 1; most < enough && nests(2, levels, maxTxnOps); levels++ {
+		size := 2
+		for nests(size+1, levels, maxTxnOps) {
+			size++
+		}
+		most = max(most, power(size, levels))
+	}
+	return most
 }
 
 func power(n, exponent int) int {

@@ -1,7 +1,7 @@
 // Package storage puts a meta cluster under an API server that is built from k8s.io/apiserver, without a fork of it: it
 // wraps the server's RESTOptionsGetters, which say for each resource how its storage is made.
 //
-//	backend := storage.New(storage.Meta(meta, clientv3.Config{Endpoints: endpoints, TLS: tls}), 5*time.Minute)
+//	backend, err := storage.New(storage.Meta(meta, clientv3.Config{Endpoints: endpoints, TLS: tls}), 5*time.Minute)
 //	defer backend.Close()
 //	config.RESTOptionsGetter = backend.RESTOptions(config.RESTOptionsGetter)
 package storage

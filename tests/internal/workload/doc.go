@@ -3,7 +3,7 @@
 //
 //	run := workload.Start(t, cli)            // what is there now is the beginning of the history
 //	a := run.Join("a", cli)                  // a process: its watch of everything is recorded from the beginning on
-//	a.Work(workload.Pace(5*time.Millisecond), "g0/", "g1/")
+//	a.Work(workload.Load{Groups: []string{"g0/", "g1/"}, Pace: 5 * time.Millisecond})
 //	…                                        // break something
 //	run.Finish().Check(t)
 //
