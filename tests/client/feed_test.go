@@ -211,8 +211,8 @@ func TestMemberWithoutLeader(t *testing.T) {
 	take(t, w, 1)
 
 	member := cluster.Members[0]
-	leader := member.Leader()
-	require.GreaterOrEqual(t, leader, 0)
+	var leader int
+	require.Eventually(t, func() bool { leader = member.Leader(); return leader >= 0 }, patience, tick)
 	for i := range 2 {
 		member.StopServer((leader + i) % 3)
 	}

@@ -133,8 +133,9 @@ func TestExpiry(t *testing.T) {
 	cluster := newCluster(t, 3)
 	a, b := cluster.Client(t), cluster.Client(t)
 	ctx := within(t, patience)
-	id := grant(t, a, 1)
-	kept := grant(t, b, 1)
+	const ttl = 5 // seconds: all keys are there before
+	id := grant(t, a, ttl)
+	kept := grant(t, b, ttl)
 	alive, err := b.KeepAlive(ctx, kept)
 	require.NoError(t, err)
 	var keys []string

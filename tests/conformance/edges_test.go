@@ -16,10 +16,10 @@ import (
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
 
-// soon bounds what must not take long, though others may be busy.
+// soon bounds what must not hang.
 func soon(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), opTimeout)
 	t.Cleanup(cancel)
 	return ctx
 }

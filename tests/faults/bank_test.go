@@ -55,7 +55,11 @@ func TestDeathInATransferOfMembers(t *testing.T) {
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 2, Pace: 3 * pace, Lists: true})
 	}
-	deaths := b.dieInTransfers(bank, rounds(2), true)
+	atEveryStep := 2
+	if long() {
+		atEveryStep = 50
+	}
+	deaths := b.dieInTransfers(bank, atEveryStep, true)
 	h := b.finish()
 	bank.Check(t, h)
 	locks.requireReleased()
@@ -153,7 +157,7 @@ func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []
 	for _, s := range steps {
 		todo.left[s] = n
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*30*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Minute+time.Duration(n)*30*time.Second)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	for range atOnce {
