@@ -157,7 +157,7 @@ func newStateCollector(c *core) *stateCollector {
 		grace:    desc("grace_seconds", "How long a missing stamp is waited for before it is fenced off."),
 		epoch:    desc("epoch", "Incarnation of the coordinator."),
 		leases:   desc("leases", "Leases that the first member has a record of."),
-		killed:   desc("fenced_marks_total", "Stamps, of any process, that a fence was seen to refuse."),
+		killed:   desc("fenced_marks_total", "Stamps, of any process, that were seen to be refused by a fence raised for a missing stamp."),
 	}
 }
 
