@@ -142,7 +142,6 @@ func (f *feed) resolve(ctx context.Context, h record.Holder) error {
 		if taken, err = c.takeLocks(ctx, primary, h, st); err != nil {
 			return err
 		}
-		c.metrics.aborts.Inc()
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range c.members {
@@ -168,9 +167,17 @@ func (f *feed) giveUpOn(ctx context.Context, m *member, h record.Holder) error {
 	return nil
 }
 
-// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. Slots get a stamp that is younger
-// than whatever landed on them. If it has not taken all, the caller looks again.
+// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. If not, the caller looks again.
 func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
+	taken, err := c.tryTakeLocks(ctx, m, h, st)
+	if taken {
+		c.metrics.aborts.Inc()
+	}
+	return taken, err
+}
+
+// tryTakeLocks is takeLocks, uncounted. Slots get a stamp that is younger than whatever landed on them.
+func (c *core) tryTakeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
 		resp, err := m.txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MemberTxnOps))
 		return err == nil && resp.Succeeded, err

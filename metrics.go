@@ -62,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, c *core) (*metrics, error) {
 	m.crossings = counter("cross_member_transactions_total", "Transactions that this process decided under locks: across members, too long for one request, or contended.")
 	m.lockWaits = counter("lock_waits_total", "Times that such a transaction met the locks of another and waited.")
 	m.rollForwards = counter("roll_forwards_total", "Decided transactions whose writer had gone and that this process finished.")
-	m.aborts = counter("lock_aborts_total", "Times that this process took the locks of an undecided transaction whose writer had gone.")
+	m.aborts = counter("lock_aborts_total", "Times that this process took a member's locks from an undecided transaction whose writer had gone.")
 	m.reaps = counter("leases_reaped_total", "Leases that had expired or been revoked, and that this process brought to their end.")
 	m.reapedKeys = counter("lease_keys_deleted_total", "Keys that this process deleted because their lease had expired or been revoked.")
 	all := []prometheus.Collector{

@@ -13,8 +13,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/metaetcd/metaetcd/internal/ring"
-	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/tests/internal/workload"
 )
 
@@ -114,12 +112,7 @@ func (b *bench) transfersBeside(trouble func(i int)) {
 // openBank opens accounts on every member, each in a slot of its own.
 func (b *bench) openBank() *workload.Bank {
 	b.t.Helper()
-	var names []string
-	for _, m := range b.cluster.Members {
-		names = append(names, m.Name())
-	}
-	r, err := ring.New(names, topology.DefaultSlots, ring.Policy{Segments: sharding.Segments, Separator: '/'})
-	require.NoError(b.t, err)
+	r := b.ring()
 	byMember, slots := make([][]string, members), map[int]bool{}
 	for i, missing := 0, members*perMember; missing > 0; i++ {
 		account := []byte(fmt.Sprintf("account%d/balance", i))

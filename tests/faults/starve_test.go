@@ -11,15 +11,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/internal/record"
-	"github.com/metaetcd/metaetcd/internal/ring"
-	"github.com/metaetcd/metaetcd/internal/topology"
 )
 
 // lockUp writes a record of a member as a transaction does that locks it, and returns what gives the lock back.
-func (b *bench) lockUp(member int, key string) (free func()) {
+func (b *bench) lockUp(member int, key string, h record.Holder) (free func()) {
 	b.t.Helper()
 	cli := b.cluster.Members[member].DirectClient(b.t)
-	h := record.Holder{ID: record.NewTxnID(), Primary: member, Patience: time.Minute}
 	resp, err := cli.Put(b.t.Context(), key, string(h.Value()), clientv3.WithPrevKV())
 	require.NoError(b.t, err)
 	return func() {
@@ -53,16 +50,11 @@ func TestPutMeetsLocksAgainAndAgain(t *testing.T) {
 func TestRangeDeleteMeetsLocksAgainAndAgain(t *testing.T) {
 	b := newBench(t, 1)
 	p := b.processes[0]
-	var names []string
-	for _, m := range b.cluster.Members {
-		names = append(names, m.Name())
-	}
-	r, err := ring.New(names, topology.DefaultSlots, ring.Policy{Segments: sharding.Segments, Separator: '/'})
-	require.NoError(t, err)
 	put, err := p.meta.Put(patient(t), b.groups[0][0]+"k0", "v")
 	require.NoError(t, err)
 	claimed := b.cluster.Members[0].DirectClient(t).Watch(t.Context(), record.KeyLock)
-	free := b.lockUp(0, string(record.SlotKey(r.Slot([]byte(b.groups[0][1])))))
+	h := record.Holder{ID: record.NewTxnID(), Patience: time.Minute}
+	free := b.lockUp(0, string(record.SlotKey(b.ring().Slot([]byte(b.groups[0][1])))), h)
 	_, err = p.meta.Put(patient(t), b.groups[0][0]+"k1", "v")
 	require.NoError(t, err)
 	_, err = p.meta.Get(patient(t), b.groups[0][0], clientv3.WithPrefix())
