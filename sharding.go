@@ -8,7 +8,7 @@ type Sharding struct {
 	Segments int
 	// Separator ends a path segment. Default: '/'.
 	Separator byte
-	// Slots is the number of units that keys are placed by, the same on every process. Default: 4096.
+	// Slots is the number of units that keys are placed by, at most 65,536. Default: 4096.
 	Slots int
 }
 

@@ -20,7 +20,7 @@
 //     lower stamp that needs it is on its way: a process never refuses itself;
 //   - stamps do not wait for what may take long, as every reader of the meta cluster would wait with them: while a flight is
 //     overdue or its outcome unknown, its lane has no other stamps, nor has an operation whose keys' state takes long to read;
-//   - an operation ends once: landed, refused, failed for certain, or, if the log is gone, as ErrUnknown.
+//   - an operation ends once: landed, refused, failed for certain, or, if the log or the pipeline is closed before, as ErrUnknown.
 //
 // The alternative, one member transaction per write with many in flight, was measured at a sixth of the throughput; a
 // single batch in flight leaves the member idle while the next stamps are fetched.

@@ -40,7 +40,7 @@ func (e *Error) Error() string {
 	if e.Member != "" {
 		b.WriteString("member " + e.Member + ": ")
 	}
-	if e.Kind == ErrConfig && e.Got != "" {
+	if errors.Is(e.Kind, ErrConfig) && e.Got != "" {
 		b.WriteString(e.Got) // what is wrong with it
 		return b.String()
 	}

@@ -14,8 +14,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/etcdfake"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/translate"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
@@ -231,35 +233,58 @@ func TestCrossFitsTheBudget(t *testing.T) {
 
 // A part that its member would refuse is not decided, though its locks have fitted: the writer gives them back.
 func TestPartsThatDoNotFitAreNotDecided(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w, req, long := newCrossWorld(t, 64), &pb.TxnRequest{}, rapid.IntRange(0, 1).Draw(t, "member")
-		for i, keys := 0, make([]int, 2); keys[0] == 0 || keys[1] == 0 || keys[long] < 127; i++ { // each takes a put, two entries and a hold; and the part a few more
+	r, err := ring.New([]string{"m0", "m1"}, 8, ring.Policy{})
+	require.NoError(t, err)
+	for long := range 2 {
+		kv := []pb.KVClient{etcdfake.New(1).Client(nil), etcdfake.New(2).Client(nil)}
+		put := func(m int, key string, value []byte) {
+			_, err := kv[m].Put(t.Context(), &pb.PutRequest{Key: []byte(key), Value: value})
+			require.NoError(t, err)
+		}
+		for m := range kv {
+			put(m, record.KeyLock, nil)
+			put(m, record.KeyFence, record.Pair(1, 1))
+			for _, s := range r.SlotsOf(m) {
+				put(m, string(record.SlotKey(s)), record.Number(0))
+			}
+		}
+		req, keys := &pb.TxnRequest{}, make([]int, 2)
+		for i := 0; keys[1-long] == 0 || keys[long] < 127; i++ { // each takes a put, two entries and a hold; and the part a few more
 			key := fmt.Sprint("k", i)
-			m := w.ring.MemberOf([]byte(key))
-			if m > 1 || m != long && keys[m] > 0 {
+			m := r.MemberOf([]byte(key))
+			if m != long && keys[m] > 0 {
 				continue
 			}
 			keys[m]++
-			w.members[m].put(key, record.Header{Stamp: 1, Create: 1, Lease: 1}.Value(nil))
-			op := put(key, "v").Success[0]
-			op.GetRequestPut().Lease = int64(1000 + i)
-			req.Success = append(req.Success, op)
+			put(m, key, record.Header{Stamp: 1, Create: 1, Lease: 1}.Value(nil))
+			req.Success = append(req.Success, putOp(key, int64(1000+i)))
 		}
-		for _, w.ops = range []int{20, 24} {
-			x := w.begin(req)
-			cross := x.plan.NewCross(w.ring, x.shares, x.locked)
+		for ops, want := range map[int]error{20: rpctypes.ErrGRPCTooManyOps, 24: nil} {
+			plan := translate.NewPlan(req, r)
+			shares, h := plan.Shares(r, ops), record.Holder{ID: record.NewTxnID()}
+			locked := make([]*translate.Locked, len(shares))
+			for i, s := range shares {
+				resp, err := kv[s.Member].Txn(t.Context(), s.Lock(1, h))
+				require.NoError(t, err)
+				locked[i], err = s.DecodeLock(1, resp)
+				require.NoError(t, err)
+				require.False(t, locked[i].Refused)
+			}
+			cross := plan.NewCross(r, shares, locked)
 			run, _, err := cross.Run()
 			require.NoError(t, err)
-			d, err := cross.Decide(run, x.holder, 2, w.epoch)
-			if w.ops == 20 {
-				require.Equal(t, rpctypes.ErrGRPCTooManyOps, err)
-			} else {
+			_, err = cross.Decide(run, h, 2, 1)
+			require.Equal(t, want, err)
+			for i, s := range shares {
+				_, err := kv[s.Member].Txn(t.Context(), s.Unlock(h, locked[i]))
 				require.NoError(t, err)
-				w.fits(d.Txn)
 			}
-			x.unlock()
 		}
-	})
+	}
+}
+
+func putOp(key string, lease int64) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Lease: lease}}}
 }
 
 // A lock of a slot is taken only where the member works in the epoch, nobody holds the member, and no slot is held.

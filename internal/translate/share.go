@@ -25,8 +25,7 @@ type Share struct {
 }
 
 // Shares splits the plan by member, in the order of the members. The first share is the primary's. All requests that are
-// made for shares keep within members' max-txn-ops: with 20 there is room for 128 operations, with 128 for all that fits into
-// a request.
+// made for shares keep within the members' max-txn-ops as long as they have no more operations than there is Room for.
 func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
 	shares := make([]Share, len(p.Members))
 	of := make(map[int]*Share, len(p.Members))

@@ -148,7 +148,7 @@ func Example_install() {
 
 	session, err := concurrency.NewSession(cli)
 	check(err)
-	defer session.Close()
+	defer func() { check(session.Close()) }()
 	mutex := concurrency.NewMutex(session, "/lock")
 	check(mutex.Lock(ctx))
 	fmt.Println("locked")
