@@ -45,6 +45,7 @@ func (s *server) start() error {
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = s.name + "=" + peer.String()
 	cfg.InitialClusterToken = s.name
+	cfg.EnableGRPCGateway = false // with it, etcd waits for clients when it is to stop
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
