@@ -1,12 +1,12 @@
 # Everything here needs Go and nothing else (the race detector also needs a C compiler; without one, tests run without it).
 
-MODULES := . metaetcdtest tests tests/kubernetes examples examples/apiserver
+MODULES := . metaetcdtest tests tests/kubernetes examples examples/apiserver sim
 
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Packages tested at the same time: server tests are heavy, and time limits are meant for two cores.
 P ?= 2
-TIMEOUT ?= 15m
+TIMEOUT ?= 45m
 RACE ?= $(if $(shell command -v $$(go env CC) 2>/dev/null),-race)
 LIBRARY := github.com/metaetcd/metaetcd,github.com/metaetcd/metaetcd/internal/...
 

@@ -13,6 +13,21 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
+// presentFor returns a closed revision that is present when Compact(rev) is called. One that is known to be there already may be
+// compacted while the closed revision is held up: a member may just need the space.
+func (c *core) presentFor(ctx context.Context, f *feed, rev int64) (int64, error) {
+	if rev > f.log.Closed() {
+		return c.linearize(ctx, f)
+	}
+	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
+	defer cancel()
+	at, err := c.linearize(wait, f)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return f.log.Closed(), nil
+	}
+	return at, err
+}
+
 func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, current int64) error {
 	if r.Revision < 1 {
 		return rpctypes.ErrGRPCCompacted

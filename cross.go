@@ -3,6 +3,7 @@ package metaetcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -62,40 +64,65 @@ type crossing struct {
 	patience time.Duration
 
 	// Of the present attempt.
-	holder  record.Holder
-	epoch   int64
-	locked  []*translate.Locked // nil: not known to be locked
-	release func()              // ends the turn
+	holder record.Holder
+	epoch  int64
+	locked []*translate.Locked // nil: not known to be locked
+	turn   *turns.Turn         // nil: it has to be taken
+	rest   backoff.Backoff     // after members were away
 }
 
-// errAgain makes a crossing start over.
-var errAgain = errors.New("the transaction starts over")
+var (
+	// errAgain makes a crossing start over.
+	errAgain = errors.New("the transaction starts over")
+	// errAway makes it start over when a member that was away is back.
+	errAway = fmt.Errorf("%w: a member is away", errAgain)
+)
 
 func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	ctx, cancel := x.c.whileOpen(ctx)
 	defer cancel()
 	if x.foreseen() {
-		if resp, _, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
+		if resp, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
 			return resp, err
 		}
 	}
-	var err error
-	if x.release, err = x.c.turns.Take(ctx, x.claims); err != nil {
-		return nil, err
-	}
+	defer x.endTurn()
 	for {
+		if err := x.takeTurn(ctx); err != nil {
+			return nil, err
+		}
 		resp, decided, err := x.attempt(ctx)
 		switch {
-		case decided:
+		case decided || !errors.Is(err, errAgain):
 			return resp, err
-		case errors.Is(err, errAgain) && ctx.Err() == nil:
-			continue
-		case errors.Is(err, errAgain):
-			err = ctx.Err()
+		case errors.Is(err, errAway):
+			x.endTurn()
+			if !x.rest.Wait(ctx) {
+				return nil, ctx.Err()
+			}
 		}
-		x.release()
-		return resp, err
 	}
+}
+
+// takeTurn waits for the transaction's turn, unless it still has it; and before that, holding nothing, for the members that
+// were away when somebody asked them last.
+func (x *crossing) takeTurn(ctx context.Context) (err error) {
+	if x.turn != nil {
+		return ctx.Err()
+	}
+	for _, s := range x.shares {
+		if err := x.c.members[s.Member].awaitBack(ctx, x.c.cfg.MemberTimeout); err != nil {
+			return err
+		}
+	}
+	x.turn, err = x.c.turns.Take(ctx, x.claims)
+	return err
+}
+
+// endTurn lets others have their turn.
+func (x *crossing) endTurn() {
+	x.turn.End()
+	x.turn = nil
 }
 
 // foreseen reports whether the transaction would change nothing, as far as this process knows: its compares fail. Then it
@@ -125,7 +152,7 @@ func (v cacheView) Get(key []byte) *mvccpb.KeyValue {
 // Range implements translate.View.
 func (v cacheView) Range(translate.Range) []*mvccpb.KeyValue { return nil }
 
-// attempt locks, evaluates and decides once. decided: the turn ends with the transaction's last part.
+// attempt locks, evaluates and decides once. decided: the turn ends with the transaction's parts.
 func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided bool, err error) {
 	f, err := x.c.feedFor(ctx)
 	if err != nil {
@@ -144,14 +171,17 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	locked := x.plan.NewCross(x.c.ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
-		x.abandon() //nolint:contextcheck // as above
-		return x.unstamped(ctx)
+		return x.stepAside(ctx)
 	}
 	if err := x.c.checkReads(ctx, f, run); err != nil {
 		return nil, false, err
 	}
-	if err := locked.Attaches(run); err != nil {
-		return nil, false, err
+	if kept := locked.Unheld(run); len(kept) > 0 {
+		x.hold(kept)
+		return nil, false, errAgain
+	}
+	if locked.Attaches(run) != nil { // what is left of the lease has to go first
+		return x.stepAside(ctx)
 	}
 	d, err := x.decide(locked, run) //nolint:contextcheck // the outcome has to be known whoever has gone
 	if err != nil {
@@ -173,13 +203,29 @@ func (x *crossing) begin() {
 	x.c.crossings.Store(x.holder.ID, struct{}{})
 }
 
+// hold has the next attempts hold leases too, whatever keys they find.
+func (x *crossing) hold(leases []int64) {
+	for i := range x.shares {
+		x.shares[i].Leases = append(slices.Clip(x.shares[i].Leases), leases...)
+	}
+}
+
+// stepAside gives everything back, the turn included, and answers from a snapshot: that may have to wait for members that the
+// transaction does not touch, or to delete the keys of a lease that has ended.
+func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error) {
+	x.abandon() //nolint:contextcheck // locks are given back whatever ends the attempt
+	x.endTurn()
+	resp, err := x.unstamped(ctx)
+	return resp, false, err
+}
+
 // unstamped answers a transaction that changes nothing, from a snapshot, with etcd's error if it is one.
-func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
+func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, error) {
 	resp, writes, err := x.c.answerUnstamped(ctx, x.plan, false)
 	if err == nil && writes {
 		err = errAgain // it was a moment ago
 	}
-	return resp, false, err
+	return resp, err
 }
 
 // lock locks the primary's share, and then the others. The order matters: who finds a lock, and nothing of it on the primary,
@@ -223,7 +269,10 @@ func (x *crossing) wait(ctx context.Context, f *feed, held *heldError) error {
 	} else {
 		err = f.log.WaitUnlocked(ctx, s.Member, held.rev, s.Slots...)
 	}
-	if err != nil && ctx.Err() == nil && !f.over() {
+	switch {
+	case ctx.Err() != nil:
+		return errAway // or the one who holds it cannot reach it
+	case err != nil && !f.over():
 		return err
 	}
 	return errAgain // also when compaction has overtaken the log: there will be another one
@@ -279,9 +328,14 @@ func (x *crossing) claim(ctx context.Context, f *feed, i int) (*translate.Locked
 func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch int64, resp *pb.TxnResponse) (*translate.Locked, error)) (*translate.Locked, error) {
 	ctx, cancel := x.c.lingering(x.c.cfg.MemberTimeout)
 	defer cancel()
-	resp, err := x.c.members[s.Member].send(ctx, req)
+	m := x.c.members[s.Member]
+	resp, err := m.send(ctx, req)
 	if err != nil {
-		return nil, x.c.again(err)
+		if commit.Definite(err) || commit.OutOfSpace(err) { // nothing that comes back by itself
+			return nil, err
+		}
+		m.away.Store(true)
+		return nil, errAway
 	}
 	l, err := decode(x.epoch, resp)
 	if errors.As(err, new(*translate.WrongEpochError)) {
@@ -291,17 +345,6 @@ func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch
 		return nil, errAgain
 	}
 	return l, err
-}
-
-// again is errAgain for what another attempt may mend: a member that is away. It rests before.
-func (c *core) again(err error) error {
-	if commit.Definite(err) {
-		return err
-	}
-	if err := pause(c.ctx, awayRetry); err != nil {
-		return err
-	}
-	return errAgain
 }
 
 // lost makes others more patient in the next attempt: they took the transaction for that of a writer that had gone.
@@ -395,12 +438,14 @@ func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 // finish has the other parts applied while the writer is answered already.
 func (x *crossing) finish(d *translate.Decided) {
 	x.c.metrics.crossings.Inc()
-	holder, release := x.holder, x.release
+	holder, turn := x.holder, x.turn
+	x.turn = nil
+	turn.EndOn(0) // the primary's part has landed
 	apply := func() {
-		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts) == nil {
+		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts, turn) == nil {
 			x.c.sweeper.add(holder)
 		}
-		release()
+		turn.End()
 		x.c.crossings.Delete(holder.ID)
 	}
 	if len(d.Parts) == 0 || !x.c.spawn(apply) {

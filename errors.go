@@ -19,7 +19,9 @@ import (
 var ErrClosed error = commit.ErrClosed
 
 // ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the client was
-// closed while the write was in flight, or its member's log was compacted before it showed what became of the write.
+// closed while the write was in flight, or its member's log was compacted before it showed what became of the write. A write
+// that is known to have landed gets it if what it was to answer, like previous values, was compacted before it was read; the
+// message says so. Over gRPC its code is Unknown.
 var ErrUnknownOutcome error = commit.ErrUnknown
 
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
@@ -94,8 +96,8 @@ func grpcError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, ErrUnknownOutcome) {
-		return final{err} // whatever the cause
+	if errors.Is(err, ErrUnknownOutcome) { // whatever the cause: it must not look as if nothing was written
+		return final{err}
 	}
 	for _, known := range []error{rpctypes.ErrGRPCCompacted, rpctypes.ErrGRPCFutureRev} {
 		if errors.Is(err, known) {
@@ -122,11 +124,12 @@ func (e final) Unwrap() error { return e.error }
 
 // GRPCStatus implements the interface that package status looks for.
 func (e final) GRPCStatus() *status.Status {
+	code := codes.FailedPrecondition
 	switch {
 	case errors.Is(e.error, ErrUnknownOutcome):
-		return status.New(codes.Unknown, e.Error())
+		code = codes.Unknown
 	case errors.Is(e.error, ErrClosed):
-		return status.New(codes.Canceled, e.Error())
+		code = codes.Canceled
 	}
-	return status.New(codes.FailedPrecondition, e.Error())
+	return status.New(code, e.Error())
 }

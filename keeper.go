@@ -142,7 +142,6 @@ func (f *feed) resolve(ctx context.Context, h record.Holder) error {
 		if taken, err = c.takeLocks(ctx, primary, h, st); err != nil {
 			return err
 		}
-		c.metrics.aborts.Inc()
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range c.members {
@@ -168,9 +167,17 @@ func (f *feed) giveUpOn(ctx context.Context, m *member, h record.Holder) error {
 	return nil
 }
 
-// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. Slots get a stamp that is younger
-// than whatever landed on them. If it has not taken all, the caller looks again.
+// takeLocks takes locks from an undecided transaction, and reports whether it has taken all. If not, the caller looks again.
 func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
+	taken, err := c.tryTakeLocks(ctx, m, h, st)
+	if taken {
+		c.metrics.aborts.Inc()
+	}
+	return taken, err
+}
+
+// tryTakeLocks is takeLocks, uncounted. Slots get a stamp that is younger than whatever landed on them.
+func (c *core) tryTakeLocks(ctx context.Context, m *member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
 		resp, err := m.txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MemberTxnOps))
 		return err == nil && resp.Succeeded, err
@@ -202,30 +209,40 @@ func (c *core) takeLocks(ctx context.Context, m *member, h record.Holder, st hel
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
 // tries until ctx ends.
 func (c *core) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
-	if err := c.applyAll(ctx, d.Parts); err != nil {
+	if err := c.applyAll(ctx, d.Parts, nil); err != nil {
 		return err
 	}
 	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
-func (c *core) applyPart(ctx context.Context, p record.DecidedPart) error {
+func (c *core) applyPart(ctx context.Context, p record.DecidedPart, tried func()) error {
 	req := &pb.TxnRequest{}
 	if err := proto.Unmarshal(p.Txn, req); err != nil {
 		return err
 	}
-	return c.insist(ctx, p.Member, req)
+	return c.insist(ctx, p.Member, req, tried)
 }
 
-// insist sends a request until the member answers it: one that may be sent any number of times.
-func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest) error {
-	for {
+// insist sends a request until the member answers it: one that may be sent any number of times. It calls tried after every
+// attempt.
+func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest, tried ...func()) error {
+	m := c.members[member]
+	for warned := false; ; {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
-		_, err := c.members[member].send(sending, req) //nolint:contextcheck // what is under way is finished
+		_, err := m.send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
+		for _, f := range tried {
+			f()
+		}
 		if err == nil {
 			return nil
 		}
-		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", c.members[member].name), zap.Error(err))
+		m.away.Store(true)
+		if refused := commit.Definite(err) || commit.OutOfSpace(err); refused && !warned {
+			warned = true
+			c.cfg.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.name), zap.Error(err))
+		}
+		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.name), zap.Error(err))
 		if pause(ctx, awayRetry) != nil {
 			return err
 		}

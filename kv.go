@@ -100,7 +100,7 @@ func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (_ *pb.
 	defer func() { s.c.metrics.request("Compact", start, err) }()
 	h := s.c.header()
 	err = s.c.current(ctx, func(f *feed) error {
-		if h.Revision, err = s.c.linearize(ctx, f); err != nil {
+		if h.Revision, err = s.c.presentFor(ctx, f, r.Revision); err != nil {
 			return err
 		}
 		return asked(s.c.compact(ctx, f, r, h.Revision), true)

@@ -33,7 +33,7 @@ func (c *core) leaseConfig() lease.Config {
 		Clock: c.clock, KV: rawKV(cli), Lease: pb.NewLeaseClient(cli.ActiveConnection()),
 		Watch:  func() clientv3.Watcher { return clientv3.NewWatcher(cli) },
 		Delete: c.deleteAttached, MaxTxnOps: min(maxTxnOps, c.cfg.MemberTxnOps), Logger: c.cfg.Logger,
-		OnReaped: c.metrics.reaped,
+		OnReaped: c.metrics.reaps.Inc,
 	}
 	for _, m := range c.members {
 		cfg.Members = append(cfg.Members, lease.Member{Name: m.name, Txn: m.txn})
@@ -215,8 +215,8 @@ func (c *core) knownHeader() *pb.ResponseHeader {
 	return h
 }
 
-// leasesOf prepares a run to be built: it names the records of the leases that the run attaches keys to, as this process
-// knows them on the run's member. False: one does not live, or is unknown.
+// leasesOf prepares a run to be built: it names the records of its leases, as this process knows them on the run's member.
+// False: one does not live, or is unknown.
 func (w *writer) leasesOf(run *translate.Run) bool {
 	for _, id := range run.Leases() {
 		rec, ok := w.c.leases.Book().Get(w.member.index, id)
@@ -231,9 +231,14 @@ func (w *writer) leasesOf(run *translate.Run) bool {
 	return true
 }
 
-// lookAtLeases reads the records of the leases that the transaction names and this process does not know, or may know wrongly.
+// lookAtLeases reads the records of the leases that the transaction names, or its keys kept in the last attempt, and this process does
+// not know, or may know wrongly.
 func (w *writer) lookAtLeases(ctx context.Context) error {
-	for _, id := range w.plan.Leases {
+	ids := w.plan.Leases
+	if w.run != nil {
+		ids = append(slices.Clip(ids), w.run.Kept...)
+	}
+	for _, id := range ids {
 		if _, ok := w.c.leases.Book().Get(w.member.index, id); ok && !w.stale {
 			continue
 		}
@@ -254,12 +259,20 @@ func (c *core) deadLeases(ctx context.Context, plan *translate.Plan) ([]int64, e
 
 // attachesTo is etcd's error of a run that attaches a key to one of the leases, which do not exist.
 func attachesTo(run *translate.Run, dead []int64) error {
-	for _, id := range run.Leases() {
-		if slices.Contains(dead, id) {
-			return rpctypes.ErrGRPCLeaseNotFound
-		}
+	if slices.ContainsFunc(dead, run.Attaches) {
+		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	return nil
+}
+
+// settleKept makes sure of the leases that a run's keys keep: those that live have all their records, and those that have ended have lost
+// their keys.
+func (c *core) settleKept(ctx context.Context, run *translate.Run) error {
+	if len(run.Kept) == 0 {
+		return nil
+	}
+	_, err := c.leases.Dead(ctx, run.Kept)
+	return err
 }
 
 // dropEntriesBehind removes, behind the caller's back, the entries of leased keys that a range delete at stamp has removed: it
@@ -312,8 +325,19 @@ func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64
 			return last, err
 		}
 		last = max(last, resp.Header.Revision)
+		c.metrics.reapedKeys.Add(float64(deleted(resp)))
 	}
 	return last, nil
+}
+
+// deleted counts the keys that deletes under conditions have deleted.
+func deleted(resp *pb.TxnResponse) (n int64) {
+	for _, r := range resp.Responses {
+		for _, d := range r.GetResponseTxn().GetResponses() {
+			n += d.GetResponseDeleteRange().GetDeleted()
+		}
+	}
+	return n
 }
 
 // deleteIfAt deletes a key if it is as it was put at rev.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -27,6 +29,7 @@ type member struct {
 	points *pointReader
 	open   context.Context                            // ends with the core
 	seen   func(member int, method string, err error) // counts requests
+	away   atomic.Bool                                // it did not answer a transaction across members; see awaitBack
 }
 
 // rawKV is the client's own KV service, below clientv3.KV: requests and errors as they are on the wire, reads retried
@@ -146,6 +149,23 @@ func (m *member) present(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	return resp.Header.Revision, nil
+}
+
+// awaitBack waits until the member answers, if it did not when a transaction across members needed it last. It gives each
+// request the timeout.
+func (m *member) awaitBack(ctx context.Context, timeout time.Duration) error {
+	for retry := (backoff.Backoff{}); m.away.Load(); {
+		if !retry.Wait(ctx) {
+			return ctx.Err()
+		}
+		asking, cancel := context.WithTimeout(ctx, timeout)
+		_, err := m.present(asking)
+		cancel()
+		if err == nil {
+			m.away.Store(false)
+		}
+	}
+	return nil
 }
 
 // raised is a fence that holds on a member: in epoch, from the native revision on.

@@ -62,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, c *core) (*metrics, error) {
 	m.crossings = counter("cross_member_transactions_total", "Transactions that this process decided under locks: across members, too long for one request, or contended.")
 	m.lockWaits = counter("lock_waits_total", "Times that such a transaction met the locks of another and waited.")
 	m.rollForwards = counter("roll_forwards_total", "Decided transactions whose writer had gone and that this process finished.")
-	m.aborts = counter("lock_aborts_total", "Times that this process took the locks of an undecided transaction whose writer had gone.")
+	m.aborts = counter("lock_aborts_total", "Times that this process took a member's locks from an undecided transaction whose writer had gone.")
 	m.reaps = counter("leases_reaped_total", "Leases that had expired or been revoked, and that this process brought to their end.")
 	m.reapedKeys = counter("lease_keys_deleted_total", "Keys that this process deleted because their lease had expired or been revoked.")
 	all := []prometheus.Collector{
@@ -117,11 +117,6 @@ func (m *metrics) refusal(member int, fenced bool) {
 	m.refusals.WithLabelValues(m.names(member), reason).Inc()
 }
 
-func (m *metrics) reaped(keys int) {
-	m.reaps.Inc()
-	m.reapedKeys.Add(float64(keys))
-}
-
 func (m *metrics) clockHooks() clock.Hooks {
 	return clock.Hooks{
 		Added: func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
@@ -157,7 +152,7 @@ func newStateCollector(c *core) *stateCollector {
 		grace:    desc("grace_seconds", "How long a missing stamp is waited for before it is fenced off."),
 		epoch:    desc("epoch", "Incarnation of the coordinator."),
 		leases:   desc("leases", "Leases that the first member has a record of."),
-		killed:   desc("fenced_marks_total", "Stamps, of any process, that a fence was seen to refuse."),
+		killed:   desc("fenced_marks_total", "Stamps, of any process, that were seen to be refused by a fence raised for a missing stamp."),
 	}
 }
 

@@ -58,7 +58,10 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 		if err := c.checkReads(ctx, f, run); err != nil {
 			return nil, false, err
 		}
-		return nil, true, attachesTo(run, dead)
+		if err := attachesTo(run, dead); err != nil {
+			return nil, false, err
+		}
+		return nil, true, c.settleKept(ctx, run)
 	}
 	results := make([]translate.Result, len(run.Steps))
 	for i, s := range run.Steps {

@@ -3,6 +3,7 @@ package metaetcd
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -29,8 +30,12 @@ func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 	}
 	w := &writer{c: c, plan: plan, member: c.members[plan.Members[0]]}
 	for w.losses < maxLosses {
-		if err := c.awaitUnlocked(ctx, w.member.index, plan.Exclusive(), plan.Keys...); err != nil {
+		free, err := c.awaitUnlocked(ctx, w.member.index, plan.Exclusive(), plan.Keys...)
+		if err != nil {
 			return nil, err
+		}
+		if !free && plan.Exclusive() {
+			break // there may never be a moment without locks, unless it claims the member
 		}
 		resp, done, err := w.attempt(ctx)
 		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) {
@@ -47,24 +52,25 @@ func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 }
 
 // awaitUnlocked waits while transactions across members hold what an operation of one member needs, the keys' slots or the
-// whole member: its stamp would be refused. It does not wait for ever: what is not free then is for the operation to find out.
-func (c *core) awaitUnlocked(ctx context.Context, member int, whole bool, keys ...[]byte) error {
+// whole member: its stamp would be refused. It does not wait for ever, and reports false for what is not free then: that is for
+// the operation to find out.
+func (c *core) awaitUnlocked(ctx context.Context, member int, whole bool, keys ...[]byte) (free bool, err error) {
 	f, err := c.feedFor(ctx)
 	if err != nil || f.log.Locked() == 0 {
-		return err
+		return true, err
+	}
+	if whole {
+		ctx, cancel := context.WithTimeout(ctx, minPatience)
+		defer cancel()
+		return f.log.WaitAllUnlocked(ctx, member, 0) == nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxPatience)
 	defer cancel()
-	if whole {
-		_ = f.log.WaitAllUnlocked(ctx, member, 0)
-		return nil
-	}
 	slots := make([]int, len(keys))
 	for i, k := range keys {
 		slots[i] = c.ring.Slot(k)
 	}
-	_ = f.log.WaitUnlocked(ctx, member, 0, slots...)
-	return nil
+	return f.log.WaitUnlocked(ctx, member, 0, slots...) == nil, nil
 }
 
 // writer is one transaction on its way to its member. Its lane builds it while the caller waits, never both at once.
@@ -78,7 +84,7 @@ type writer struct {
 	built []builtKey     // the states it was evaluated and built on
 	stale bool           // the last attempt was built on a state that no longer held
 
-	losses int // attempts that met other writers
+	losses int // attempts that met other writers, locks or fences
 }
 
 type builtKey struct {
@@ -105,7 +111,7 @@ func (w *writer) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, 
 	case err != nil:
 		return nil, false, err
 	case !r.Outcome.Landed:
-		if !r.Outcome.Fenced && !r.Outcome.Together {
+		if !r.Outcome.Together { // that is another operation's
 			w.losses++
 		}
 		return nil, false, nil
@@ -346,19 +352,37 @@ func (c *core) landed(plan *translate.Plan, run *translate.Run, stamp int64, res
 	return resp
 }
 
-// replay computes what the steps of a landed transaction answered: each on the snapshot before it with its own earlier
-// writes on top.
+// replay computes what the steps of a transaction that landed answered: each on the snapshot before it with its own earlier
+// writes on top. Errors of these reads are not the transaction's: they become ErrUnknownOutcome.
 func (c *core) replay(ctx context.Context, run *translate.Run, stamp int64) ([]translate.Result, error) {
-	f, err := c.feedFor(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		f, err := c.feedFor(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out, err := c.replayOn(ctx, f, run, stamp)
+		switch {
+		case err == nil:
+			return out, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case c.ctx.Err() != nil:
+			return nil, c.whyOver()
+		case f.over(): // compaction has overtaken the log: there will be another one
+			continue
+		}
+		return nil, fmt.Errorf("%w: it took effect at revision %d, but what it answers could not be read: %s", ErrUnknownOutcome, stamp, err.Error())
 	}
+}
+
+func (c *core) replayOn(ctx context.Context, f *feed, run *translate.Run, stamp int64) ([]translate.Result, error) {
 	if err := f.log.WaitClosed(ctx, stamp); err != nil {
 		return nil, err
 	}
 	rp := &replay{c: c, f: f, stamp: stamp}
 	out := make([]translate.Result, len(run.Steps))
 	for i, s := range run.Steps {
+		var err error
 		if out[i], err = rp.step(ctx, s); err != nil {
 			return nil, err
 		}
@@ -371,7 +395,7 @@ func (c *core) replay(ctx context.Context, run *translate.Run, stamp int64) ([]t
 func (c *core) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	member := c.owner(r.Key)
 	for {
-		if err := c.awaitUnlocked(ctx, member, false, r.Key); err != nil {
+		if _, err := c.awaitUnlocked(ctx, member, false, r.Key); err != nil {
 			return nil, err
 		}
 		res, err := c.commit.Do(ctx, member, &commit.Op{

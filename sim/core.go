@@ -1,3 +1,5 @@
+// Command sim is a randomized simulator of the ordering protocol. README.md says what it models, and which rules can be taken away
+// to see what they are good for.
 package main
 
 import (
@@ -13,7 +15,9 @@ type KV struct {
 	stamp, create int64
 	nmod, ncreate int
 }
+
 type State [maxK]KV
+
 type Ev struct {
 	T   int64
 	key int
@@ -97,7 +101,7 @@ type Flags struct {
 	restore                                                                                                bool
 	xOthers, xHelpOrder, xNoDecGuard, xNoDecLook, xStale, xAbortEpoch, xFirstPart                          bool
 	xNoRestore, xClaimRead, xWholeFence, xPartClk, xAbortClk, xDelEarly, xWholeLock, xDecFirst, xStaleView bool
-	awId, awDecRec, awNoop, awDecClk, awFb, awClkRef, awRestoreOK, awRefused, awRebuildE                   bool
+	awID, awDecRec, awDecClk, awFb, awClkRef, awRestoreOK, awRefused, awRebuildE                           bool
 }
 type Msg struct {
 	exec  func() any
@@ -125,8 +129,6 @@ type Seen struct {
 	landed bool
 	epoch  int64
 	m      int
-	n      int // parts needed
-	got    int
 }
 type Proc struct {
 	id       int
@@ -169,14 +171,13 @@ type Pin struct {
 	create bool
 }
 type MOp struct {
-	op     *Op
-	T      int64
-	slots  []int
-	pins   []Pin
-	evs    []Ev // puts and dels
-	mark   []int
-	excl   bool
-	locked int64
+	op    *Op
+	T     int64
+	slots []int
+	pins  []Pin
+	evs   []Ev // puts and dels
+	mark  []int
+	excl  bool
 }
 type World struct {
 	rng    *rand.Rand
@@ -196,13 +197,12 @@ type World struct {
 	lT     map[int64]*Op
 	val    int
 	left   int
-	trace  []string
 	tr     bool
 	// rates
 	pTimeout, pDrop, pGrace, pCrash, pLoss, pSlow float64
 	live                                          int
 	rebuilds, alarms                              int
-	xw, skip                                      int
+	xw                                            int
 	nonce, nid                                    int64
 	aborts                                        int
 	losses                                        int
@@ -218,6 +218,7 @@ func (w *World) fail(s string, a ...any) {
 		w.log("VIOLATION %s", w.viol)
 	}
 }
+
 func (w *World) log(s string, a ...any) {
 	if w.tr {
 		fmt.Printf("%6d "+s+"\n", append([]any{w.step}, a...)...)
@@ -227,7 +228,7 @@ func (w *World) slotOf(k int) int    { return k / 2 }
 func (w *World) memOf(k int) int     { return (k / 2) % w.nM }
 func (w *World) coin(p float64) bool { return w.rng.Float64() < p }
 
-func (w *World) spawn(p *Proc, client bool, fn func(co *Co)) *Co {
+func (w *World) spawn(p *Proc, client bool, fn func(co *Co)) {
 	co := &Co{w: w, p: p, client: client}
 	seq := iter.Seq[int](func(y func(int) bool) {
 		defer func() {
@@ -246,13 +247,14 @@ func (w *World) spawn(p *Proc, client bool, fn func(co *Co)) *Co {
 	if client {
 		w.live++
 	}
-	return co
 }
+
 func (co *Co) pause() {
 	if !co.yieldf(0) {
 		panic(crash{})
 	}
 }
+
 func (co *Co) rpc(desc string, exec func() any) (any, bool) {
 	m := &Msg{exec: exec, desc: desc}
 	w := co.w
@@ -268,6 +270,7 @@ func (co *Co) rpc(desc string, exec func() any) (any, bool) {
 	}
 	return m.reply, true
 }
+
 func (co *Co) wait(grace bool, c func() bool) bool { // false: grace over
 	if c() {
 		return true
@@ -277,6 +280,7 @@ func (co *Co) wait(grace bool, c func() bool) bool { // false: grace over
 	co.cond = nil
 	return co.res == 0
 }
+
 func (w *World) resume(co *Co, res int) {
 	co.res = res
 	_, ok := co.next()
@@ -284,6 +288,7 @@ func (w *World) resume(co *Co, res int) {
 		w.kill(co)
 	}
 }
+
 func (w *World) kill(co *Co) {
 	if co.done {
 		return
@@ -300,6 +305,7 @@ func (w *World) kill(co *Co) {
 		}
 	}
 }
+
 func (w *World) crashProc(p *Proc) {
 	w.log("CRASH p%d", p.id)
 	p.up = false
@@ -310,6 +316,7 @@ func (w *World) crashProc(p *Proc) {
 		}
 	}
 }
+
 func (w *World) doStep() {
 	w.step++
 	r := w.rng
@@ -400,6 +407,7 @@ func (w *World) doStep() {
 		}
 	}
 }
+
 func (p *Proc) deliver(mi int) {
 	m := p.w.ms[mi]
 	if p.pos[mi] >= len(m.log) {
@@ -442,6 +450,7 @@ func (p *Proc) deliver(mi int) {
 	p.pendF[mi] = rest
 	p.advance()
 }
+
 func (p *Proc) advance() {
 	if !p.ready {
 		return
@@ -513,6 +522,7 @@ func (p *Proc) cached(mi int) (st State) {
 	}
 	return
 }
+
 func field(kv *KV, f int) int64 {
 	switch f {
 	case 0:
@@ -524,8 +534,9 @@ func field(kv *KV, f int) int64 {
 	}
 	return kv.create
 }
+
 func enc(a []int64, st *State, nK int) []int64 {
-	for i := 0; i < nK; i++ {
+	for i := range nK {
 		k := &st[i]
 		if k.ver > 0 {
 			a = append(a, int64(i), int64(k.val), k.stamp, k.create, int64(k.ver))
@@ -533,6 +544,7 @@ func enc(a []int64, st *State, nK int) []int64 {
 	}
 	return append(a, -1)
 }
+
 func succ(st *State, op *Op) bool {
 	for _, c := range op.cmps {
 		if field(&st[c.key], c.field) != c.want {

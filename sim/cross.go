@@ -39,6 +39,7 @@ func (h Held) free() bool { return !h.whole && len(h.slots) == 0 }
 func (m *Member) anyLocked() bool {
 	return slices.ContainsFunc(m.lock[:], func(l int64) bool { return l != 0 })
 }
+
 func (m *Member) locks() (ls []LockV) {
 	if m.whole != 0 {
 		ls = append(ls, LockV{m.whole, m.wholePrim})
@@ -56,6 +57,7 @@ func (m *Member) app(rv MRev) {
 	rv.locks, rv.lockBy, rv.wholeBy = m.locks(), m.lock, m.whole
 	m.log = append(m.log, rv)
 }
+
 func (m *Member) held(id int64, sh Share) bool {
 	if sh.whole {
 		return m.whole == id
@@ -67,6 +69,7 @@ func (m *Member) held(id int64, sh Share) bool {
 	}
 	return true
 }
+
 func (m *Member) heldAny(id int64) (h Held) {
 	h.whole = m.whole == id
 	for s, l := range m.lock {
@@ -115,6 +118,7 @@ func (w *World) claim(m *Member, epoch, id int64, prim int) any {
 	m.app(MRev{epoch: m.epoch, F: m.F})
 	return PRep{}
 }
+
 func (w *World) claimRead(m *Member, epoch, id int64) any {
 	switch {
 	case m.epoch != epoch:
@@ -181,6 +185,7 @@ func (w *World) decide(m *Member, epoch int64, d *Decision) any {
 	w.takePart(m, d, 0, true)
 	return PRep{}
 }
+
 func (w *World) apply(m *Member, d *Decision, i int) any {
 	if m.held(d.id, d.shares[i]) {
 		w.takePart(m, d, i, false)
@@ -305,10 +310,10 @@ func (co *Co) takeLocks(m *Member, id int64, h look) (all bool) {
 }
 
 // resolve finishes a transaction of somebody who may have gone.
-func (co *Co) resolve(id int64, prim int) bool {
+func (co *Co) resolve(id int64, prim int) {
 	w := co.w
 	pm := w.ms[prim]
-	others := func() bool {
+	others := func() {
 		for _, m := range w.ms {
 			for m != pm {
 				if w, ss := co.p.shown(m, id); !w && ss == nil {
@@ -316,14 +321,13 @@ func (co *Co) resolve(id int64, prim int) bool {
 				}
 				h, ok := co.look(m, id)
 				if !ok {
-					return false
+					return
 				}
 				if h.free() || co.takeLocks(m, id, h) {
 					break
 				}
 			}
 		}
-		return true
 	}
 	if w.f.xHelpOrder && pm.txn[id] == nil {
 		others()
@@ -331,17 +335,19 @@ func (co *Co) resolve(id int64, prim int) bool {
 	for {
 		h, ok := co.look(pm, id)
 		if !ok {
-			return false
+			return
 		}
 		if h.dec != nil && !w.f.xNoDecLook {
-			return co.rollForward(h.dec, prim)
+			co.rollForward(h.dec, prim)
+			return
 		}
 		if h.free() || co.takeLocks(pm, id, h) {
 			break
 		}
 	}
-	return others()
+	others()
 }
+
 func (co *Co) rollForward(d *Decision, prim int) bool {
 	w := co.w
 	ok := true
@@ -402,6 +408,7 @@ func (co *Co) keeper() {
 		co.resolve(l.id, l.prim)
 	}
 }
+
 func (co *Co) startDecisions(C int64) bool {
 	w, p := co.w, co.p
 	for _, m := range w.ms {
@@ -433,6 +440,7 @@ func (co *Co) startDecisions(C int64) bool {
 	}
 	return true
 }
+
 func (w *World) shares(op *Op) (shs []Share) {
 	ks := op.keys()
 	ranged := slices.ContainsFunc(append(slices.Clone(op.then), op.els...), func(a Act) bool { return len(a.keys) > 1 })
@@ -524,6 +532,7 @@ func (co *Co) lockShare(a *attempt, i int) int {
 	}
 	return 0
 }
+
 func (co *Co) giveBack(a *attempt) {
 	w := co.w
 	for _, i := range w.rng.Perm(len(a.shs)) {
@@ -533,6 +542,7 @@ func (co *Co) giveBack(a *attempt) {
 		}
 	}
 }
+
 func (co *Co) crossOp(op *Op) {
 	w, p := co.w, co.p
 	shs := w.shares(op)
@@ -545,7 +555,7 @@ retry:
 	for {
 		w.nid++
 		a := &attempt{id: w.nid, e: p.epoch, prim: shs[0].mi, shs: shs, locked: make([]bool, len(shs)), clocks: make([][]int64, len(shs))}
-		if w.f.awId { // stamps of different epochs may be the same
+		if w.f.awID { // stamps of different epochs may be the same
 			t, _, ok := co.add(1)
 			if !ok {
 				continue

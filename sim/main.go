@@ -19,13 +19,16 @@ func opDesc(o *Op) string {
 	}
 	return fmt.Sprintf("cmps=%v then=%v else=%v pre=%v post=%v excl=%v cross=%v", o.cmps, o.then, o.els, o.pre, o.post, o.excl, o.cross)
 }
+
 func batchDesc(p *Proc, mi int, ops []*MOp) string {
-	s := fmt.Sprintf("batch p%d->M%d", p.id, mi)
+	var s strings.Builder
+	fmt.Fprintf(&s, "batch p%d->M%d", p.id, mi)
 	for _, o := range ops {
-		s += fmt.Sprintf(" [op%d T=%d pins=%v mark=%v]", o.op.id, o.T, o.pins, o.mark)
+		fmt.Fprintf(&s, " [op%d T=%d pins=%v mark=%v]", o.op.id, o.T, o.pins, o.mark)
 	}
-	return s
+	return s.String()
 }
+
 func (w *World) genOp(p *Proc) *Op {
 	r := w.rng
 	op := &Op{id: len(w.ops), proc: p.id}
@@ -122,9 +125,11 @@ func (w *World) genOp(p *Proc) *Op {
 	}
 	return op
 }
+
 func sameEv(a, b Ev) bool {
 	return a.T == b.T && a.key == b.key && a.del == b.del && a.kv.val == b.kv.val && a.kv.stamp == b.kv.stamp && a.kv.create == b.kv.create && a.kv.ver == b.kv.ver
 }
+
 func evSet(e []Ev) []Ev {
 	e = slices.Clone(e)
 	sort.SliceStable(e, func(i, j int) bool {
@@ -135,6 +140,7 @@ func evSet(e []Ev) []Ev {
 	})
 	return e
 }
+
 func (w *World) check() {
 	sort.Slice(w.landed, func(i, j int) bool { return w.landed[i].T < w.landed[j].T })
 	var st State
@@ -152,8 +158,6 @@ func (w *World) check() {
 		pre := st
 		evs, ans := eval(&st, o, o.T)
 		post := st
-		if o.cross { // answers carry only the state before for cross
-		}
 		a, b := evSet(evs), evSet(o.evs)
 		if len(a) != len(b) {
 			w.fail("op %d T=%d: landed events %v, replay says %v", o.id, o.T, b, a)
@@ -276,6 +280,7 @@ func (w *World) check() {
 		}
 	}
 }
+
 func run(seed int64, f Flags, xw int, loss float64, tr bool) (w *World) {
 	r := rand.New(rand.NewSource(seed))
 	w = &World{rng: r, f: f, lT: map[int64]*Op{}, tr: tr}
@@ -352,6 +357,23 @@ func run(seed int64, f Flags, xw int, loss float64, tr bool) (w *World) {
 	}
 	return
 }
+
+// rules are the rules that can be taken away, by the names that -f has for them.
+func (f *Flags) rules() map[string]*bool {
+	return map[string]*bool{
+		"noDelMark": &f.noDelMark, "noFence": &f.noFence, "hdrC": &f.hdrC, "noEpoch": &f.noEpoch, "noCmpMark": &f.noCmpMark,
+		"awPin": &f.awPin, "awSettle": &f.awSettle, "awRebuild": &f.awRebuild, "awRead": &f.awRead, "awBack": &f.awBack,
+		"awExclLock": &f.awExclLock, "awStartDec": &f.awStartDec, "awDecide": &f.awDecide, "awLatePrep": &f.awLatePrep,
+		"awFenceStart": &f.awFenceStart, "restore": &f.restore, "xOthers": &f.xOthers, "xHelpOrder": &f.xHelpOrder,
+		"xNoDecGuard": &f.xNoDecGuard, "xNoDecLook": &f.xNoDecLook, "xStale": &f.xStale, "xAbortEpoch": &f.xAbortEpoch,
+		"xFirstPart": &f.xFirstPart, "xNoRestore": &f.xNoRestore, "xClaimRead": &f.xClaimRead, "xWholeFence": &f.xWholeFence,
+		"xPartClk": &f.xPartClk, "xAbortClk": &f.xAbortClk, "xDelEarly": &f.xDelEarly, "xWholeLock": &f.xWholeLock,
+		"xDecFirst": &f.xDecFirst, "xStaleView": &f.xStaleView, "awId": &f.awID, "awDecRec": &f.awDecRec, "awDecClk": &f.awDecClk,
+		"awFb": &f.awFb, "awClkRef": &f.awClkRef, "awRebuildE": &f.awRebuildE, "awRefused": &f.awRefused,
+		"noClkInv": &f.awRestoreOK,
+	}
+}
+
 func main() {
 	seed := flag.Int64("seed", 1, "")
 	n := flag.Int64("n", 1000, "")
@@ -368,12 +390,10 @@ func main() {
 	flag.Parse()
 	sizeF = *size
 	var f Flags
-	fm := map[string]*bool{"noDelMark": &f.noDelMark, "noFence": &f.noFence, "hdrC": &f.hdrC, "noEpoch": &f.noEpoch, "noCmpMark": &f.noCmpMark, "awPin": &f.awPin, "awSettle": &f.awSettle,
-		"awRebuild": &f.awRebuild, "awRead": &f.awRead, "awBack": &f.awBack, "awExclLock": &f.awExclLock, "awStartDec": &f.awStartDec, "awDecide": &f.awDecide, "awLatePrep": &f.awLatePrep, "awFenceStart": &f.awFenceStart, "restore": &f.restore, "xOthers": &f.xOthers, "xHelpOrder": &f.xHelpOrder, "xNoDecGuard": &f.xNoDecGuard, "xNoDecLook": &f.xNoDecLook, "xStale": &f.xStale, "xAbortEpoch": &f.xAbortEpoch, "xFirstPart": &f.xFirstPart, "xNoRestore": &f.xNoRestore, "xClaimRead": &f.xClaimRead, "xWholeFence": &f.xWholeFence, "xPartClk": &f.xPartClk, "xAbortClk": &f.xAbortClk, "xDelEarly": &f.xDelEarly, "xWholeLock": &f.xWholeLock, "xDecFirst": &f.xDecFirst, "xStaleView": &f.xStaleView,
-		"awId": &f.awId, "awDecRec": &f.awDecRec, "awDecClk": &f.awDecClk, "awFb": &f.awFb, "awClkRef": &f.awClkRef, "awRebuildE": &f.awRebuildE, "awRefused": &f.awRefused, "noClkInv": &f.awRestoreOK}
+	rules := f.rules()
 	if *fl != "" {
 		for _, s := range splitc(*fl) {
-			p := fm[s]
+			p := rules[s]
 			if p == nil {
 				fmt.Println("no flag", s)
 				os.Exit(2)
@@ -410,6 +430,7 @@ func main() {
 	}
 	fmt.Printf("flags=%q x=%d seeds=%d steps=%d ops=%d landed=%d cross=%d rebuilds=%d BAD=%d live=%d in %v\n", *fl, *xw, i-*seed, steps, ops, landed, xl, reb, bad, lv, time.Since(t0).Round(time.Millisecond))
 }
+
 func splitc(s string) (o []string) {
 	cur := ""
 	for _, c := range s + "," {

@@ -28,6 +28,7 @@ func (w *World) noteLanded(op *Op, T int64, evs []Ev, first bool) {
 		}
 	}
 }
+
 func (m *Member) put(e Ev, rev int) Ev {
 	o := m.keys[e.key]
 	if e.del {
@@ -43,6 +44,7 @@ func (m *Member) put(e Ev, rev int) Ev {
 	m.keys[e.key] = e.kv
 	return e
 }
+
 func (w *World) batch(m *Member, epoch int64, ops []*MOp) any {
 	if m.epoch != epoch && !w.f.noEpoch {
 		return BRep{wrong: true, epoch: m.epoch}
@@ -148,6 +150,7 @@ func (w *World) fenceMember(m *Member, epoch, F int64) any {
 	}
 	return ERep{epoch: m.epoch, F: m.F, pos: len(m.log)}
 }
+
 func (w *World) setEpoch(m *Member, e int64) any {
 	if m.epoch < e {
 		m.epoch = e
@@ -162,7 +165,7 @@ type CRep struct {
 	nonce, claim int64
 }
 
-func (w *World) coRep() CRep { c := w.co; return CRep{c.has, c.epoch, c.clock, c.nonce, c.claim} }
+func (w *World) coRep() CRep { return CRep(w.co) }
 
 // coordinator add: returns first stamp-1 base; handles epochs
 func (co *Co) add(k int64) (T, epoch int64, ok bool) {
@@ -196,6 +199,7 @@ func (co *Co) add(k int64) (T, epoch int64, ok bool) {
 	}
 	return c.clock - k, e, true
 }
+
 func (co *Co) coordWrong(c CRep) {
 	p := co.p
 	if c.has {
@@ -210,6 +214,7 @@ func (co *Co) coordWrong(c CRep) {
 	co.doRebuild()
 	p.rebuild = false
 }
+
 func (co *Co) sync() {
 	w := co.w
 	co.rebE = co.p.epoch
@@ -218,6 +223,7 @@ func (co *Co) sync() {
 		co.coordWrong(r.(CRep))
 	}
 }
+
 func (co *Co) doRebuild() {
 	w, p := co.w, co.p
 	w.rebuilds++
@@ -306,6 +312,7 @@ again:
 		p.epoch = max(p.epoch, c.epoch)
 	}
 }
+
 func (co *Co) fenceAll(T, e int64) {
 	w := co.w
 	for _, m := range w.ms {
@@ -338,9 +345,12 @@ func (co *Co) closed(T int64, stop bool) bool {
 	}
 	return true
 }
-func (w *World) newProc() *Proc {
-	p := &Proc{id: len(w.procs), w: w, up: true, seen: map[int64]*Seen{}, evs: map[int64][]Ev{}, need: map[int64]int{}, got: map[int64]int{},
-		pos: make([]int, w.nM), sEpoch: make([]int64, w.nM), sF: make([]int64, w.nM), slow: make([]int, w.nM), queue: make([][]*Pend, w.nM), busy: map[int]bool{}, epoch: 1, pendF: make([][]ERep, w.nM)}
+
+func (w *World) newProc() {
+	p := &Proc{
+		id: len(w.procs), w: w, up: true, seen: map[int64]*Seen{}, evs: map[int64][]Ev{}, need: map[int64]int{}, got: map[int64]int{},
+		pos: make([]int, w.nM), sEpoch: make([]int64, w.nM), sF: make([]int64, w.nM), slow: make([]int, w.nM), queue: make([][]*Pend, w.nM), busy: map[int]bool{}, epoch: 1, pendF: make([][]ERep, w.nM),
+	}
 	for i := range p.pos {
 		p.pos[i] = -1
 	}
@@ -358,8 +368,8 @@ func (w *World) newProc() *Proc {
 		n := 1 + w.rng.Intn(8*sizeF)
 		w.spawn(p, true, func(co *Co) { co.runClient(n) })
 	}
-	return p
 }
+
 func (co *Co) start() {
 	w, p := co.w, co.p
 	for _, m := range w.ms {
@@ -410,6 +420,7 @@ func (co *Co) start() {
 		return
 	}
 }
+
 func (co *Co) batcher(mi int) {
 	w, p := co.w, co.p
 	m := w.ms[mi]
@@ -520,6 +531,7 @@ func (co *Co) settle(mi int, T, e int64) (happened bool) {
 		}
 	}
 }
+
 func (co *Co) linRead() (W int64) {
 	p := co.p
 	for {
@@ -535,6 +547,7 @@ func (co *Co) linRead() (W int64) {
 		}
 	}
 }
+
 func uniq(a []int) []int {
 	sort.Ints(a)
 	var o []int
@@ -545,6 +558,7 @@ func uniq(a []int) []int {
 	}
 	return o
 }
+
 func (op *Op) keys() (ks []int) {
 	for _, c := range op.cmps {
 		ks = append(ks, c.key)
@@ -560,11 +574,13 @@ func (op *Op) keys() (ks []int) {
 	}
 	return uniq(ks)
 }
+
 func (co *Co) finish(op *Op, rev int64, ans []int64) {
 	op.end, op.rev, op.ans, op.done = co.w.step, rev, ans, true
 	co.w.left--
 	co.w.log("p%d op%d DONE rev=%d ans=%v", co.p.id, op.id, rev, ans)
 }
+
 func (co *Co) readOp(op *Op) {
 	p := co.p
 	w := co.w
@@ -598,6 +614,7 @@ func (co *Co) readOp(op *Op) {
 		}
 	}
 }
+
 func (co *Co) writeOp(op *Op) {
 	w, p := co.w, co.p
 	ks := op.keys()
@@ -722,6 +739,7 @@ func (co *Co) writeOp(op *Op) {
 		return
 	}
 }
+
 func (co *Co) answer(op *Op, out Out) {
 	p, w := co.p, co.w
 	ans := out.prevs
@@ -743,6 +761,7 @@ func (co *Co) answer(op *Op, out Out) {
 	}
 	co.finish(op, out.T, ans)
 }
+
 func (co *Co) runClient(n int) {
 	w, p := co.w, co.p
 	co.wait(false, func() bool { return p.ready })

@@ -33,7 +33,7 @@ const (
 	writers    = 8
 	namespaces = 4
 	pageSize   = 300
-	patience   = time.Minute
+	patience   = 5 * time.Minute
 	pause      = 50 * time.Millisecond
 )
 

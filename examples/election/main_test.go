@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // process is a running program, and the lines that it prints.
 type process struct {
@@ -38,7 +38,7 @@ type process struct {
 
 func launch(t *testing.T, cluster *metaetcdtest.Cluster, name string) *process {
 	t.Helper()
-	args := []string{"--name", name, "--ttl", "2", "--coordinator", cluster.Coordinator.Endpoint()}
+	args := []string{"--name", name, "--coordinator", cluster.Coordinator.Endpoint()}
 	for _, m := range cluster.Members {
 		args = append(args, "--member", m.Name()+"="+m.Endpoint())
 	}

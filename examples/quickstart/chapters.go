@@ -25,14 +25,14 @@ func (t *tour) spread(ctx context.Context) error {
 		}
 		line = append(line, fmt.Sprintf("%s@%d", name, resp.Header.Revision))
 	}
-	say("Alice and Bob put in turn:  %s", strings.Join(line[:len(line)/2], "  "))
-	say("                            %s", strings.Join(line[len(line)/2:], "  "))
+	t.say("Alice and Bob put in turn:  %s", strings.Join(line[:len(line)/2], "  "))
+	t.say("                            %s", strings.Join(line[len(line)/2:], "  "))
 	for i, m := range t.cluster.members {
 		resp, err := t.alice.borrowed[i+1].Get(ctx, "/fruit/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
 		if err != nil {
 			return err
 		}
-		say("etcd %-6s holds %s", m.name, keys(resp))
+		t.say("etcd %-6s holds %s", m.name, keys(resp))
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func (t *tour) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	say("The first five of %d at revision %d: %s", resp.Count, resp.Header.Revision, keys(resp))
+	t.say("The first five of %d at revision %d: %s", resp.Count, resp.Header.Revision, keys(resp))
 	return nil
 }
 
@@ -84,8 +84,8 @@ func (t *tour) race(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	say("%d workers increment one counter %d times each, %d attempts lose a race and are repeated:", workers, increments, lost.Load())
-	say("the counter stands at %s, and its version is %d.", resp.Kvs[0].Value, resp.Kvs[0].Version)
+	t.say("%d workers increment one counter %d times each, %d attempts lose a race and are repeated:", workers, increments, lost.Load())
+	t.say("the counter stands at %s, and its version is %d.", resp.Kvs[0].Value, resp.Kvs[0].Version)
 	return expect(string(resp.Kvs[0].Value) == strconv.Itoa(workers*increments), "increments were lost")
 }
 
@@ -151,7 +151,7 @@ func (t *tour) watch(ctx context.Context) error {
 	if !ascending {
 		return errors.New("the watch is out of order")
 	}
-	say("Alice and Bob write %d orders at once. Bob's watch: %s, revisions %d to %d, ascending.",
+	t.say("Alice and Bob write %d orders at once. Bob's watch: %s, revisions %d to %d, ascending.",
 		2*orders, order, seen[0].Kv.ModRevision, seen[len(seen)-1].Kv.ModRevision)
 	return nil
 }
@@ -175,8 +175,8 @@ func (t *tour) history(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	say("Revision %d:   %s", rev, keys(then))
-	say("Revision %d: %s (Alice has just eaten the %s)", now.Header.Revision, keys(now), fruit[len(fruit)/2-1])
+	t.say("Revision %d:   %s", rev, keys(then))
+	t.say("Revision %d: %s (Alice has just eaten the %s)", now.Header.Revision, keys(now), fruit[len(fruit)/2-1])
 	return expect(int(then.Count) == len(fruit)/2 && int(now.Count) == len(fruit)-1, "history differs from what was written")
 }
 

@@ -42,11 +42,12 @@ func startCluster() (_ *cluster, err error) {
 	return c, each(c.servers(), (*server).start)
 }
 
+const sharedMemory = "/dev/shm"
+
 // memoryDir is for the coordinator, which keeps nothing that could not be rebuilt.
 func memoryDir() string {
-	const shm = "/dev/shm"
-	if info, err := os.Stat(shm); err == nil && info.IsDir() {
-		return shm
+	if info, err := os.Stat(sharedMemory); err == nil && info.IsDir() {
+		return sharedMemory
 	}
 	return ""
 }

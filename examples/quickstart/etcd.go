@@ -14,6 +14,12 @@ import (
 	"go.uber.org/zap"
 )
 
+// startTimeout is how long an etcd may take to be ready.
+const startTimeout = time.Minute
+
+// dirPrefix begins the names of the servers' directories.
+const dirPrefix = "metaetcd-quickstart-"
+
 // server is a single-node etcd inside this process. Started again it has its old address and, even without its data, its old
 // etcd cluster id, which is derived from what is configured here.
 type server struct {
@@ -25,7 +31,7 @@ type server struct {
 
 // newServer prepares a server that keeps its data below parent.
 func newServer(name, parent string) (*server, error) {
-	dir, err := os.MkdirTemp(parent, "metaetcd-quickstart-")
+	dir, err := os.MkdirTemp(parent, dirPrefix)
 	return &server{name: name, dir: dir, addr: url.URL{Scheme: "http", Host: "127.0.0.1:0"}}, err
 }
 
@@ -39,6 +45,7 @@ func (s *server) start() error {
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = s.name + "=" + peer.String()
 	cfg.InitialClusterToken = s.name
+	cfg.EnableGRPCGateway = false // with it, etcd waits for clients when it is to stop
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
@@ -51,7 +58,7 @@ func (s *server) start() error {
 		return nil
 	case err := <-etcd.Err():
 		return fmt.Errorf("start etcd %s: %w", s.name, err)
-	case <-time.After(10 * time.Second):
+	case <-time.After(startTimeout):
 		return fmt.Errorf("start etcd %s: not ready", s.name)
 	}
 }

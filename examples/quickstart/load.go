@@ -77,7 +77,7 @@ func (t *tour) disaster(ctx context.Context) error {
 		if err := t.cluster.coordinator.start(); err != nil {
 			return err
 		}
-		say("After %d writes the coordinator is stopped and its data removed. It comes back empty.", lost)
+		t.say("After %d writes the coordinator is stopped and its data removed. It comes back empty.", lost)
 		return await(gctx, func() bool { return l.count() >= lost+after })
 	}()
 	if werr := g.Wait(); werr != nil {
@@ -88,7 +88,7 @@ func (t *tour) disaster(ctx context.Context) error {
 	}
 	slices.Sort(l.revisions)
 	unique := len(slices.Compact(slices.Clone(l.revisions))) == len(l.revisions)
-	say("All %d writes succeeded; the longest took %s. No revision was given twice, and none went back.",
+	t.say("All %d writes succeeded; the longest took %s. No revision was given twice, and none went back.",
 		len(l.revisions), l.longest.Round(time.Millisecond))
 	return expect(unique, "a revision was given twice")
 }
@@ -112,7 +112,7 @@ func (t *tour) throughput(ctx context.Context) (err error) {
 	if err := t.bob.Close(); err != nil {
 		return err
 	}
-	const rounds, slice = 3, 300 * time.Millisecond
+	const rounds = 3
 	plain, err := t.cluster.plain.dial(ctx)
 	if err != nil {
 		return err
@@ -120,11 +120,11 @@ func (t *tour) throughput(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, plain.Close()) }()
 	var plainRate, metaRate float64
 	for i := range rounds + 1 {
-		p, err := puts(ctx, plain, slice)
+		p, err := puts(ctx, plain, t.slice)
 		if err != nil {
 			return err
 		}
-		m, err := puts(ctx, t.alice, slice)
+		m, err := puts(ctx, t.alice, t.slice)
 		if err != nil {
 			return err
 		}
@@ -133,9 +133,9 @@ func (t *tour) throughput(ctx context.Context) (err error) {
 			metaRate += m / rounds
 		}
 	}
-	say("plain etcd    %6.0f puts of 256 bytes per second", plainRate)
-	say("meta cluster  %6.0f, %.2f times plain's", metaRate, metaRate/plainRate)
-	say("Here five etcds share one machine and one disk. make bench-scale gives each member a disk of its own.")
+	t.say("plain etcd    %6.0f puts of 256 bytes per second", plainRate)
+	t.say("meta cluster  %6.0f, %.2f times plain's", metaRate, metaRate/plainRate)
+	t.say("Here five etcds share one machine and one disk. make bench-scale gives each member a disk of its own.")
 	return nil
 }
 

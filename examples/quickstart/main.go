@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"time"
@@ -15,7 +16,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
+	err := run(ctx, os.Stdout, 300*time.Millisecond)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
@@ -23,17 +24,23 @@ func main() {
 	}
 }
 
+// timeLimit is for a tour that hangs.
+const timeLimit = 5 * time.Minute
+
 // tour is what the chapters share.
 type tour struct {
+	out        io.Writer
+	slice      time.Duration // how long the clusters that are compared load the machine in turn
 	cluster    *cluster
 	alice, bob *client
 }
 
-func run(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+// run gives the tour, and leaves nothing behind.
+func run(ctx context.Context, out io.Writer, slice time.Duration) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeLimit)
 	defer cancel()
 	begin := time.Now()
-	t := &tour{}
+	t := &tour{out: out, slice: slice}
 	if t.cluster, err = startCluster(); err != nil {
 		return err
 	}
@@ -46,8 +53,8 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.bob.Close()) }()
-	say("A coordinator, and the members ash, birch and cedar: four separate etcd clusters. Alice and Bob each opened")
-	say("a client of the meta cluster that they make, %s after the start.", since(begin))
+	t.say("A coordinator, and the members ash, birch and cedar: four separate etcd clusters. Alice and Bob each opened")
+	t.say("a client of the meta cluster that they make, %s after the start.", since(begin))
 
 	for i, chapter := range []struct {
 		title string
@@ -61,16 +68,16 @@ func run(ctx context.Context) (err error) {
 		{"The coordinator loses everything, and nothing is lost", t.disaster},
 		{"128 writers, against one plain etcd on this machine", t.throughput},
 	} {
-		fmt.Printf("\n%d. %s\n", i+1, chapter.title)
+		fmt.Fprintf(out, "\n%d. %s\n", i+1, chapter.title)
 		if err := chapter.tell(ctx); err != nil {
 			return fmt.Errorf("chapter %d: %w", i+1, err)
 		}
 	}
-	fmt.Printf("\nThat was %s. The code is in examples/quickstart; docs/architecture.md tells how it works.\n", since(begin))
+	fmt.Fprintf(out, "\nThat was %s. The code is in examples/quickstart; docs/architecture.md tells how it works.\n", since(begin))
 	return nil
 }
 
 // say prints a line of the transcript.
-func say(format string, args ...any) { fmt.Printf("   "+format+"\n", args...) }
+func (t *tour) say(format string, args ...any) { fmt.Fprintf(t.out, "   "+format+"\n", args...) }
 
 func since(t time.Time) time.Duration { return time.Since(t).Round(10 * time.Millisecond) }

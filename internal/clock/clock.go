@@ -53,8 +53,8 @@ type Config struct {
 
 	// Restore puts on a coordinator that has lost everything what is kept there besides the clock. It is called before a
 	// new clock is created, when all members are in the new epoch: what they hold of older ones is final. What it puts must be
-	// guarded by life, which holds as long as the coordinator does not lose its data again; otherwise it must fail. Several
-	// processes may be at it at once, and it may be called for a coordinator that has lost nothing. May be nil.
+	// guarded by life, which holds until somebody has created the clock or the coordinator loses its data again; otherwise it
+	// must fail. Several processes may be at it at once, and it may be called for a coordinator that has lost nothing. May be nil.
 	Restore func(ctx context.Context, life []*pb.Compare) error
 
 	ClusterID     uint64 // the meta cluster's id

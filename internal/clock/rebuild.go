@@ -49,7 +49,8 @@ func (c *Clock) rebuild(ctx context.Context) error {
 		return err
 	}
 	if c.cfg.Restore != nil {
-		if err := c.cfg.Restore(ctx, []*pb.Compare{valueIs(keyIncarnation, life)}); err != nil {
+		// Where there is a clock, what is missing besides it has ended since: this process was late.
+		if err := c.cfg.Restore(ctx, []*pb.Compare{valueIs(keyIncarnation, life), absent(keyEpoch)}); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package clock_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -506,4 +507,34 @@ func TestRestoreComesBeforeTheClock(t *testing.T) {
 	txn, err = coordinator.Txn(t.Context(), &pb.TxnRequest{Compare: holds})
 	require.NoError(t, err)
 	require.True(t, txn.Succeeded)
+}
+
+// TestALateRestoreChangesNothing: of two processes that rebuild at once, the slower one does not restore what may have ended since the
+// other one created the clock.
+func TestALateRestoreChangesNothing(t *testing.T) {
+	w := newWorld(t, 2)
+	coordinator := w.coordinator.Client(nil)
+	key := clock.Prefix + "restored"
+	late, begun, goOn := errors.New("too late"), make(chan struct{}), make(chan struct{})
+	cfg := w.config(nil)
+	cfg.Restore = func(ctx context.Context, life []*pb.Compare) error {
+		close(begun) // once: there is a clock afterwards
+		<-goOn
+		put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key)}}}
+		txn, err := coordinator.Txn(ctx, &pb.TxnRequest{Compare: life, Success: []*pb.RequestOp{put}})
+		if err == nil && !txn.Succeeded {
+			err = late
+		}
+		return err
+	}
+	slow := clock.New(cfg)
+	t.Cleanup(slow.Close)
+	opened := make(chan error, 1)
+	go func() { opened <- slow.Open(within(t)) }()
+	<-begun
+	fast := w.open(nil)
+	close(goOn)
+	require.NoError(t, <-opened)
+	require.NotContains(t, w.coordinator.Keys(), key)
+	require.Equal(t, fast.Epoch(), slow.Epoch())
 }

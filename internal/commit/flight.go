@@ -225,7 +225,7 @@ func (f *flight) send(ops []boarded) {
 	case errors.As(err, &wrong):
 		f.sync()
 		f.deliver(ops, refused)
-	case outOfSpace(err):
+	case OutOfSpace(err):
 		f.lookBack(ops, err)
 		f.giveUp(f.l.index+1, surrender...)
 	case !definite(err):
@@ -280,7 +280,7 @@ func (f *flight) sendAlone() {
 	case errors.As(err, &wrong):
 		f.sync()
 		f.deliver(ops, refused)
-	case outOfSpace(err):
+	case OutOfSpace(err):
 		f.lookBack(ops, err)
 	case !definite(err):
 		f.stall()
@@ -305,9 +305,9 @@ func (f *flight) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	}
 }
 
-// outOfSpace reports whether the server answered that it is out of space. It may have applied the request all the same:
+// OutOfSpace reports whether the server answered that it is out of space. It may have applied the request all the same:
 // the first request over the quota is applied, and then refused.
-func outOfSpace(err error) bool {
+func OutOfSpace(err error) bool {
 	return rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace)
 }
 
@@ -346,8 +346,8 @@ func (f *flight) caughtUp() bool {
 }
 
 // Definite reports whether an error of a request says that the server refused it: nothing of it landed. ResourceExhausted by
-// a full disk does not say so, see outOfSpace.
-func Definite(err error) bool { return definite(err) && !outOfSpace(err) }
+// a full disk does not say so, see OutOfSpace.
+func Definite(err error) bool { return definite(err) && !OutOfSpace(err) }
 
 func definite(err error) bool {
 	switch status.Code(err) {

@@ -35,7 +35,7 @@ func (p *Pipeline) Settle(member int, s Stamp, err error) (mergedlog.Outcome, er
 		return mergedlog.Outcome{}, err
 	}
 	f := &flight{l: p.lanes[member], epoch: s.Epoch}
-	if !outOfSpace(err) {
+	if !OutOfSpace(err) {
 		out, lost := f.outcome(s.Rev, s.Rev)
 		if lost != nil {
 			lost = fmt.Errorf("%w: %w", ErrUnknown, lost)

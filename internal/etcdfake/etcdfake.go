@@ -72,7 +72,7 @@ func (s *Server) Restore(from Snapshot) {
 	}
 }
 
-// Grant makes leases that keys can be put with. They never end.
+// Grant makes leases that keys can be put with, until End.
 func (s *Server) Grant(ids ...int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,6 +82,22 @@ func (s *Server) Grant(ids ...int64) {
 	for _, id := range ids {
 		s.leases[id] = true
 	}
+}
+
+// End ends a lease, as when it has run out or is revoked: its keys go, all at one revision. False: there is none.
+func (s *Server) End(id int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	there := s.leases[id]
+	delete(s.leases, id)
+	x := execution{Server: s, rev: s.rev + 1}
+	for _, key := range slices.Clone(s.keys) {
+		if there && s.kvs[key].Lease == id {
+			x.remove(&pb.DeleteRangeRequest{Key: []byte(key)})
+		}
+	}
+	x.commit()
+	return there
 }
 
 // Watch calls seen with the events of every revision from now on, like a watch of all keys with their previous pairs. The

@@ -33,12 +33,7 @@ func (s *Server) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	}
 	x := execution{Server: s, rev: s.rev + 1}
 	resp := x.run(req, way)
-	if x.wrote {
-		s.rev++
-		for _, seen := range s.watchers {
-			seen(x.rev, x.events)
-		}
-	}
+	x.commit()
 	resp.Header = s.header()
 	return resp, nil
 }
@@ -130,6 +125,17 @@ type execution struct {
 	wrote  bool
 	events []*mvccpb.Event
 	before map[string]*mvccpb.KeyValue // of the keys in events
+}
+
+// commit makes the writes a revision, and tells the watchers.
+func (x *execution) commit() {
+	if !x.wrote {
+		return
+	}
+	x.Server.rev++
+	for _, seen := range x.watchers {
+		seen(x.rev, x.events)
+	}
 }
 
 // note makes an event of a write. As in etcd, its PrevKv is the pair before the transaction, and a creation has none.

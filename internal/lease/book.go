@@ -1,6 +1,8 @@
 package lease
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -13,6 +15,9 @@ import (
 type Book struct {
 	mu    sync.RWMutex
 	pages []page
+
+	appeared map[grant]struct{} // grants of which a stream has shown a living record, until takeAppeared
+	news     chan struct{}      // has a token when there are such
 }
 
 // page is a member's records. What the book was told of a revision it does not take back for an older one.
@@ -28,7 +33,7 @@ type entry struct {
 
 // NewBook returns an empty book.
 func NewBook(members int) *Book {
-	b := &Book{pages: make([]page, members)}
+	b := &Book{pages: make([]page, members), appeared: map[grant]struct{}{}, news: make(chan struct{}, 1)}
 	for i := range b.pages {
 		b.pages[i].entries = map[int64]entry{}
 	}
@@ -61,7 +66,24 @@ func (b *Book) Follow(member int, rev int64, kv *mvccpb.KeyValue) {
 		return
 	}
 	p.rev = rev
-	b.setLocked(p, record.LeaseOf(kv.Key), rev, rec, err == nil)
+	id := record.LeaseOf(kv.Key)
+	if err == nil && !rec.Dead && p.entries[id].rec != rec {
+		b.appeared[grant{id, rec.Grant}] = struct{}{}
+		select {
+		case b.news <- struct{}{}:
+		default:
+		}
+	}
+	b.setLocked(p, id, rev, rec, err == nil)
+}
+
+// takeAppeared returns the grants of which a stream has shown a new living record since the last time.
+func (b *Book) takeAppeared() []grant {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	gs := slices.Collect(maps.Keys(b.appeared))
+	clear(b.appeared)
+	return gs
 }
 
 // Learn takes what a linearizable read, or a write, at a native revision told of a record.
@@ -107,8 +129,8 @@ func (b *Book) Living(id int64) (record.LeaseRecord, bool) {
 // grant is one grant of a lease.
 type grant struct{ id, grant int64 }
 
-// All returns every grant that some member has a record of.
-func (b *Book) all() map[grant]struct{} {
+// all returns every grant that some member has a record of.
+func (b *Book) all() []grant {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	all := map[grant]struct{}{}
@@ -117,7 +139,7 @@ func (b *Book) all() map[grant]struct{} {
 			all[grant{id, e.rec.Grant}] = struct{}{}
 		}
 	}
-	return all
+	return slices.Collect(maps.Keys(all))
 }
 
 // state says whether some member has a record of a grant, and whether one of them is dead.

@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -47,7 +48,8 @@ func (l *Lessor) grant(ctx context.Context, id, ttl int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = l.establish(ctx, id, own(g, ttl))
+	l.renew.started(g, began, ttl)
+	err = l.establish(ctx, id, own(g, ttl), l.post)
 	if err == nil && time.Since(began) > time.Duration(ttl)*time.Second/2 {
 		err = l.restart(ctx, g)
 	}
@@ -71,21 +73,24 @@ func (l *Lessor) restart(ctx context.Context, g int64) error {
 	return err
 }
 
-// establish completes a grant whose timer runs: it posts the sentinel and enters the records. Any process may do it, and
-// again. errExists: the lease has another grant; errGone: this one has ended.
-func (l *Lessor) establish(ctx context.Context, id int64, rec record.LeaseRecord) error {
+// establish enters the records of a grant whose timer runs, while its sentinel is there: begin, post or confirm, sees to that. Any
+// process may do it, and again. errExists: the lease has another grant; errGone: this one has ended, and may have left records.
+func (l *Lessor) establish(
+	ctx context.Context, id int64, rec record.LeaseRecord,
+	begin func(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error,
+) error {
 	for {
 		var old *record.LeaseRecord
 		err := l.inEpoch(ctx, func(epoch int64, holds []*pb.Compare) error {
-			found, err := l.post(ctx, holds, id, rec)
+			err := begin(ctx, holds, id, rec)
 			if err != nil {
 				return err
 			}
-			if found.Grant != rec.Grant {
-				return errExists
+			if old, err = l.enter(ctx, epoch, id, rec); err != nil || old != nil {
+				return err
 			}
-			old, err = l.enter(ctx, epoch, id, rec)
-			return err
+			// The grant may have ended meanwhile, and the records have come when all that it had left was gone.
+			return l.confirm(ctx, holds, id, rec)
 		})
 		if err != nil || old == nil {
 			return err
@@ -109,7 +114,7 @@ func (l *Lessor) Dead(ctx context.Context, ids []int64) ([]int64, error) {
 			return nil, err
 		}
 		if lives {
-			err = l.establish(ctx, id, rec)
+			err = l.establish(ctx, id, rec, l.confirm)
 			if lives = err == nil || errors.Is(err, errExists); lives {
 				continue
 			}
@@ -191,12 +196,13 @@ func (l *Lessor) end(ctx context.Context, g grant) (int64, error) {
 	}
 }
 
-// TimeToLive returns what is left of a lease, in seconds, its TTL, and its keys, sorted, if they are wanted. -1: there is none.
+// TimeToLive returns what is left of a lease, in seconds, its TTL, and its keys, sorted, if they are wanted. -1: there is none, and then
+// none of its keys is left.
 func (l *Lessor) TimeToLive(ctx context.Context, id int64, withKeys bool) (left, ttl int64, keys [][]byte, err error) {
 	ctx, cancel := l.whileOpen(ctx)
 	defer cancel()
 	rec, lives, err := l.present(ctx, id)
-	for err == nil && lives {
+	for retry := (backoff.Backoff{}); err == nil && lives; {
 		resp, err := l.timer(ctx, rec.Grant)
 		if err != nil {
 			return 0, 0, nil, err
@@ -210,6 +216,12 @@ func (l *Lessor) TimeToLive(ctx context.Context, id int64, withKeys bool) (left,
 		if rec, lives, err = l.sentinel(ctx, id); err != nil {
 			return 0, 0, nil, err
 		}
+		if lives && !retry.Wait(ctx) { // it has run out, and the coordinator has not come to it yet
+			return 0, 0, nil, ctx.Err()
+		}
+	}
+	if err == nil {
+		err = l.clear(ctx, id)
 	}
 	return -1, 0, nil, err
 }
@@ -233,7 +245,7 @@ func (l *Lessor) keys(ctx context.Context, id int64) ([][]byte, error) {
 func (l *Lessor) Leases(ctx context.Context) ([]int64, error) {
 	ctx, cancel := l.whileOpen(ctx)
 	defer cancel()
-	grants, err := l.sentinels(ctx)
+	grants, err := l.sentinels(ctx, allSentinels())
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ type Config struct {
 
 	MaxTxnOps int // the members', at least 2
 	Logger    *zap.Logger
-	OnReaped  func(keys int) // a lease that had died is gone, with so many keys; may be nil
+	OnReaped  func() // a lease that had died is gone, and this process removed records of it; may be nil
 }
 
 // Lessor is one process's part in the leases of a meta cluster. It is safe for concurrent use.
@@ -96,7 +96,7 @@ func New(cfg Config) *Lessor {
 	cfg.MaxTxnOps = max(cfg.MaxTxnOps, 2)
 	l := &Lessor{cfg: cfg, book: NewBook(len(cfg.Members)), places: make(chan struct{}, reapsAtOnce), scheduled: map[grant]struct{}{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
-	l.renew = &keeper{lease: cfg.Lease, ctx: l.ctx, spawn: l.spawn, woken: make(chan struct{}, 1), waiting: map[int64]*renewal{}, log: cfg.Logger}
+	l.renew = newKeeper(l.ctx, cfg, l.spawn)
 	return l
 }
 
@@ -156,7 +156,7 @@ func passing(err error) bool {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true
 	}
-	return rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests)
+	return errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests)
 }
 
 // coordinator sends a transaction to the coordinator.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -145,11 +146,13 @@ func (l *Lessor) kill(ctx context.Context, epoch, id int64, recs []*record.Lease
 	})
 }
 
-// bury removes a dead record from its members, where no entry of the lease is left. errMoved: one is.
-func (l *Lessor) bury(ctx context.Context, id int64, dead record.LeaseRecord) error {
+// bury removes a dead record from its members, where no entry of the lease is left, and reports whether it has removed any. errMoved:
+// there is an entry.
+func (l *Lessor) bury(ctx context.Context, id int64, dead record.LeaseRecord) (buried bool, err error) {
+	var removed atomic.Bool
 	key := record.LeaseKey(id)
 	entries, entriesEnd := record.AttachedRange(id)
-	return l.eachMember(func(i int) error {
+	err = l.eachMember(func(i int) error {
 		resp, err := l.member(ctx, i, &pb.TxnRequest{
 			Compare: []*pb.Compare{valueIs(key, dead.Encode()), absent(entries, entriesEnd)},
 			Success: []*pb.RequestOp{deleteOp(key)},
@@ -159,6 +162,7 @@ func (l *Lessor) bury(ctx context.Context, id int64, dead record.LeaseRecord) er
 			return err
 		}
 		if resp.Succeeded {
+			removed.Store(true)
 			l.book.Learn(i, resp.Header.Revision, id, record.LeaseRecord{}, false)
 			return nil
 		}
@@ -168,6 +172,7 @@ func (l *Lessor) bury(ctx context.Context, id int64, dead record.LeaseRecord) er
 		}
 		return err
 	})
+	return removed.Load(), err
 }
 
 // entriesAtOnce bounds the entries read by one request.

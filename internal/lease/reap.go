@@ -14,8 +14,8 @@ import (
 
 // reaped is what a process did of a reap.
 type reaped struct {
-	keys int   // that it deleted
-	rev  int64 // of the last of these deletes
+	rev    int64 // of the last of its deletes, or 0
+	buried bool  // it has removed a record
 }
 
 // reap brings a grant that has died to its end, and returns when nothing of it is left. errAlive: it has not died. Callers
@@ -41,20 +41,19 @@ func (l *Lessor) reap(ctx context.Context, g grant) (reaped, error) {
 func (l *Lessor) reapAlone(ctx context.Context, g grant) (all reaped, err error) {
 	for retry := (backoff.Backoff{}); ; {
 		r, err := l.reapOnce(ctx, g)
-		all.keys, all.rev = all.keys+r.keys, max(all.rev, r.rev)
+		all.rev, all.buried = max(all.rev, r.rev), all.buried || r.buried
 		switch {
-		case errors.Is(err, errMoved):
 		case errors.Is(err, errEpoch):
 			if err := l.sync(ctx); err != nil {
 				return all, err
 			}
-		case errors.Is(err, errHeld):
+		case errors.Is(err, errMoved), errors.Is(err, errHeld):
 			if !retry.Wait(ctx) {
 				return all, ctx.Err()
 			}
 		default:
-			if err == nil && l.cfg.OnReaped != nil {
-				l.cfg.OnReaped(all.keys)
+			if err == nil && all.buried && l.cfg.OnReaped != nil {
+				l.cfg.OnReaped()
 			}
 			return all, err
 		}
@@ -82,10 +81,11 @@ func (l *Lessor) reapOnce(ctx context.Context, g grant) (r reaped, err error) {
 	}
 	dead := *known[0]
 	dead.Dead = true
-	if r, err = l.empty(ctx, g.id, recs, dead); err != nil {
+	if r.rev, err = l.empty(ctx, g.id, recs, dead); err != nil {
 		return r, err
 	}
-	return r, l.bury(ctx, g.id, dead)
+	r.buried, err = l.bury(ctx, g.id, dead)
+	return r, err
 }
 
 // hasDied returns nil if the coordinator, in the epoch in which the compares hold, has no sentinel of the grant.
@@ -97,8 +97,9 @@ func (l *Lessor) hasDied(ctx context.Context, holds []*pb.Compare, g grant) erro
 	return err
 }
 
-// empty deletes the keys that are attached to a lease that is dead on all members that have a record of it.
-func (l *Lessor) empty(ctx context.Context, id int64, recs []*record.LeaseRecord, dead record.LeaseRecord) (reaped, error) {
+// empty deletes the keys that are attached to a lease that is dead on all members that have a record of it. It returns the last
+// revision of that, or 0.
+func (l *Lessor) empty(ctx context.Context, id int64, recs []*record.LeaseRecord, dead record.LeaseRecord) (int64, error) {
 	parts := make([][]Attached, len(recs))
 	err := l.eachMember(func(i int) error {
 		if recs[i] == nil {
@@ -113,8 +114,7 @@ func (l *Lessor) empty(ctx context.Context, id int64, recs []*record.LeaseRecord
 	})
 	keys := slices.Concat(parts...)
 	if err != nil || len(keys) == 0 {
-		return reaped{}, err
+		return 0, err
 	}
-	rev, err := l.cfg.Delete(ctx, keys)
-	return reaped{len(keys), rev}, err
+	return l.cfg.Delete(ctx, keys)
 }

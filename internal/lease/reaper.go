@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -20,6 +22,8 @@ const (
 	standBack = time.Second
 	// lookAgain is how often all records are held against the sentinels, for what nobody has noticed.
 	lookAgain = 10 * time.Second
+	// lookSoon is how long a living record that has just appeared goes unchecked: it may be a late one, of a grant that was reaped.
+	lookSoon = 200 * time.Millisecond
 	// reapRetry is how long a failed reap rests.
 	reapRetry = time.Second
 )
@@ -45,6 +49,9 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 	events := w.Watch(clientv3.WithRequireLeader(ctx), sentinelPrefix, clientv3.WithRange(sentinelEnd), clientv3.WithFilterPut(), clientv3.WithCreatedNotify())
 	again := time.NewTimer(lookAgain)
 	defer again.Stop()
+	soon, news := time.NewTimer(lookSoon), l.book.news
+	soon.Stop()
+	defer soon.Stop()
 	for {
 		select {
 		case resp, ok := <-events:
@@ -66,7 +73,16 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 			if err := l.reconcile(ctx); err != nil {
 				return err
 			}
+			l.renew.forget()
 			again.Reset(lookAgain)
+		case <-news:
+			news = nil // until then
+			soon.Reset(lookSoon)
+		case <-soon.C:
+			news = l.book.news
+			if err := l.lookAt(ctx, l.book.takeAppeared()); err != nil {
+				return err
+			}
 		case <-changed:
 			return nil
 		case <-ctx.Done():
@@ -75,14 +91,33 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 	}
 }
 
-// reconcile schedules every grant that has a record and no sentinel. The sentinels are read last: they come before records.
+// reconcile looks at all grants that have a record.
 func (l *Lessor) reconcile(ctx context.Context) error {
-	all := l.book.all()
-	sentinels, err := l.sentinels(ctx)
+	return l.compare(ctx, l.book.all(), allSentinels())
+}
+
+// lookAt looks at some of them.
+func (l *Lessor) lookAt(ctx context.Context, grants []grant) error {
+	for part := range slices.Chunk(grants, l.cfg.MaxTxnOps) {
+		var reads []*pb.RequestOp
+		for _, g := range part {
+			reads = append(reads, getOp(sentinelKey(g.id), nil))
+		}
+		if err := l.compare(ctx, part, reads...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare schedules those of some grants that have a record and no sentinel. The sentinels are read when the records are known: they
+// come before them.
+func (l *Lessor) compare(ctx context.Context, grants []grant, reads ...*pb.RequestOp) error {
+	sentinels, err := l.sentinels(ctx, reads...)
 	if err != nil {
 		return err
 	}
-	for g := range all {
+	for _, g := range grants {
 		if sentinels[g.id] != g.grant {
 			l.schedule(g)
 		}

@@ -2,7 +2,10 @@ package lease
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"strconv"
 	"sync"
 	"time"
@@ -61,7 +64,9 @@ func (l *Lessor) renewByName(ctx context.Context, id int64) (int64, error) {
 
 // keeper renews timers over one stream to the coordinator, which is opened with the first of them. Safe for concurrent use.
 //
-// The coordinator answers in order. Who comes while a renewal of the same timer waits to be sent shares it.
+// The coordinator answers in order, and renews a timer that has run out when it has revoked it, which takes long when thousands have run out at
+// once. So only timers that cannot have run out share the stream; any other is renewed on a stream of its own. Who comes while a
+// renewal of the same timer waits to be sent shares it.
 type keeper struct {
 	lease pb.LeaseClient
 	ctx   context.Context
@@ -73,17 +78,30 @@ type keeper struct {
 	running bool
 	queue   []*renewal // to be sent
 	waiting map[int64]*renewal
-	sent    []*renewal // to be answered
+	sent    []*renewal          // to be answered on the shared stream
+	alone   map[int64]struct{}  // timers that are renewed on streams of their own
+	runs    map[int64]time.Time // timers that run until then, at least
 }
 
 type renewal struct {
 	grant int64
+	at    time.Time // when it was sent on the shared stream
 	done  []func(ttl int64)
 }
 
-// renewTimeout is how long the coordinator may take for an answer before the stream is taken for dead. It waits itself for a
-// lease that has run out to be revoked.
-const renewTimeout = 5 * time.Second
+const (
+	// renewTimeout is how long the coordinator may take for an answer before the stream is taken for dead.
+	renewTimeout = 5 * time.Second
+	// aloneAtOnce bounds the streams for single timers.
+	aloneAtOnce = 1024
+)
+
+func newKeeper(ctx context.Context, cfg Config, spawn func(func()) bool) *keeper {
+	return &keeper{
+		lease: cfg.Lease, ctx: ctx, spawn: spawn, log: cfg.Logger, woken: make(chan struct{}, 1),
+		waiting: map[int64]*renewal{}, alone: map[int64]struct{}{}, runs: map[int64]time.Time{},
+	}
+}
 
 // add renews a timer; done must be fast.
 func (k *keeper) add(g int64, done func(ttl int64)) {
@@ -100,6 +118,10 @@ func (k *keeper) add(g int64, done func(ttl int64)) {
 		k.queue = append(k.queue, r)
 	}
 	r.done = append(r.done, done)
+	k.wake()
+}
+
+func (k *keeper) wake() {
 	select {
 	case k.woken <- struct{}{}:
 	default:
@@ -118,6 +140,29 @@ func (k *keeper) once(ctx context.Context, g int64) (int64, error) {
 	}
 }
 
+// started notes that a timer was started or renewed, at the earliest at a time; with a TTL of 0 that there is none.
+func (k *keeper) started(g int64, at time.Time, ttl int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.startedLocked(g, at, ttl)
+}
+
+func (k *keeper) startedLocked(g int64, at time.Time, ttl int64) {
+	if ttl <= 0 {
+		delete(k.runs, g)
+		return
+	}
+	k.runs[g] = at.Add(time.Duration(min(ttl, maxTTL)) * time.Second / 3 * 2) // the rest is for the way
+}
+
+// forget drops what is of no use any more.
+func (k *keeper) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(k.runs, func(_ int64, until time.Time) bool { return until.Before(now) })
+}
+
 // run serves the queue until the keeper's context ends.
 func (k *keeper) run() {
 	var retry backoff.Backoff
@@ -131,6 +176,9 @@ func (k *keeper) run() {
 		}
 		k.log.Info("the stream of keep-alives broke off and is opened again", zap.Error(err))
 		k.mu.Lock()
+		if len(k.sent) > 0 {
+			delete(k.runs, k.sent[0].grant) // it may be the one that held up the others
+		}
 		k.queue, k.sent = append(k.sent, k.queue...), nil
 		k.mu.Unlock()
 		retry.Wait(k.ctx)
@@ -164,9 +212,9 @@ func (k *keeper) serve() (answered bool, err error) {
 		if err != nil {
 			return answered, err
 		}
-		r := k.answer(resp.ID, overdue)
+		r := k.answer(resp, overdue)
 		if r == nil {
-			return answered, fmt.Errorf("metaetcd: the coordinator renewed lease %x, which was not asked for", resp.ID)
+			return answered, errNotAsked(resp)
 		}
 		answered = true
 		for _, done := range r.done {
@@ -175,17 +223,20 @@ func (k *keeper) serve() (answered bool, err error) {
 	}
 }
 
-// take waits for renewals to send. Nil: ctx has ended.
+func errNotAsked(resp *pb.LeaseKeepAliveResponse) error {
+	return fmt.Errorf("metaetcd: the coordinator renewed lease %x, which was not asked for", resp.ID)
+}
+
+// take waits for renewals to send on the shared stream. Nil: ctx has ended.
 func (k *keeper) take(ctx context.Context, overdue *time.Timer) []*renewal {
 	for {
 		k.mu.Lock()
-		batch := k.queue
+		batch := k.nextLocked() //nolint:contextcheck // what it starts lives as long as the keeper
 		if len(batch) > 0 {
 			if len(k.sent) == 0 {
 				overdue.Reset(renewTimeout)
 			}
-			k.queue, k.sent = nil, append(k.sent, batch...)
-			clear(k.waiting)
+			k.sent = append(k.sent, batch...)
 		}
 		k.mu.Unlock()
 		if len(batch) > 0 {
@@ -199,15 +250,85 @@ func (k *keeper) take(ctx context.Context, overdue *time.Timer) []*renewal {
 	}
 }
 
+// nextLocked empties the queue, but for renewals that have to wait for a stream of their own, or for an earlier one of the same
+// timer on it. It returns those for the shared stream.
+func (k *keeper) nextLocked() (batch []*renewal) {
+	now, left := time.Now(), k.queue[:0]
+	for _, r := range k.queue {
+		_, before := k.alone[r.grant]
+		switch {
+		case now.Before(k.runs[r.grant]):
+			r.at = now
+			batch = append(batch, r)
+		case before || len(k.alone) == aloneAtOnce:
+			left = append(left, r)
+			continue
+		default:
+			k.alone[r.grant] = struct{}{}
+			k.spawn(func() { k.renewAlone(r) })
+		}
+		if k.waiting[r.grant] == r {
+			delete(k.waiting, r.grant)
+		}
+	}
+	clear(k.queue[len(left):])
+	k.queue = left
+	return batch
+}
+
+// renewAlone renews a timer on a stream of its own, until it is answered or the keeper's context ends.
+func (k *keeper) renewAlone(r *renewal) {
+	for retry := (backoff.Backoff{}); ; {
+		at := time.Now()
+		ttl, err := k.ask(r.grant)
+		if err == nil {
+			k.mu.Lock()
+			delete(k.alone, r.grant)
+			k.startedLocked(r.grant, at, ttl)
+			k.mu.Unlock()
+			k.wake()
+			for _, done := range r.done {
+				done(ttl)
+			}
+			return
+		}
+		k.log.Debug("a keep-alive has no answer and is sent again", zap.Error(err))
+		if !retry.Wait(k.ctx) {
+			return
+		}
+	}
+}
+
+func (k *keeper) ask(g int64) (ttl int64, err error) {
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(k.ctx), renewTimeout)
+	defer cancel()
+	stream, err := k.lease.LeaseKeepAlive(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: g}); err != nil && !errors.Is(err, io.EOF) { // EOF: Recv says why
+		return 0, err
+	}
+	resp, err := stream.Recv()
+	switch {
+	case err != nil:
+		return 0, err
+	case resp.ID != g:
+		return 0, errNotAsked(resp)
+	}
+	return resp.TTL, nil
+}
+
 // answer takes the renewal that has waited longest for its answer. Nil: that is of another timer.
-func (k *keeper) answer(g int64, overdue *time.Timer) *renewal {
+func (k *keeper) answer(resp *pb.LeaseKeepAliveResponse, overdue *time.Timer) *renewal {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.sent) == 0 || k.sent[0].grant != g {
+	if len(k.sent) == 0 || k.sent[0].grant != resp.ID {
 		return nil
 	}
 	r := k.sent[0]
 	k.sent = k.sent[1:]
+	k.startedLocked(r.grant, r.at, resp.TTL)
 	overdue.Stop()
 	if len(k.sent) > 0 {
 		overdue.Reset(renewTimeout)

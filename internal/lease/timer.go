@@ -5,12 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -36,7 +38,7 @@ func (l *Lessor) startTimer(ctx context.Context, g, ttl int64) (int64, error) {
 	switch {
 	case err == nil:
 		return resp.TTL, nil
-	case rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseExist):
+	case !errors.Is(err, rpctypes.ErrGRPCLeaseExist):
 		return 0, err
 	}
 	left, err := l.timer(ctx, g)
@@ -60,15 +62,15 @@ func (l *Lessor) stopTimer(ctx context.Context, g int64) (stopped bool, err erro
 		asked++
 		return l.cfg.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: g})
 	})
-	if rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound) {
+	if errors.Is(err, rpctypes.ErrGRPCLeaseNotFound) {
 		return asked > 1, nil // an answer was lost, and then it may have been ours
 	}
 	return err == nil, err
 }
 
-// post puts the sentinel of a grant whose timer runs, unless the lease has one, and returns the one that is there then.
-// errEpoch: the compares do not hold; errGone: the timer has run out.
-func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) (record.LeaseRecord, error) {
+// post puts the sentinel of a grant whose timer runs, unless it is there. errExists: the lease has one of another grant; errEpoch:
+// the compares do not hold; errGone: the timer has run out.
+func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error {
 	key := sentinelKey(id)
 	resp, err := l.coordinator(ctx, &pb.TxnRequest{
 		Compare: append([]*pb.Compare{absent(key, nil)}, holds...),
@@ -76,21 +78,40 @@ func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec re
 		Failure: ifHolds(holds, getOp(key, nil)),
 	})
 	switch {
-	case rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCLeaseNotFound):
-		return record.LeaseRecord{}, errGone
-	case err != nil:
-		return record.LeaseRecord{}, err
-	case resp.Succeeded:
-		return rec, nil
+	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound):
+		return errGone
+	case err != nil || resp.Succeeded:
+		return err
 	}
 	t, err := otherwise(resp)
 	if err != nil {
-		return record.LeaseRecord{}, err
+		return err
 	}
-	if kvs := t.Responses[0].GetResponseRange().Kvs; len(kvs) == 1 {
-		return record.ParseLease(kvs[0].Value)
+	found, there, err := sentinelFrom(t.Responses[0].GetResponseRange())
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		return fmt.Errorf("%w: sentinel of lease %x", record.ErrMalformed, id)
+	case found.Grant != rec.Grant:
+		return errExists
 	}
-	return record.LeaseRecord{}, fmt.Errorf("%w: sentinel of lease %x", record.ErrMalformed, id)
+	return nil
+}
+
+// confirm demands the sentinel of a grant. errExists: the lease has one of another grant; errEpoch: the compares do not hold; errGone:
+// it has none.
+func (l *Lessor) confirm(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error {
+	found, there, err := l.sentinelIn(ctx, holds, id)
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		return errGone
+	case found.Grant != rec.Grant:
+		return errExists
+	}
+	return nil
 }
 
 // sentinelIn reads a lease's sentinel in the epoch in which the compares hold, otherwise errEpoch.
@@ -102,11 +123,14 @@ func (l *Lessor) sentinelIn(ctx context.Context, holds []*pb.Compare, id int64) 
 	if !resp.Succeeded {
 		return rec, false, errEpoch
 	}
-	kvs := resp.Responses[0].GetResponseRange().Kvs
-	if len(kvs) == 0 {
+	return sentinelFrom(resp.Responses[0].GetResponseRange())
+}
+
+func sentinelFrom(r *pb.RangeResponse) (rec record.LeaseRecord, there bool, err error) {
+	if len(r.GetKvs()) == 0 {
 		return rec, false, nil
 	}
-	rec, err = record.ParseLease(kvs[0].Value)
+	rec, err = record.ParseLease(r.Kvs[0].Value)
 	return rec, err == nil, err
 }
 
@@ -119,13 +143,14 @@ func (l *Lessor) sentinel(ctx context.Context, id int64) (rec record.LeaseRecord
 	return rec, there, err
 }
 
-// sentinels reads all of them: the grants that live, by lease.
-func (l *Lessor) sentinels(ctx context.Context) (map[int64]int64, error) {
+// allSentinels reads what its name says, as an operation for sentinels.
+func allSentinels() *pb.RequestOp { return getOp([]byte(sentinelPrefix), []byte(sentinelEnd)) }
+
+// sentinels returns those that the operations read: the grants that live, by lease.
+func (l *Lessor) sentinels(ctx context.Context, reads ...*pb.RequestOp) (map[int64]int64, error) {
 	grants := map[int64]int64{}
 	err := l.inEpoch(ctx, func(_ int64, holds []*pb.Compare) error {
-		resp, err := l.coordinator(ctx, &pb.TxnRequest{
-			Compare: holds, Success: []*pb.RequestOp{getOp([]byte(sentinelPrefix), []byte(sentinelEnd))},
-		})
+		resp, err := l.coordinator(ctx, &pb.TxnRequest{Compare: holds, Success: reads})
 		if err != nil {
 			return err
 		}
@@ -133,12 +158,14 @@ func (l *Lessor) sentinels(ctx context.Context) (map[int64]int64, error) {
 			return errEpoch
 		}
 		clear(grants)
-		for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
-			rec, err := record.ParseLease(kv.Value)
-			if err != nil {
-				return err
+		for _, r := range resp.Responses {
+			for _, kv := range r.GetResponseRange().GetKvs() {
+				rec, err := record.ParseLease(kv.Value)
+				if err != nil {
+					return err
+				}
+				grants[sentinelOf(kv.Key)] = rec.Grant
 			}
-			grants[sentinelOf(kv.Key)] = rec.Grant
 		}
 		return nil
 	})
@@ -158,10 +185,10 @@ func (l *Lessor) inEpoch(ctx context.Context, f func(epoch int64, holds []*pb.Co
 	}
 }
 
-// restored bounds the timers that Restore is at, at once, and sentinelsAtOnce the sentinels in one transaction.
+// restoredAtOnce bounds the sentinels that Restore puts by one transaction, and grantsAtOnce the timers that it starts at once.
 const (
-	restoredAtOnce  = 32
-	sentinelsAtOnce = 50
+	restoredAtOnce = 50
+	grantsAtOnce   = 32
 )
 
 // Restore gives a coordinator that has lost its data the timers of all living leases again, with their full TTL; see
@@ -172,39 +199,48 @@ func (l *Lessor) Restore(ctx context.Context, life []*pb.Compare) error {
 		return err
 	}
 	var todo []grant
-	recs := map[grant]record.LeaseRecord{}
 	for id, rec := range living {
 		todo = append(todo, grant{id, rec.Grant})
-		recs[grant{id, rec.Grant}] = rec
 	}
+	for part := range slices.Chunk(todo, restoredAtOnce) {
+		// A timer that runs out before it has its sentinel is started again, and only those beside it are looked at again: there
+		// may be more leases than can be restored in the shortest TTL.
+		err := l.restore(ctx, life, part, living)
+		for retry := (backoff.Backoff{}); errors.Is(err, errGone) && retry.Wait(ctx); {
+			err = l.restore(ctx, life, part, living)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restore starts the timers of some grants, as far as they do not run, and posts their sentinels. errGone: one has run out
+// meanwhile; errEpoch: life does not hold.
+func (l *Lessor) restore(ctx context.Context, life []*pb.Compare, part []grant, recs map[int64]record.LeaseRecord) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(restoredAtOnce)
-	for _, t := range todo {
+	g.SetLimit(grantsAtOnce)
+	req := &pb.TxnRequest{Compare: life}
+	for _, t := range part {
 		g.Go(func() error {
-			_, err := l.startTimer(gctx, t.grant, recs[t].TTL)
+			_, err := l.startTimer(gctx, t.grant, recs[t.id].TTL)
 			return err
 		})
+		key := sentinelKey(t.id)
+		req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(key, nil)}, putOp(key, recs[t.id].Encode(), t.grant))...)
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for len(todo) > 0 {
-		n := min(len(todo), sentinelsAtOnce)
-		req := &pb.TxnRequest{Compare: life}
-		for _, t := range todo[:n] {
-			key := sentinelKey(t.id)
-			req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(key, nil)}, putOp(key, recs[t].Encode(), t.grant))...)
-		}
-		resp, err := l.coordinator(ctx, req)
-		if err != nil {
-			return err
-		}
-		if !resp.Succeeded {
-			return errEpoch
-		}
-		todo = todo[n:]
+	resp, err := l.coordinator(ctx, req)
+	switch {
+	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound):
+		return errGone
+	case err == nil && !resp.Succeeded:
+		return errEpoch
 	}
-	return nil
+	return err
 }
 
 // living reads all records of all members, and returns those of the leases that live: no member has marked them dead. Where

@@ -56,6 +56,9 @@ func (l *Log) integrateLocked(m *member) error {
 				ErrClockBroken, m.Fence, m.Epoch, p.fence, p.epoch, p.rev)
 		}
 		l.noteFenceLocked(m, p.epoch, p.fence)
+		if p.exclusive == p.fence {
+			m.ordered = p.fence
+		}
 	}
 	l.noteReachedLocked(m)
 	l.advanceLocked()
@@ -74,7 +77,7 @@ func (l *Log) noteMarksLocked(m *member) error {
 		own := evs[:n:n]
 		evs = evs[n:]
 		m.settle(mk, p.rev)
-		if mk.reason == record.Fenced && !m.locks.whole() {
+		if mk.reason == record.Fenced && !m.locks.whole() && mk.stamp > m.ordered {
 			l.fenced.Add(1)
 		}
 		if w := l.closed.Load(); l.started && mk.stamp <= w {

@@ -114,6 +114,7 @@ type member struct {
 	parser parser
 
 	MemberState
+	ordered int64 // highest fence that a transaction set at its own stamp, for its order
 	locks   locks
 	raises  []raise // answers of raises that the stream has not reached yet
 	index   index
@@ -209,7 +210,8 @@ func (l *Log) Highest() int64 { return l.highest.Load() }
 // Epoch returns the highest epoch that any stream has shown.
 func (l *Log) Epoch() int64 { return l.epoch.Load() }
 
-// FencedMarks counts the stamps that a fence refused, in all streams. Those that a locked member refused are not among them.
+// FencedMarks counts the stamps, in all streams, that a fence refused which was raised because stamps were missing. Those that
+// a locked member refused, or the fence that a transaction leaves at its own stamp, are not among them: they were not too slow.
 func (l *Log) FencedMarks() uint64 { return l.fenced.Load() }
 
 // Position returns where the member's stream stands: the fence as it counts, the clock as the highest stamp seen.

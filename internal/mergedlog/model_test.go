@@ -374,6 +374,7 @@ func (m *model) checkState() {
 	var fenced uint64
 	pending := 0
 	for i, wm := range m.w.members {
+		var ordered int64
 		for _, r := range wm.history[m.opened[i]:m.at[i].Rev] {
 			for _, e := range r.evs {
 				if e.stamp > m.closed && !m.partial(e.stamp) {
@@ -382,8 +383,13 @@ func (m *model) checkState() {
 				}
 			}
 			for _, mk := range r.marks {
-				if _, whole := r.locks[Whole]; mk.reason == record.Fenced && !whole {
+				if _, whole := r.locks[Whole]; mk.reason == record.Fenced && !whole && mk.stamp > ordered {
 					fenced++
+				}
+			}
+			for _, mk := range r.marks {
+				if r.after.Fence > r.before.Fence && (mk.reason == record.Exclusive || mk.reason == record.Parted) {
+					ordered = r.after.Fence
 				}
 			}
 		}

@@ -242,3 +242,21 @@ func TestWaitUnlockedEnds(t *testing.T) {
 		require.ErrorIs(t, l.WaitUnlocked(t.Context(), 0, 0, 1), over)
 	})
 }
+
+// A transaction that has a member for itself leaves a fence there. Who is refused by it, or by a member's lock, was not too slow.
+func TestFencedMarks(t *testing.T) {
+	count := func(revs ...[]MemberRevision) uint64 {
+		l := testLog(t, 1)
+		for _, r := range revs {
+			require.NoError(t, l.Append(0, r))
+		}
+		return l.FencedMarks()
+	}
+	late := func(rev int64) []MemberRevision { return at(rev, markRec(0, 7, record.Fenced)) }
+	require.EqualValues(t, 1, count(at(11, fenceRec(1, 8)), late(12)))
+	require.EqualValues(t, 0, count(at(11, fenceRec(1, 8), markRec(0, 8, record.Exclusive)), late(12)))
+	require.EqualValues(t, 0, count(at(11, fenceRec(1, 8), partRec(8, 1, 0)), late(12)))
+	require.EqualValues(t, 1, count(at(11, partRec(8, 1, 0)), at(12, fenceRec(1, 8)), late(13)), "a part that set no fence")
+	require.EqualValues(t, 1, count(at(11, fenceRec(1, 6), markRec(0, 6, record.Exclusive)), at(12, fenceRec(1, 8)), late(13)))
+	require.EqualValues(t, 0, count(at(11, rec([]byte(record.KeyLock), record.Holder{}.Value())), late(12)))
+}

@@ -71,13 +71,22 @@ func (x *Cross) Run() (run *Run, writes bool, err error) {
 	return run, run.WritesBeside(empty, x), nil
 }
 
-// Attaches returns etcd's error if the run attaches a key to a lease that has gone.
+// Unheld returns the leases that keys keep and that the shares do not hold: what they are was not known before.
+func (x *Cross) Unheld(run *Run) []int64 {
+	return slices.DeleteFunc(slices.Clone(run.Kept), func(id int64) bool { return slices.Contains(x.shares[0].Leases, id) })
+}
+
+// Attaches returns etcd's error if the run attaches a key to a lease that has gone, or a key keeps one.
 func (x *Cross) Attaches(run *Run) error {
 	for _, s := range run.Steps {
-		if s.Put == nil || s.Put.Lease == 0 {
+		if s.Put == nil {
 			continue
 		}
-		if i := x.shareOf(s.Put.Key); !x.locked[i].living[s.Put.Lease] {
+		lease := s.Put.Lease
+		if s.Put.IgnoreLease {
+			lease = x.Get(s.Put.Key).GetLease()
+		}
+		if i := x.shareOf(s.Put.Key); lease != 0 && !x.locked[i].living[lease] {
 			return rpctypes.ErrGRPCLeaseNotFound
 		}
 	}

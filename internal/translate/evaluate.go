@@ -33,8 +33,9 @@ type Run struct {
 	Steps    []Step
 	Compared [][]byte // single keys compared at the levels that were reached
 	Reads    bool     // a step is a Range
+	Kept     []int64  // leases that keys have in the view, and that puts keep; each once
 
-	// Records are the leases that steps attach keys to, as their records on the member have to stand for the run to land.
+	// Records are the run's leases as their records on the member have to stand for it to land.
 	// The caller sets it, for all of Leases.
 	Records map[int64][]byte
 }
@@ -64,9 +65,15 @@ func (r *Run) add(req *pb.TxnRequest, v View) error {
 		switch o := op.Request.(type) {
 		case *pb.RequestOp_RequestPut:
 			r.Steps = append(r.Steps, Step{Put: o.RequestPut})
-			keeps := o.RequestPut.IgnoreValue || o.RequestPut.IgnoreLease
-			if keeps && (v.Get(o.RequestPut.Key) == nil || r.Recreates(len(r.Steps)-1)) {
+			if !o.RequestPut.IgnoreValue && !o.RequestPut.IgnoreLease {
+				continue
+			}
+			kv := v.Get(o.RequestPut.Key)
+			if kv == nil || r.Recreates(len(r.Steps)-1) {
 				return rpctypes.ErrGRPCKeyNotFound
+			}
+			if o.RequestPut.IgnoreLease {
+				r.keep(kv.Lease)
 			}
 		case *pb.RequestOp_RequestDeleteRange:
 			r.Steps = append(r.Steps, Step{Delete: o.RequestDeleteRange})

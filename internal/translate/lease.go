@@ -8,9 +8,9 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// Leases returns the leases that the run attaches keys to, each once.
+// Leases returns the leases that keys of the run are attached to by it, or stay attached to when it puts them, each once.
 func (r *Run) Leases() []int64 {
-	var ids []int64
+	ids := slices.Clone(r.Kept)
 	for _, s := range r.Steps {
 		if s.Put != nil && s.Put.Lease != 0 && !slices.Contains(ids, s.Put.Lease) {
 			ids = append(ids, s.Put.Lease)
@@ -19,7 +19,20 @@ func (r *Run) Leases() []int64 {
 	return ids
 }
 
-// pinLeases appends what holds while the leases that the run attaches keys to are the known, living ones.
+// Attaches reports whether the run attaches a key to a lease by its name.
+func (r *Run) Attaches(lease int64) bool {
+	return slices.ContainsFunc(r.Steps, func(s Step) bool { return s.Put != nil && s.Put.Lease == lease })
+}
+
+// keep notes the lease of a key that is put and keeps it.
+func (r *Run) keep(lease int64) {
+	if lease != 0 && !slices.Contains(r.Kept, lease) {
+		r.Kept = append(r.Kept, lease)
+	}
+}
+
+// pinLeases appends what holds while the run's leases are the known, living ones: a key that is put after its lease has died would
+// escape those who delete it.
 func (r *Run) pinLeases(cs []*pb.Compare) []*pb.Compare {
 	for _, id := range r.Leases() {
 		cs = append(cs, valueIs(record.LeaseKey(id), r.Records[id]))

@@ -37,6 +37,18 @@ func TestNothingIsAttachedToALeaseThatChanged(t *testing.T) {
 	}
 }
 
+// TestALeaseThatIsKeptIsPinned: a put that keeps its key's lease does not land when the lease has died: its keys are about to go.
+func TestALeaseThatIsKeptIsPinned(t *testing.T) {
+	m := newMember(t)
+	require.True(t, m.land(leased(7), m.look(), 10).Landed)
+	keep := put("a", "kept")
+	keep.Success[0].GetRequestPut().IgnoreLease = true
+	require.True(t, m.land(keep, m.look(), 20).Landed)
+	v := m.look()
+	m.put(string(record.LeaseKey(7)), record.LeaseRecord{Grant: 1, Dead: true}.Encode())
+	require.False(t, m.land(keep, v, 30).Landed)
+}
+
 // TestEntries: a lease's entries follow its keys, each written once.
 func TestEntries(t *testing.T) {
 	m := newMember(t)

@@ -45,41 +45,70 @@ func New(members int) *Turns {
 	return t
 }
 
+// Turn is a turn that was taken. It ends on each of its claims by itself, or on all at once. Ending what has ended does nothing.
+// It is safe for concurrent use. A nil Turn has nothing.
+type Turn struct{ ends []func() } // by claim
+
+// End ends the turn on all that is left of it.
+func (t *Turn) End() {
+	if t == nil {
+		return
+	}
+	for i := range t.ends {
+		t.EndOn(i)
+	}
+}
+
+// EndOn ends the turn on one of the claims that were taken, by its index.
+func (t *Turn) EndOn(claim int) {
+	if t != nil {
+		t.ends[claim]()
+	}
+}
+
 // Take waits for the caller's turn on all claims, which are in the order of members. On error nothing is taken.
-func (t *Turns) Take(ctx context.Context, claims []Claim) (release func(), err error) {
+func (t *Turns) Take(ctx context.Context, claims []Claim) (*Turn, error) {
+	turn := &Turn{}
+	for _, c := range claims {
+		end, err := t.take(ctx, c)
+		turn.ends = append(turn.ends, sync.OnceFunc(end))
+		if err != nil {
+			turn.End()
+			return nil, err
+		}
+	}
+	return turn, nil
+}
+
+// take takes one claim. What end gives back is, on error, what was taken before.
+func (t *Turns) take(ctx context.Context, c Claim) (end func(), err error) {
 	var held []func()
-	release = func() {
+	end = func() {
 		for _, r := range held {
 			r()
 		}
 	}
-	take := func(sem *semaphore.Weighted, n int64, done func()) bool {
-		if err = sem.Acquire(ctx, n); err != nil {
+	take := func(sem *semaphore.Weighted, n int64, done func()) error {
+		if err := sem.Acquire(ctx, n); err != nil {
 			done()
-			return false
+			return err
 		}
 		held = append(held, func() {
 			sem.Release(n)
 			done()
 		})
-		return true
+		return nil
 	}
-	for _, c := range claims {
-		n := int64(1)
-		if len(c.Slots) == 0 {
-			n = everything
-		}
-		ok := take(t.members[c.Member], n, func() {})
-		for i := 0; ok && i < len(c.Slots); i++ {
-			s := slot{c.Member, c.Slots[i]}
-			ok = take(t.queue(s), 1, func() { t.leave(s) })
-		}
-		if !ok {
-			release()
-			return nil, err
-		}
+	n := int64(1)
+	if len(c.Slots) == 0 {
+		n = everything
 	}
-	return release, nil
+	err = take(t.members[c.Member], n, func() {})
+	for i := 0; err == nil && i < len(c.Slots); i++ {
+		s := slot{c.Member, c.Slots[i]}
+		err = take(t.queue(s), 1, func() { t.leave(s) })
+	}
+	return end, err
 }
 
 func (t *Turns) queue(s slot) *semaphore.Weighted {

@@ -17,10 +17,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // taker waits for a turn in a goroutine of its own.
 type taker struct {
-	release func()
-	err     error
-	done    bool
-	cancel  context.CancelFunc
+	turn   *Turn
+	err    error
+	done   bool
+	cancel context.CancelFunc
 }
 
 // take asks for a turn, in a bubble of synctest.
@@ -28,7 +28,7 @@ func take(t *Turns, claims ...Claim) *taker {
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &taker{cancel: cancel}
 	go func() {
-		k.release, k.err = t.Take(ctx, claims)
+		k.turn, k.err = t.Take(ctx, claims)
 		k.done = true
 	}()
 	synctest.Wait()
@@ -36,7 +36,7 @@ func take(t *Turns, claims ...Claim) *taker {
 }
 
 func (k *taker) end() {
-	k.release()
+	k.turn.End()
 	synctest.Wait()
 }
 
@@ -98,6 +98,27 @@ func TestTurnsOfWholeMembers(t *testing.T) {
 	})
 }
 
+// A turn may end on one member before it ends on the others.
+func TestTurnsEndOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := New(2)
+		a := take(ts, claim(0, 1), claim(1))
+		first, second := take(ts, claim(0, 1)), take(ts, claim(1, 2))
+		a.turn.EndOn(0)
+		synctest.Wait()
+		require.True(t, first.done)
+		require.False(t, second.done)
+		next := take(ts, claim(0, 1))
+		a.end()
+		require.True(t, second.done)
+		require.False(t, next.done, "nothing is given back twice")
+		for _, k := range []*taker{first, second, next} {
+			k.end()
+		}
+		require.True(t, ts.idle())
+	})
+}
+
 // Whoever gives up gives back what it had, and leaves the queue.
 func TestTakeEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -124,13 +145,13 @@ func TestTakeEndsWithItsContext(t *testing.T) {
 
 func TestTakeFailsWhenItsContextHasEnded(t *testing.T) {
 	ts := New(1)
-	hold, err := ts.Take(t.Context(), []Claim{claim(0, 1)})
+	turn, err := ts.Take(t.Context(), []Claim{claim(0, 1)})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = ts.Take(ctx, []Claim{claim(0, 1)})
 	require.ErrorIs(t, err, context.Canceled)
-	hold()
+	turn.End()
 	require.True(t, ts.idle())
 }
 
@@ -176,7 +197,7 @@ func TestNobodyMeetsAndNobodyWaitsForEver(t *testing.T) {
 						ctx, cancel = context.WithTimeout(ctx, p.patience*time.Millisecond)
 						defer cancel()
 					}
-					release, err := ts.Take(ctx, p.claims)
+					turn, err := ts.Take(ctx, p.claims)
 					if err != nil {
 						if ctx.Err() == nil {
 							t.Errorf("failed without reason: %v", err)
@@ -195,7 +216,7 @@ func TestNobodyMeetsAndNobodyWaitsForEver(t *testing.T) {
 					mu.Lock()
 					delete(inside, i)
 					mu.Unlock()
-					release()
+					turn.End()
 				})
 			}
 			all.Wait()

@@ -89,8 +89,8 @@ func TestClose(t *testing.T) {
 	require.Equal(t, []string{"k=v"}, list(t, open(t, cfg)))
 }
 
-// TestCloseUnderLoad: whatever a client is asked while it is closed, by several at once, ends soon: with an answer or with
-// ErrClosed. What was acknowledged is there.
+// TestCloseUnderLoad: whatever a client is asked while it is closed, by several at once, ends soon: with an answer, with ErrClosed
+// or, if it takes longer than Close waits, with ErrUnknownOutcome. What was acknowledged is there.
 func TestCloseUnderLoad(t *testing.T) {
 	cluster := newCluster(t, 2)
 	cfg := cluster.Config()
@@ -109,7 +109,7 @@ func TestCloseUnderLoad(t *testing.T) {
 				wg.Go(func() {
 					for {
 						if err := call(t.Context(), cli); err != nil {
-							if !errors.Is(err, metaetcd.ErrClosed) {
+							if !errors.Is(err, metaetcd.ErrClosed) && !errors.Is(err, metaetcd.ErrUnknownOutcome) {
 								unexpected <- fmt.Errorf("%s: %w", name, err)
 							}
 							return
@@ -144,7 +144,7 @@ func TestCloseUnderLoad(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.Less(t, time.Since(begin), 2*time.Second)
+		require.Less(t, time.Since(begin), soon)
 		close(unexpected)
 		for err := range unexpected {
 			require.NoError(t, err)
@@ -162,7 +162,9 @@ func TestCloseDuringAnOutage(t *testing.T) {
 	cluster := newCluster(t, 2)
 	for _, node := range []*metaetcdtest.Node{cluster.Coordinator, cluster.Members[1]} {
 		t.Run(node.Name(), func(t *testing.T) {
-			cli, err := metaetcd.New(within(t, patience), cluster.Config())
+			cfg := cluster.Config()
+			cfg.MemberTimeout = patience // that is not what ends the requests
+			cli, err := metaetcd.New(within(t, patience), cfg)
 			require.NoError(t, err)
 			keys := []string{keyOn(t, cluster, 0, "k"), keyOn(t, cluster, 1, "k")}
 			var rev int64
@@ -190,7 +192,7 @@ func TestCloseDuringAnOutage(t *testing.T) {
 			begin := time.Now()
 			require.NoError(t, cli.Close())
 			wg.Wait()
-			require.Less(t, time.Since(begin), 2*time.Second)
+			require.Less(t, time.Since(begin), soon)
 			close(errs)
 			for err := range errs {
 				if err != nil && !errors.Is(err, metaetcd.ErrUnknownOutcome) { // of writes that were sent

@@ -63,7 +63,7 @@ func compactionOvertakes(t *testing.T, member int) {
 
 	// Requests that wait for the member are answered when it is back, whatever happens to the log meanwhile.
 	answers := make(chan error)
-	waiting := waitingRequests(slow, compacted, now)
+	waiting := waitingRequests(slow, other, compacted, now)
 	for what, do := range waiting {
 		go func() {
 			if err := do(within(t, patience)); err != nil {
@@ -107,12 +107,12 @@ func compactionOvertakes(t *testing.T, member int) {
 	for _, ev := range take(t, again, 2) {
 		require.Equal(t, "new", string(ev.Kv.Value))
 	}
-	take(t, fromCompacted, 5)
+	take(t, fromCompacted, 6)
 	require.NoError(t, slow.Health(within(t, patience)))
 }
 
-// waitingRequests need every member. Each fails if it is answered wrongly.
-func waitingRequests(cli *metaetcd.Client, compacted, now int64) map[string]func(context.Context) error {
+// waitingRequests need every member. Each fails if it is answered wrongly. One writes the healthy member's key again.
+func waitingRequests(cli *metaetcd.Client, healthy string, compacted, now int64) map[string]func(context.Context) error {
 	after := func(kvs []*mvccpb.KeyValue) error {
 		if len(kvs) != 2 || string(kvs[0].Value) != "after" || string(kvs[1].Value) != "after" {
 			return fmt.Errorf("read %v", kvs)
@@ -144,6 +144,13 @@ func waitingRequests(cli *metaetcd.Client, compacted, now int64) map[string]func
 				return err
 			}
 			return after(resp.Responses[0].GetResponseRange().Kvs)
+		},
+		"transaction that landed": func(ctx context.Context) error {
+			resp, err := cli.Txn(ctx).Then(clientv3.OpPut(healthy, "after"), clientv3.OpGet("k", clientv3.WithPrefix())).Commit()
+			if err != nil {
+				return err
+			}
+			return after(resp.Responses[1].GetResponseRange().Kvs)
 		},
 		"revision": func(ctx context.Context) error {
 			rev, err := cli.Revision(ctx)
@@ -204,8 +211,8 @@ func TestMemberWithoutLeader(t *testing.T) {
 	take(t, w, 1)
 
 	member := cluster.Members[0]
-	leader := member.Leader()
-	require.GreaterOrEqual(t, leader, 0)
+	var leader int
+	require.Eventually(t, func() bool { leader = member.Leader(); return leader >= 0 }, patience, tick)
 	for i := range 2 {
 		member.StopServer((leader + i) % 3)
 	}

@@ -22,7 +22,9 @@ const (
 	// slots is few: creation writes a record for each.
 	slots = 64
 	// patience bounds waits that must succeed. Only a failure takes that long.
-	patience = 20 * time.Second
+	patience = 2 * time.Minute
+	// soon is how late, on a busy machine, something may be that has a time limit of its own.
+	soon = 10 * time.Second
 	// tick is how often something is looked at that nothing announces.
 	tick = 5 * time.Millisecond
 )

@@ -133,8 +133,9 @@ func TestExpiry(t *testing.T) {
 	cluster := newCluster(t, 3)
 	a, b := cluster.Client(t), cluster.Client(t)
 	ctx := within(t, patience)
-	id := grant(t, a, 1)
-	kept := grant(t, b, 1)
+	const ttl = 5 // seconds: all keys are there before
+	id := grant(t, a, ttl)
+	kept := grant(t, b, ttl)
 	alive, err := b.KeepAlive(ctx, kept)
 	require.NoError(t, err)
 	var keys []string
@@ -259,6 +260,84 @@ func TestLeftoverRecords(t *testing.T) {
 	require.NoError(t, err)
 	cluster.Client(t) // a process that starts looks for them
 	require.Eventually(t, func() bool { return len(records(t, cluster, leaseRecords)) == 2 }, patience, tick)
+}
+
+// killOn marks a lease dead on one member, as a process does that dies in the middle of reaping it.
+func killOn(t *testing.T, cluster *metaetcdtest.Cluster, member int, id clientv3.LeaseID) {
+	t.Helper()
+	cli := cluster.Members[member].DirectClient(t)
+	key := string(record.LeaseKey(int64(id)))
+	resp, err := cli.Get(within(t, patience), key)
+	require.NoError(t, err)
+	require.Len(t, resp.Kvs, 1)
+	rec, err := record.ParseLease(resp.Kvs[0].Value)
+	require.NoError(t, err)
+	rec.Dead = true
+	_, err = cli.Put(within(t, patience), key, string(rec.Encode()))
+	require.NoError(t, err)
+}
+
+// TestKeysDieWithTheirLease: once a lease has died, a put that keeps it finds its key gone, as in etcd, and does not save the key from those
+// who delete it: on one member, with others, and with a range.
+func TestKeysDieWithTheirLease(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli := cluster.Client(t)
+	k0, k1 := keyOn(t, cluster, 0, "k"), keyOn(t, cluster, 1, "k")
+	keep := clientv3.OpPut(k0, "kept", clientv3.WithIgnoreLease())
+	for name, write := range map[string]func() error{
+		"alone": func() error {
+			_, err := cli.Do(within(t, patience), keep)
+			return err
+		},
+		"with a key of another member": func() error {
+			_, err := cli.Txn(within(t, patience)).Then(keep, clientv3.OpPut(k1, "new")).Commit()
+			return err
+		},
+		"beside a range": func() error {
+			_, err := cli.Txn(within(t, patience)).Then(keep, clientv3.OpDelete("x", clientv3.WithPrefix())).Commit()
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := grant(t, cli, 3600)
+			putLeased(t, cli, k0, id)
+			putLeased(t, cli, k1, id)
+			require.NoError(t, write())
+			require.Contains(t, list(t, cli), k0+"=kept")
+			putLeased(t, cli, k1, id)
+			killOn(t, cluster, 0, id)
+			require.Equal(t, rpctypes.ErrKeyNotFound, write())
+			require.Empty(t, list(t, cli))
+			require.Empty(t, records(t, cluster, leaseRecords, leaseEntries, "\x00held/"))
+		})
+	}
+}
+
+// TestNoLeaseMeansNoKeys: a transaction across members that names a lease which has died is answered when its keys are gone, whether it
+// would attach a key to it or not.
+func TestNoLeaseMeansNoKeys(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli := cluster.Client(t)
+	k0, k1 := keyOn(t, cluster, 0, "k"), keyOn(t, cluster, 1, "k")
+	for name, tc := range map[string]struct {
+		compares []clientv3.Cmp
+		want     error
+	}{
+		"it would":                {nil, rpctypes.ErrLeaseNotFound},
+		"it would if the key was": {[]clientv3.Cmp{clientv3.Compare(clientv3.Value(k0), "=", "v")}, nil},
+		"it would not":            {[]clientv3.Cmp{clientv3.Compare(clientv3.Value(k0), "=", "other")}, nil},
+	} {
+		id := grant(t, cli, 3600)
+		putLeased(t, cli, k0, id)
+		putLeased(t, cli, k1, id)
+		killOn(t, cluster, 0, id)
+		attach := clientv3.OpPut(k0, "", clientv3.WithLease(id))
+		_, err := cli.Txn(within(t, patience)).If(tc.compares...).Then(attach, clientv3.OpPut(k1, "")).Commit()
+		require.Equal(t, tc.want, err, name)
+		require.Empty(t, list(t, cli), name)
+	}
 }
 
 // TestMinimalTTL: a TTL that is too short becomes what a plain etcd makes of it.

@@ -76,7 +76,9 @@ func use(t *testing.T, cli *metaetcd.Client) {
 func TestLogsAreQuiet(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t, 3)
-	cli, logs := observed(t, cluster.Config())
+	cfg := cluster.Config()
+	cfg.MemberTimeout = patience // a busy machine is not what this is about
+	cli, logs := observed(t, cfg)
 	use(t, cli)
 	require.NoError(t, cli.Close())
 	loud := logs.Filter(func(e observer.LoggedEntry) bool { return e.Level > zapcore.InfoLevel })
@@ -92,18 +94,24 @@ func TestLogsTellOfFailures(t *testing.T) {
 	cli, logs := observed(t, cluster.Config())
 	put(t, cli, "before", secret)
 
+	write := func() <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := cli.Put(within(t, patience), secret, secret)
+			done <- err
+		}()
+		return done
+	}
 	cluster.Coordinator.Stop()
 	cluster.Coordinator.Wipe()
+	done := write()
+	require.Eventually(t, func() bool { return logs.FilterMessageSnippet("the clock does not answer").Len() > 0 }, patience, tick)
 	cluster.Coordinator.Start()
-	put(t, cli, secret, secret)
+	require.NoError(t, <-done)
 	for _, m := range cluster.Members {
 		m.Refuse()
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = cli.Put(within(t, patience), secret, secret)
-	}()
+	done = write()
 	time.Sleep(300 * time.Millisecond)
 	for _, m := range cluster.Members {
 		m.Heal()
@@ -115,7 +123,6 @@ func TestLogsTellOfFailures(t *testing.T) {
 
 	all := text(t, logs)
 	require.NotContains(t, all, secret)
-	require.Contains(t, all, "the clock does not answer")
 	require.Contains(t, all, `"the coordinator has a new clock","epoch":2`)
 	require.Less(t, logs.Len(), 60, "lines must not come by the request: %s", all)
 }

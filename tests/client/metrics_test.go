@@ -247,3 +247,44 @@ func TestOneRegistryForTwoClients(t *testing.T) {
 		require.EqualValues(t, 1, value(t, shared, "metaetcd_request_duration_seconds", "method=Put", "client="+name))
 	}
 }
+
+// TestKeysOfLeasesAreCounted: while keys are detached from a lease, it is revoked. Those that were deleted are counted, and no others.
+func TestKeysOfLeasesAreCounted(t *testing.T) {
+	t.Parallel()
+	const keys, writers = 400, 8
+	cluster := newCluster(t, 2)
+	cli, reg := measured(t, cluster.Config())
+	id := grant(t, cli, 3600)
+	var attaching, detaching sync.WaitGroup
+	for i := range writers {
+		attaching.Go(func() {
+			for j := i; j < keys; j += writers {
+				putLeased(t, cli, fmt.Sprintf("k%03d", j), id)
+			}
+		})
+	}
+	attaching.Wait()
+	begun := make(chan struct{}, keys)
+	for i := range writers {
+		detaching.Go(func() {
+			for j := i; j < keys; j += writers {
+				put(t, cli, fmt.Sprintf("k%03d", j), "free")
+				begun <- struct{}{}
+			}
+		})
+	}
+	<-begun
+	_, err := cli.Revoke(within(t, patience), id)
+	require.NoError(t, err)
+	detaching.Wait()
+	deletes, last, seen := 0, put(t, cli, "l", ""), int64(0)
+	for w := cli.Watch(within(t, patience), "k", clientv3.WithRange("m"), clientv3.WithRev(2)); seen < last; {
+		for _, ev := range takeResponse(t, w).Events {
+			if seen = ev.Kv.ModRevision; ev.Type == clientv3.EventTypeDelete {
+				deletes++
+			}
+		}
+	}
+	require.EqualValues(t, deletes, value(t, reg, "metaetcd_lease_keys_deleted_total"))
+	require.EqualValues(t, 1, value(t, reg, "metaetcd_leases_reaped_total"))
+}

@@ -19,10 +19,10 @@ import (
 // left, and which keys were deleted with which lease, is the same on both sides, whenever it happened.
 func TestExpiry(t *testing.T) {
 	t.Parallel()
-	const leases, expired, shortest = 6, 3, 2
+	const leases, expired, shortest = 6, 3, 5
 	cli := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t)
 	sides := []*store{plainStore(t), metaStore(t, cli)}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	id := func(i int) int64 { return int64(8001 + i) }
 	seed := rand.Uint64()

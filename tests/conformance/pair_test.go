@@ -21,7 +21,7 @@ import (
 )
 
 // opTimeout is far above what any request takes; one that reaches it hangs.
-const opTimeout = 5 * time.Second
+const opTimeout = 30 * time.Second
 
 // pair is a plain etcd and two processes of a meta cluster, which have seen the same requests.
 type pair struct {

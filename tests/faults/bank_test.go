@@ -13,8 +13,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/metaetcd/metaetcd/internal/ring"
-	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/tests/internal/workload"
 )
 
@@ -57,7 +55,11 @@ func TestDeathInATransferOfMembers(t *testing.T) {
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 2, Pace: 3 * pace, Lists: true})
 	}
-	deaths := b.dieInTransfers(bank, rounds(2), true)
+	atEveryStep := 2
+	if long() {
+		atEveryStep = 50
+	}
+	deaths := b.dieInTransfers(bank, atEveryStep, true)
 	h := b.finish()
 	bank.Check(t, h)
 	locks.requireReleased()
@@ -114,12 +116,7 @@ func (b *bench) transfersBeside(trouble func(i int)) {
 // openBank opens accounts on every member, each in a slot of its own.
 func (b *bench) openBank() *workload.Bank {
 	b.t.Helper()
-	var names []string
-	for _, m := range b.cluster.Members {
-		names = append(names, m.Name())
-	}
-	r, err := ring.New(names, topology.DefaultSlots, ring.Policy{Segments: sharding.Segments, Separator: '/'})
-	require.NoError(b.t, err)
+	r := b.ring()
 	byMember, slots := make([][]string, members), map[int]bool{}
 	for i, missing := 0, members*perMember; missing > 0; i++ {
 		account := []byte(fmt.Sprintf("account%d/balance", i))
@@ -160,7 +157,7 @@ func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []
 	for _, s := range steps {
 		todo.left[s] = n
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Duration(n)*30*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Minute+time.Duration(n)*30*time.Second)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	for range atOnce {

@@ -121,7 +121,7 @@ func (b *bench) epoch() uint64 {
 // requireKnownReads: what a process knows can be read without the coordinator.
 func (b *bench) requireKnownReads() {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), aside)
+	ctx, cancel := context.WithTimeout(b.t.Context(), workload.Patience)
 	defer cancel()
 	for _, p := range b.processes {
 		require.NoError(b.t, p.ListKnown(ctx))

@@ -16,6 +16,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 	"github.com/metaetcd/metaetcd/tests/internal/workload"
 )
@@ -131,13 +133,31 @@ func (b *bench) start(ctx context.Context) (*process, error) {
 
 // grace is how long the process waits at present for a stamp that is missing.
 func (p *process) grace() time.Duration {
+	return time.Duration(p.metric("metaetcd_grace_seconds") * float64(time.Second))
+}
+
+// metric is the present value of a gauge or a counter without labels.
+func (p *process) metric(name string) float64 {
 	families, _ := p.metrics.Gather()
 	for _, f := range families {
-		if f.GetName() == "metaetcd_grace_seconds" {
-			return time.Duration(f.GetMetric()[0].GetGauge().GetValue() * float64(time.Second))
+		if f.GetName() == name {
+			m := f.GetMetric()[0]
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}
 	return 0
+}
+
+// ring is where the cluster's keys are.
+func (b *bench) ring() *ring.Ring {
+	b.t.Helper()
+	var names []string
+	for _, m := range b.cluster.Members {
+		names = append(names, m.Name())
+	}
+	r, err := ring.New(names, topology.DefaultSlots, ring.Policy{Segments: sharding.Segments, Separator: '/'})
+	require.NoError(b.t, err)
+	return r
 }
 
 // join makes a process part of the run, without load.

@@ -21,11 +21,11 @@ const (
 	// shortest is how long locks are let alone at least.
 	shortest = 100 * time.Millisecond
 	// jitter keeps processes from finishing the same transaction at once.
-	jitter = 50 * time.Millisecond
+	jitter = 100 * time.Millisecond
 	// outlived is how much longer than the grace a lock may live whose writer has gone.
 	outlived = time.Second
-	// inTurn is how many requests, one after the other, it may take to give a transaction up. They are granted the time that they
-	// take on a machine that is busy with something else.
+	// inTurn is how many requests, one after the other, it may take to give a transaction up, or to read or write a key. They are
+	// granted the time that they take on a machine that is busy with something else.
 	inTurn = 4
 )
 
@@ -152,9 +152,9 @@ func (w *witness) patience(h hold) time.Duration {
 // after another process has come, no decision.
 func (w *witness) requireReleased() {
 	w.t.Helper()
-	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Lock) }, shortest+jitter+outlived+w.longest(), pace, "locks are left")
+	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Lock) }, workload.Patience, pace, "locks are left")
 	w.bench.open()
-	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Txn) }, outlived, pace, "decisions are left")
+	require.Eventually(w.t, func() bool { return w.nothingLeft(record.Txn) }, workload.Patience, pace, "decisions are left")
 	w.stop()
 	machine := w.machine()
 	var ages []time.Duration
@@ -181,13 +181,6 @@ func slowest(machine [][]workload.Span, in workload.Span) time.Duration {
 		}
 	}
 	return longest
-}
-
-// longest is the longest grace that any process had.
-func (w *witness) longest() time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.grace
 }
 
 // nothingLeft reads the members' records themselves: locks, or decisions.

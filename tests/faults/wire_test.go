@@ -40,6 +40,9 @@ type wire struct {
 	countdown atomic.Int32
 	pause     func()
 
+	blocked atomic.Int32                                 // the phase whose requests are not sent
+	around  atomic.Pointer[func(p phase) (after func())] // what happens before and after a request
+
 	lose atomic.Int32 // how many of 1,000 answers get lost
 	lost atomic.Int64
 
@@ -52,8 +55,11 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 		return hang(ctx)
 	}
 	phase := phaseOf(req)
-	if w.diesAt(momentsOf[phase].before) || w.doom.Load().sticks(req, nil) {
+	if phase != other && w.blocked.Load() == int32(phase) || w.diesAt(momentsOf[phase].before) || w.doom.Load().sticks(req, nil) {
 		return hang(ctx)
+	}
+	if around := w.around.Load(); around != nil {
+		defer (*around)(phase)()
 	}
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err

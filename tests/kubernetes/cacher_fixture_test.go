@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	"go.etcd.io/etcd/server/v3/embed"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -27,6 +28,7 @@ import (
 
 // cacherSetup is what a test of package cacher varies; the zero value is upstream's default.
 type cacherSetup struct {
+	server        *embed.Config
 	codec         runtime.Codec
 	transformer   value.Transformer
 	clusterScoped bool
@@ -49,7 +51,7 @@ func newCached(t testing.TB, s side, setup cacherSetup) (context.Context, *cache
 	if setup.transformer == nil {
 		setup.transformer = identity.NewEncryptCheckTransformer()
 	}
-	cli := s.run(t, nil)
+	cli := s.run(t, setup.server)
 	compactor := etcd3.NewCompactor(cli.Client, 0, clock.RealClock{}, nil)
 	t.Cleanup(compactor.Stop)
 	store, err := etcd3.New(cli, compactor, setup.codec, newPod, newPodList, "/registry", "/pods/", pods,

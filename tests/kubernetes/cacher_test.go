@@ -41,7 +41,10 @@ func TestCacher(t *testing.T) {
 		}),
 		cacherInterface("CreateWithTTL", storagetesting.RunTestCreateWithTTL),
 		cacherInterface("CreateWithKeyExist", storagetesting.RunTestCreateWithKeyExist),
-		cacherInterface("Get", storagetesting.RunTestGet),
+		alone("Get", func(t *testing.T, s side) {
+			ctx, c := newCached(t, s, cacherSetup{server: lasting(t)})
+			storagetesting.RunTestGet(ctx, t, c)
+		}),
 		cacherInterface("UnconditionalDelete", storagetesting.RunTestUnconditionalDelete),
 		cacherInterface("ConditionalDelete", storagetesting.RunTestConditionalDelete),
 		cacherInterface("DeleteWithSuggestion", storagetesting.RunTestDeleteWithSuggestion),
@@ -165,7 +168,8 @@ func TestCacherWatch(t *testing.T) {
 		cacherTestWith("NamespaceScopedWatch", cacherSetup{indexed: true}, func(ctx context.Context, t *testing.T, c *cached) {
 			storagetesting.RunTestNamespaceScopedWatch(ctx, t, c)
 		}),
-		cacherTest("WatchDispatchBookmarkEvents", func(ctx context.Context, t *testing.T, c *cached) {
+		alone("WatchDispatchBookmarkEvents", func(t *testing.T, s side) { // it gives itself three seconds
+			ctx, c := newCached(t, s, cacherSetup{})
 			storagetesting.RunTestWatchDispatchBookmarkEvents(ctx, t, c, true)
 		}),
 		alone("WatchBookmarksWithCorrectResourceVersion", func(t *testing.T, s side) { // it gives itself three seconds

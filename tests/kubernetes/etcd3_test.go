@@ -47,7 +47,10 @@ func TestEtcd3(t *testing.T) {
 		}),
 		etcdInterface("CreateWithTTL", storagetesting.RunTestCreateWithTTL),
 		etcdInterface("CreateWithKeyExist", storagetesting.RunTestCreateWithKeyExist),
-		etcdInterface("Get", storagetesting.RunTestGet),
+		alone("Get", func(t *testing.T, s side) {
+			ctx, st := newEtcdStore(t, s, etcdSetup{server: lasting(t)})
+			storagetesting.RunTestGet(ctx, t, st)
+		}),
 		etcdInterface("UnconditionalDelete", storagetesting.RunTestUnconditionalDelete),
 		etcdInterface("ConditionalDelete", storagetesting.RunTestConditionalDelete),
 		etcdInterface("DeleteWithSuggestion", storagetesting.RunTestDeleteWithSuggestion),

@@ -38,14 +38,22 @@ type side struct {
 
 var sides = []side{{"plain", testserver.RunPlain}, {"meta", testserver.RunEtcd}}
 
-// testCase is one test of upstream's, under upstream's name. One that sets a feature gate, which is the process's, is alone.
+// lasting is a server whose leases live for three seconds at least. Upstream's test of Get reads, in parallel subtests, what it has
+// given a TTL of one second.
+func lasting(t *testing.T) *embed.Config {
+	cfg := testserver.NewTestConfig(t)
+	cfg.ElectionMs = 2000
+	return cfg
+}
+
+// testCase is one test of upstream's, under upstream's name.
 type testCase struct {
 	name  string
 	alone bool
 	run   func(t *testing.T, s side)
 }
 
-// alone is a test that sets what others of the process see.
+// alone is a test that sets what others of the process see, a feature gate, or one that cannot wait for others.
 func alone(name string, run func(t *testing.T, s side)) testCase { return testCase{name, true, run} }
 
 // runCases runs tests on one side after the other.

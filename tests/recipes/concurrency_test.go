@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,13 +60,15 @@ func TestMutex(t *testing.T) {
 	require.NoError(t, ma.Lock(ctx(t)))
 }
 
-// TestMutualExclusion: many holders on several processes, some of which die in the middle. There is never more than one, each of
-// their writes is under the lock, and the lock of a dead one comes free.
+// TestMutualExclusion: many holders on several processes, some of which go away with the lock: nobody keeps their sessions alive any
+// more, which is all that the servers see of a death. There is never more than one holder, each of their writes is under the lock, and
+// the lock of one that went away comes free.
 func TestMutualExclusion(t *testing.T) {
 	t.Parallel()
 	ps := start(t, 3, together)
-	var holders, held, died atomic.Int32
-	end, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	var holders, held, gone, inherited atomic.Int32
+	var orphaned atomic.Bool // the lock, since it was held last
+	end, cancel := context.WithTimeout(t.Context(), 3*ttl*time.Second)
 	defer cancel()
 	var g errgroup.Group
 	for i := range 9 {
@@ -92,26 +93,30 @@ func TestMutualExclusion(t *testing.T) {
 						return fmt.Errorf("%d holders at once", n)
 					}
 					held.Add(1)
+					if orphaned.Swap(false) {
+						inherited.Add(1)
+					}
 					if err := increment(p.Client, m); err != nil {
 						return err
 					}
 					holders.Add(-1)
 					if n == 1 && rand.IntN(3) == 0 {
-						break // dies with the lock in its hands
+						orphaned.Store(true)
+						break // it goes with the lock in its hands
 					}
 					if err := m.Unlock(context.WithoutCancel(end)); err != nil {
 						return err
 					}
 				}
 				s.Orphan()
-				died.Add(1)
+				gone.Add(1)
 			}
 			return nil
 		})
 	}
 	require.NoError(t, g.Wait())
-	t.Logf("held %d times; %d sessions died", held.Load(), died.Load())
-	require.Greater(t, died.Load(), int32(3))
+	t.Logf("held %d times; %d sessions left to run out; a lock came free that way %d times", held.Load(), gone.Load(), inherited.Load())
+	require.NotZero(t, inherited.Load(), "no lock outlived its holder: this test shows less than it should")
 	resp, err := ps[0].Get(ctx(t), "m/counter")
 	require.NoError(t, err)
 	require.Equal(t, fmt.Sprint(held.Load()), string(resp.Kvs[0].Value))
@@ -134,25 +139,6 @@ func increment(cli *clientv3.Client, m *concurrency.Mutex) error {
 		err = errors.New("the lock was lost while its session lived")
 	}
 	return err
-}
-
-// TestProcessDies: a whole process dies with a lock, and with the leadership. Others go on when its leases have ended.
-func TestProcessDies(t *testing.T) {
-	t.Parallel()
-	ps := start(t, 3, metaetcd.Sharding{})
-	doomed := session(t, ps[0])
-	require.NoError(t, concurrency.NewMutex(doomed, "lock").Lock(ctx(t)))
-	require.NoError(t, concurrency.NewElection(doomed, "leader").Campaign(ctx(t), "0"))
-	var wg sync.WaitGroup
-	errs := make(chan error, 2)
-	wg.Go(func() { errs <- concurrency.NewMutex(session(t, ps[1]), "lock").Lock(t.Context()) })
-	wg.Go(func() { errs <- concurrency.NewElection(session(t, ps[2]), "leader").Campaign(t.Context(), "2") })
-	died := time.Now()
-	ps[0].die(t)
-	wg.Wait()
-	require.NoError(t, <-errs)
-	require.NoError(t, <-errs)
-	require.Greater(t, time.Since(died), time.Second, "the dead one's lease had not ended")
 }
 
 func TestElection(t *testing.T) {
@@ -189,7 +175,7 @@ func TestElection(t *testing.T) {
 	require.NoError(t, resumed.Proclaim(ctx(t), "b2"))
 	require.Equal(t, "b2", next())
 
-	// The leader's session ends without a word.
+	// Nobody keeps the leader's session alive any more.
 	go func() { elected <- ea.Campaign(context.WithoutCancel(t.Context()), "a4") }()
 	b.Orphan()
 	require.NoError(t, <-elected)

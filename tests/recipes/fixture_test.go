@@ -18,30 +18,43 @@ import (
 
 	"github.com/metaetcd/metaetcd"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
+	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	rig.RunRole(map[string]rig.Role{holderRole: hold})
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	// patience bounds waits that must succeed. Only a failure takes that long.
-	patience = 30 * time.Second
-	// ttl is that of sessions whose holders die, in seconds: the least that etcd grants with its defaults.
-	ttl = 2
+	patience = 2 * time.Minute
+	// ttl is that of sessions whose holders die, in seconds: long enough for a busy machine to keep the others alive.
+	ttl = 5
 )
 
 // together keeps what has the same first path segment on one member.
 var together = metaetcd.Sharding{Segments: 1}
 
-// process is one process of a meta cluster, with an ordinary client.
+// process stands for one process of a meta cluster: it has an ordinary client, and shares nothing with others but the servers.
 type process struct {
 	*clientv3.Client
 	meta *metaetcd.Client
 }
 
-// start starts a meta cluster of three members and some processes.
+// start starts a meta cluster of three members, and what stands for some processes.
 func start(t *testing.T, n int, sharding metaetcd.Sharding) []*process {
 	t.Helper()
-	cluster := metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithSharding(sharding))
+	return startOn(t, newCluster(t, sharding), n)
+}
+
+func newCluster(t *testing.T, sharding metaetcd.Sharding) *metaetcdtest.Cluster {
+	t.Helper()
+	return metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithSharding(sharding))
+}
+
+func startOn(t *testing.T, cluster *metaetcdtest.Cluster, n int) []*process {
+	t.Helper()
 	var ps []*process
 	for range n {
 		cli, err := clientv3.New(clientv3.Config{
@@ -57,13 +70,6 @@ func start(t *testing.T, n int, sharding metaetcd.Sharding) []*process {
 	return ps
 }
 
-// die ends a process without a word to anybody.
-func (p *process) die(t *testing.T) {
-	t.Helper()
-	require.NoError(t, p.meta.Close())
-	_ = p.Close()
-}
-
 func ctx(t *testing.T) context.Context {
 	t.Helper()
 	c, cancel := context.WithTimeout(t.Context(), patience)
@@ -71,6 +77,7 @@ func ctx(t *testing.T) context.Context {
 	return c
 }
 
+// session opens a session that is left to run out when the test ends.
 func session(t *testing.T, p *process) *concurrency.Session {
 	t.Helper()
 	s, err := concurrency.NewSession(p.Client, concurrency.WithTTL(ttl))

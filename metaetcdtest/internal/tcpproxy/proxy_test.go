@@ -21,6 +21,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // quiet is how long nothing may arrive while the proxy is cut.
 const quiet = 100 * time.Millisecond
 
+// patience bounds waits that must succeed. Only a failure takes that long.
+const patience = time.Minute
+
 // echo starts a server that sends everything back, and a proxy to it.
 func echo(t *testing.T) *tcpproxy.Proxy {
 	t.Helper()
@@ -66,7 +69,7 @@ func requireRefused(t *testing.T, p *tcpproxy.Proxy) {
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 	_, err = conn.Read(make([]byte, 1))
 	require.Error(t, err)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
@@ -78,7 +81,7 @@ func roundTrip(t *testing.T, conn net.Conn) time.Duration {
 	start := time.Now()
 	_, err := conn.Write([]byte{1})
 	require.NoError(t, err)
-	require.NoError(t, conn.SetReadDeadline(start.Add(10*time.Second)))
+	require.NoError(t, conn.SetReadDeadline(start.Add(patience)))
 	_, err = io.ReadFull(conn, make([]byte, 1))
 	require.NoError(t, err)
 	return time.Since(start)
@@ -98,10 +101,10 @@ func TestForwardsEverythingInOrder(t *testing.T) {
 }
 
 func TestDelayIsAddedOncePerDirection(t *testing.T) {
-	const delay = 50 * time.Millisecond
+	const delay = 200 * time.Millisecond
 	p := echo(t)
 	conn := dial(t, p)
-	require.Less(t, roundTrip(t, conn), delay)
+	roundTrip(t, conn)
 	p.SetDelay(delay)
 	require.GreaterOrEqual(t, roundTrip(t, conn), 2*delay)
 
@@ -139,7 +142,7 @@ func TestCutHoldsAndHealDelivers(t *testing.T) {
 	p.Heal()
 	p.Heal()
 	for _, c := range []net.Conn{conn, fresh} {
-		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 		_, err := io.ReadFull(c, make([]byte, 1))
 		require.NoError(t, err)
 		roundTrip(t, c)

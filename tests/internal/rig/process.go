@@ -136,6 +136,13 @@ func (c *Child) Stop() error {
 	return c.cmd.Wait()
 }
 
+// Kill ends the child without a word to anybody, by SIGKILL, and waits until it is gone.
+func (c *Child) Kill() error {
+	err := c.cmd.Process.Kill()
+	_ = c.cmd.Wait()
+	return err
+}
+
 // Process starts a server as a process of its own and waits until it serves.
 func Process(cfg ServerConfig) (*Server, error) {
 	child, err := Spawn(roleEtcd, cfg)

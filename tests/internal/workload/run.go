@@ -13,7 +13,7 @@ import (
 )
 
 // Patience is how long a request may take, whatever is broken meanwhile: one that takes longer hangs.
-const Patience = 30 * time.Second
+const Patience = time.Minute
 
 // Store is what is put under load.
 type Store interface {

@@ -24,14 +24,20 @@ const (
 	openTimeout = 30 * time.Second
 )
 
-// NewTestConfig returns a configuration for RunEtcd and RunPlain, which take the progress interval and the quota from it.
-func NewTestConfig(testing.TB) *embed.Config { return embed.NewConfig() }
+// NewTestConfig returns a configuration for RunEtcd and RunPlain, which take ticks, elections, the progress interval and the
+// quota from it. Its servers start quickly: with one server to a cluster, a short election is safe. It also shortens the least
+// TTL of leases, which is one and a half of it, to one second.
+func NewTestConfig(testing.TB) *embed.Config {
+	cfg := embed.NewConfig()
+	cfg.TickMs, cfg.ElectionMs = 10, 100
+	return cfg
+}
 
 // RunEtcd starts a meta cluster of three members and returns a client that it is installed on, with the recorders that
 // Kubernetes' tests expect. Everything ends with the test. A nil configuration is the default one.
 func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 	t.Helper()
-	cluster := metaetcdtest.New(t, members, options(cfg)...)
+	cluster := metaetcdtest.New(t, members, options(t, cfg)...)
 	config := cluster.Config()
 	if cfg != nil {
 		config.ProgressInterval = cfg.WatchProgressNotifyInterval
@@ -51,17 +57,17 @@ func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 // RunPlain is RunEtcd with one plain etcd.
 func RunPlain(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 	t.Helper()
-	return record(dial(t, metaetcdtest.Plain(t, options(cfg)...)))
+	return record(dial(t, metaetcdtest.Plain(t, options(t, cfg)...)))
 }
 
-// options are those of servers that start quickly: with one server to a cluster, a short election is safe.
-func options(cfg *embed.Config) []metaetcdtest.Option {
+func options(t testing.TB, cfg *embed.Config) []metaetcdtest.Option {
+	if cfg == nil {
+		cfg = NewTestConfig(t)
+	}
 	adjust := func(server *embed.Config) {
-		server.TickMs, server.ElectionMs = 10, 100
-		if cfg != nil {
-			server.WatchProgressNotifyInterval = cfg.WatchProgressNotifyInterval
-			server.QuotaBackendBytes = cfg.QuotaBackendBytes
-		}
+		server.TickMs, server.ElectionMs = cfg.TickMs, cfg.ElectionMs
+		server.WatchProgressNotifyInterval = cfg.WatchProgressNotifyInterval
+		server.QuotaBackendBytes = cfg.QuotaBackendBytes
 	}
 	return []metaetcdtest.Option{metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithEtcdConfig(adjust)}
 }

@@ -1,0 +1,272 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+)
+
+// coordinator answers keep-alives on streams that can break.
+type coordinator struct {
+	pb.LeaseClient
+	mu      sync.Mutex
+	streams []*stream
+	answers bool           // each request is answered at once
+	blocked map[int64]bool // but for these, and those behind them on their streams
+}
+
+func (c *coordinator) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
+	s := &stream{c: c, ctx: ctx, out: make(chan *pb.LeaseKeepAliveResponse, 100), broken: make(chan struct{})}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.streams = append(c.streams, s)
+	return s, nil
+}
+
+func (c *coordinator) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.streams)
+}
+
+func (c *coordinator) answer(is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answers = is
+}
+
+// since returns the streams that were opened after one.
+func (c *coordinator) since(s *stream) []*stream {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.streams[1+slices.Index(c.streams, s):])
+}
+
+// last is the newest stream, and the ids that were asked for on it.
+func (c *coordinator) last() (*stream, []int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.streams[len(c.streams)-1]
+	return s, slices.Clone(s.asked)
+}
+
+type stream struct {
+	grpc.ClientStream
+	c      *coordinator
+	ctx    context.Context
+	asked  []int64
+	stuck  bool
+	out    chan *pb.LeaseKeepAliveResponse
+	broken chan struct{}
+}
+
+func (s *stream) Send(r *pb.LeaseKeepAliveRequest) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.asked = append(s.asked, r.ID)
+	s.stuck = s.stuck || s.c.blocked[r.ID]
+	if s.c.answers && !s.stuck {
+		s.out <- &pb.LeaseKeepAliveResponse{ID: r.ID, TTL: r.ID}
+	}
+	return nil
+}
+
+func (s *stream) Recv() (*pb.LeaseKeepAliveResponse, error) {
+	select {
+	case r := <-s.out:
+		return r, nil
+	case <-s.broken:
+		return nil, errors.New("broken")
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
+}
+
+func (s *stream) CloseSend() error { return nil }
+
+// openKeeper opens one that knows of some timers that they run.
+func openKeeper(t *testing.T, running ...int64) (*keeper, *coordinator) {
+	c := &coordinator{blocked: map[int64]bool{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	k := newKeeper(ctx, Config{Lease: c, Logger: zap.NewNop()}, func(f func()) bool {
+		wg.Go(f)
+		return true
+	})
+	for _, g := range running {
+		k.started(g, time.Now(), 3600)
+	}
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return k, c
+}
+
+// block holds up the answers for timers, as etcd does for those that have run out and are not revoked yet; and no longer.
+func (c *coordinator) block(is bool, gs ...int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range gs {
+		c.blocked[g] = is
+	}
+}
+
+// tally counts the answers to renewals, by timer.
+type tally struct {
+	mu   sync.Mutex
+	told map[int64]int
+}
+
+func (y *tally) ask(k *keeper, gs ...int64) {
+	for _, g := range gs {
+		k.add(g, func(int64) {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			y.told[g]++
+		})
+	}
+}
+
+func (y *tally) all() map[int64]int {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	return maps.Clone(y.told)
+}
+
+// TestRenewals: who comes before a renewal is sent shares it, and who comes later does not; what was not answered is sent again, the first
+// on a stream of its own, and the others in order; each is told once.
+func TestRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, c := openKeeper(t, 1, 2, 3)
+		y := &tally{told: map[int64]int{}}
+		ask := func(g int64) { y.ask(k, g) }
+		ask(1)
+		synctest.Wait()
+		ask(1)
+		synctest.Wait()
+		_, asked := c.last()
+		require.Equal(t, []int64{1, 1}, asked, "the second came after the first was sent")
+		ask(2)
+		synctest.Wait()
+		first, _ := c.last()
+		first.out <- &pb.LeaseKeepAliveResponse{ID: 1, TTL: 1}
+		synctest.Wait()
+		close(first.broken)
+		ask(3)
+		ask(3)
+		time.Sleep(time.Second)
+		c.answer(true)
+		again := c.since(first)
+		require.Len(t, again, 2)
+		slices.SortFunc(again, func(a, b *stream) int { return len(b.asked) - len(a.asked) })
+		require.Equal(t, []int64{2, 3}, again[0].asked)
+		require.Equal(t, []int64{1}, again[1].asked, "it may be what held up the others")
+		for _, s := range again {
+			for _, id := range s.asked {
+				s.out <- &pb.LeaseKeepAliveResponse{ID: id, TTL: id}
+			}
+		}
+		synctest.Wait()
+		require.Equal(t, map[int64]int{1: 2, 2: 1, 3: 2}, y.all())
+	})
+}
+
+// TestSilentStream: a stream that says nothing is given up, but not while there is nothing to say.
+func TestSilentStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, c := openKeeper(t, 5, 6)
+		c.answer(true)
+		ttl, err := k.once(t.Context(), 5)
+		require.NoError(t, err)
+		require.EqualValues(t, 5, ttl)
+		time.Sleep(10 * renewTimeout)
+		require.Equal(t, 1, c.count())
+		c.answer(false)
+		answer := make(chan int64, 1)
+		k.add(6, func(ttl int64) { answer <- ttl })
+		time.Sleep(renewTimeout / 2)
+		require.Equal(t, 1, c.count())
+		c.answer(true)
+		time.Sleep(renewTimeout)
+		require.Equal(t, 3, c.count(), "a new one, and one for what may have held up others")
+		require.EqualValues(t, 6, <-answer)
+	})
+}
+
+// TestTimersThatHaveRunOutHoldUpNobody: etcd answers for a timer that has run out when it has revoked it, and answers in order. Those that
+// run are renewed meanwhile, however many others there are; these are each asked for once at a time, and told in the end.
+func TestTimersThatHaveRunOutHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, c := openKeeper(t, 1, 2, 3)
+		y := &tally{told: map[int64]int{}}
+		c.answer(true)
+		want := map[int64]int{1: 1, 2: 1, 3: 1}
+		var out []int64
+		for g := int64(100); g < 100+2*aloneAtOnce; g++ {
+			out = append(out, g)
+			want[g] = 1
+		}
+		c.block(true, out...)
+		for range 2 {
+			y.ask(k, out[0])
+			synctest.Wait()
+			require.Equal(t, 2, c.count(), "it is being asked for")
+		}
+		want[out[0]] = 3
+		y.ask(k, out...)
+		y.ask(k, 1, 2, 3)
+		synctest.Wait()
+		require.Equal(t, map[int64]int{1: 1, 2: 1, 3: 1}, y.all())
+		require.Equal(t, 1+aloneAtOnce, c.count())
+		time.Sleep(2 * renewTimeout)
+		c.block(false, out...)
+		time.Sleep(2 * renewTimeout)
+		require.Equal(t, want, y.all())
+
+		for g := range int64(3) {
+			k.started(g, time.Now(), 3600)
+		}
+		c.block(true, 1)
+		y.ask(k, 1, 2)
+		time.Sleep(renewTimeout + time.Second)
+		want[2]++
+		require.Equal(t, want, y.all(), "1 ran, but has been revoked")
+	})
+}
+
+// TestRunningTimersAreKnown: timers count as running for as long as they do for certain.
+func TestRunningTimersAreKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, c := openKeeper(t)
+		c.answer(true)
+		for range 3 { // the TTL is 60, and the first renewal goes alone
+			_, err := k.once(t.Context(), 60)
+			require.NoError(t, err)
+			time.Sleep(30 * time.Second)
+		}
+		require.Equal(t, 2, c.count())
+		time.Sleep(15 * time.Second)
+		_, err := k.once(t.Context(), 60)
+		require.NoError(t, err)
+		require.Equal(t, 3, c.count(), "it might have run out")
+		k.forget()
+		require.Len(t, k.runs, 1)
+		time.Sleep(time.Minute)
+		k.forget()
+		require.Empty(t, k.runs)
+		k.started(7, time.Now(), math.MaxInt64)
+		require.True(t, time.Now().Before(k.runs[7]))
+	})
+}
