@@ -303,7 +303,8 @@ func (c *core) dropEntriesBehind(stamp int64) {
 
 const (
 	// keysAtOnce bounds the keys of a lease that are deleted at one revision, and bytesAtOnce what they take of the request
-	// that decides it. Larger leases end in several steps. Members that take few operations bound the keys further.
+	// that decides it. Larger leases end in several steps. Members that take few operations bound the keys further:
+	// each takes two, and all of them a few.
 	keysAtOnce  = 4096
 	bytesAtOnce = 512 << 10
 )
@@ -313,7 +314,7 @@ const (
 func (c *core) deleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
 	var last int64
 	keys = slices.SortedFunc(slices.Values(keys), func(a, b lease.Attached) int { return bytes.Compare(a.Key, b.Key) }) // as in etcd
-	most := min(keysAtOnce, translate.Room(c.cfg.MemberTxnOps)/3)                                                       // a key takes two operations, and all a few
+	most := min(keysAtOnce, translate.Room(c.cfg.MemberTxnOps)/3)
 	for len(keys) > 0 {
 		req := &pb.TxnRequest{}
 		for size := 0; len(keys) > 0 && len(req.Success) < most && size < bytesAtOnce; keys = keys[1:] {
