@@ -101,7 +101,7 @@ func (x *exclusion) oneSession(end context.Context, cli *clientv3.Client) error 
 	for n := 1 + rand.IntN(8); n > 0; n-- {
 		err := m.Lock(end)
 		if end.Err() != nil {
-			return nil //nolint:nilerr // the end came first
+			return nil
 		}
 		if err != nil {
 			return err
