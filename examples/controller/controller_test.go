@@ -17,7 +17,7 @@ import (
 
 const (
 	prefix  = "/test/"
-	settled = 20 * time.Second
+	settled = 2 * time.Minute
 )
 
 // store is a plain etcd or a meta cluster: every test runs on both.

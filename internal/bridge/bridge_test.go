@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds waits that must succeed.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // fakeKV answers what its fields say.
 type fakeKV struct {

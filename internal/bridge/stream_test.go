@@ -112,7 +112,7 @@ func (fakeLease) LeaseKeepAlive(s pb.Lease_LeaseKeepAliveServer) error {
 
 func TestLease(t *testing.T) {
 	clients(t, func(t *testing.T, c *clientv3.Client) {
-		l := clientv3.NewLeaseFromLeaseClient(LeaseClient(fakeLease{}), c, time.Second)
+		l := clientv3.NewLeaseFromLeaseClient(LeaseClient(fakeLease{}), c, patience)
 		defer func() { require.NoError(t, l.Close()) }()
 		g, err := l.Grant(t.Context(), 5)
 		require.NoError(t, err)
@@ -190,7 +190,7 @@ func TestStreamCancel(t *testing.T) {
 		"idle": func(s pb.Watch_WatchServer) error { <-s.Context().Done(); return s.Context().Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
 			ended := make(chan error, 1)
 			cs := openWatch(ctx, t, func(s pb.Watch_WatchServer) error {

@@ -17,7 +17,7 @@ import (
 
 // bounded makes a test that would hang fail instead.
 func bounded() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 20*time.Second)
+	return context.WithTimeout(context.Background(), time.Minute)
 }
 
 func TestWaitClosed(t *testing.T) {

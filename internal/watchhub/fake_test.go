@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds waits that must succeed.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // fakeSource is a log in memory that can evict, compact, hold back and fail.
 type fakeSource struct {

@@ -116,7 +116,7 @@ func TestLogsTellOfFailures(t *testing.T) {
 	for _, m := range cluster.Members {
 		m.Heal()
 	}
-	<-done
+	require.NoError(t, <-done)
 	put(t, cli, "after", secret)
 	require.Contains(t, list(t, cli), "after="+secret)
 	require.NoError(t, cli.Close())

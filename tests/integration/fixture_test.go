@@ -98,6 +98,14 @@ func (b *bench) groups() []string {
 	return groups
 }
 
+// load lets the processes work for a while, and until the run has come to so many revisions: a slow machine takes longer.
+func (b *bench) load(d time.Duration, revisions int64) {
+	b.t.Helper()
+	time.Sleep(lasting(d))
+	enough := func() bool { return b.run.Told()-b.run.Base() >= revisions }
+	require.Eventually(b.t, enough, workload.Patience, pace, "hardly anything happens")
+}
+
 // pairs finds two keys of each group that live on different members.
 func (b *bench) pairs(groups []string) map[string][2]string {
 	pairs := map[string][2]string{}

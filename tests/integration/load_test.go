@@ -39,7 +39,7 @@ func underLoad(b *bench, load workload.Load) {
 	for _, p := range b.processes {
 		p.Work(load)
 	}
-	time.Sleep(lasting(2 * time.Second))
+	b.load(2*time.Second, 300)
 	b.readPast(from, b.run.Told(), pastReads/4) // others still write
 	for _, p := range b.processes {
 		p.Rest()
@@ -164,7 +164,7 @@ func TestBank(t *testing.T) {
 	for _, p := range b.processes {
 		p.Work(workload.Load{Bank: bank, Tellers: 4, Pace: pace, Lists: true})
 	}
-	time.Sleep(lasting(3 * time.Second))
+	b.load(3*time.Second, 80)
 	b.readPast(from, b.run.Told(), pastReads/4) // others still write
 	for _, p := range b.processes {
 		p.Rest()

@@ -25,7 +25,7 @@ const (
 	routines  = 3 // of each process
 
 	// patience bounds a request that nobody gives up, and a check.
-	patience = 30 * time.Second
+	patience = 2 * time.Minute
 	// hasty: one request in so many is given up after a moment, at most hastiest.
 	hasty    = 80
 	hastiest = 8 * time.Millisecond

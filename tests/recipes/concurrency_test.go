@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,87 +57,6 @@ func TestMutex(t *testing.T) {
 	})
 	require.NoError(t, b.Close(), "the session's end frees the mutex")
 	require.NoError(t, ma.Lock(ctx(t)))
-}
-
-// TestMutualExclusion: many holders on several processes, some of which go away with the lock: nobody keeps their sessions alive any
-// more, which is all that the servers see of a death. There is never more than one holder, each of their writes is under the lock, and
-// the lock of one that went away comes free.
-func TestMutualExclusion(t *testing.T) {
-	t.Parallel()
-	ps := start(t, 3, together)
-	var holders, held, gone, inherited atomic.Int32
-	var orphaned atomic.Bool // the lock, since it was held last
-	end, cancel := context.WithTimeout(t.Context(), 3*ttl*time.Second)
-	defer cancel()
-	var g errgroup.Group
-	for i := range 9 {
-		p := ps[i%3]
-		g.Go(func() error {
-			for end.Err() == nil {
-				s, err := concurrency.NewSession(p.Client, concurrency.WithTTL(ttl))
-				if err != nil {
-					return err
-				}
-				m := concurrency.NewMutex(s, "m/lock")
-				for n := 1 + rand.IntN(8); n > 0; n-- {
-					err := m.Lock(end)
-					if end.Err() != nil {
-						s.Orphan() // it may have the lock, and not know
-						return nil //nolint:nilerr // the end came first
-					}
-					if err != nil {
-						return err
-					}
-					if n := holders.Add(1); n > 1 {
-						return fmt.Errorf("%d holders at once", n)
-					}
-					held.Add(1)
-					if orphaned.Swap(false) {
-						inherited.Add(1)
-					}
-					if err := increment(p.Client, m); err != nil {
-						return err
-					}
-					holders.Add(-1)
-					if n == 1 && rand.IntN(3) == 0 {
-						orphaned.Store(true)
-						break // it goes with the lock in its hands
-					}
-					if err := m.Unlock(context.WithoutCancel(end)); err != nil {
-						return err
-					}
-				}
-				s.Orphan()
-				gone.Add(1)
-			}
-			return nil
-		})
-	}
-	require.NoError(t, g.Wait())
-	t.Logf("held %d times; %d sessions left to run out; a lock came free that way %d times", held.Load(), gone.Load(), inherited.Load())
-	require.NotZero(t, inherited.Load(), "no lock outlived its holder: this test shows less than it should")
-	resp, err := ps[0].Get(ctx(t), "m/counter")
-	require.NoError(t, err)
-	require.Equal(t, fmt.Sprint(held.Load()), string(resp.Kvs[0].Value))
-}
-
-// increment raises a counter, if the lock is still held: what it reads, nobody else has changed meanwhile.
-func increment(cli *clientv3.Client, m *concurrency.Mutex) error {
-	resp, err := cli.Get(context.Background(), "m/counter")
-	if err != nil {
-		return err
-	}
-	n := 0
-	if len(resp.Kvs) > 0 {
-		if n, err = strconv.Atoi(string(resp.Kvs[0].Value)); err != nil {
-			return err
-		}
-	}
-	txn, err := cli.Txn(context.Background()).If(m.IsOwner()).Then(clientv3.OpPut("m/counter", strconv.Itoa(n+1))).Commit()
-	if err == nil && !txn.Succeeded {
-		err = errors.New("the lock was lost while its session lived")
-	}
-	return err
 }
 
 func TestElection(t *testing.T) {

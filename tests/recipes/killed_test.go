@@ -18,26 +18,29 @@ import (
 	"github.com/metaetcd/metaetcd/tests/internal/rig"
 )
 
-const (
-	// holderRole is a process that takes the lock and the leadership and keeps them until it is killed.
-	holderRole = "holder"
-	lock       = "lock"
-	leadership = "leader"
-)
+// holderRole is a process that takes a lock, and may take the leadership, and keeps them until it is killed.
+const holderRole = "holder"
+
+// holding is what a holder takes.
+type holding struct {
+	Servers    rig.Target
+	Lock       string
+	Leadership string // empty: none
+}
 
 // hold is what a holder does. Its answer is its lease.
 func hold(ctx context.Context, config []byte) (answer string, cleanup func() error, err error) {
-	var servers rig.Target
-	if err := json.Unmarshal(config, &servers); err != nil {
+	var h holding
+	if err := json.Unmarshal(config, &h); err != nil {
 		return "", nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	side, err := servers.Open(ctx)
+	side, err := h.Servers.Open(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	cli, err := rig.Dial(ctx, servers.Members[0].Endpoint)
+	cli, err := rig.Dial(ctx, h.Servers.Members[0].Endpoint)
 	if err != nil {
 		return "", nil, errors.Join(err, side.Close())
 	}
@@ -45,10 +48,10 @@ func hold(ctx context.Context, config []byte) (answer string, cleanup func() err
 	cleanup = func() error { return errors.Join(cli.Close(), side.Close()) }
 	s, err := concurrency.NewSession(cli, concurrency.WithTTL(ttl))
 	if err == nil {
-		err = concurrency.NewMutex(s, lock).Lock(ctx)
+		err = concurrency.NewMutex(s, h.Lock).Lock(ctx)
 	}
-	if err == nil {
-		err = concurrency.NewElection(s, leadership).Campaign(ctx, holderRole)
+	if err == nil && h.Leadership != "" {
+		err = concurrency.NewElection(s, h.Leadership).Campaign(ctx, holderRole)
 	}
 	if err != nil {
 		return "", nil, errors.Join(err, cleanup())
@@ -56,27 +59,27 @@ func hold(ctx context.Context, config []byte) (answer string, cleanup func() err
 	return strconv.FormatInt(int64(s.Lease()), 10), cleanup, nil
 }
 
-// startHolder starts a holder and returns its lease.
-func startHolder(t *testing.T, cluster *metaetcdtest.Cluster) (*rig.Child, clientv3.LeaseID) {
-	t.Helper()
-	servers := rig.Target{Coordinator: cluster.Coordinator.Endpoint()}
+// serversOf is where a meta cluster is found.
+func serversOf(cluster *metaetcdtest.Cluster, sharding metaetcd.Sharding) rig.Target {
+	servers := rig.Target{Coordinator: cluster.Coordinator.Endpoint(), Sharding: sharding}
 	for _, m := range cluster.Members {
 		servers.Members = append(servers.Members, rig.Address{Name: m.Name(), Endpoint: m.Endpoint()})
 	}
-	holder, err := rig.Spawn(holderRole, servers)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = holder.Kill() })
-	lease, err := strconv.ParseInt(holder.Answer, 10, 64)
-	require.NoError(t, err)
-	return holder, clientv3.LeaseID(lease)
+	return servers
 }
 
 // TestProcessKilled: a process is killed that has a lock, and the leadership. Others go on when its lease has ended, and no sooner.
 func TestProcessKilled(t *testing.T) {
 	t.Parallel()
-	cluster := newCluster(t, metaetcd.Sharding{})
+	const lock, leadership = "lock", "leader"
+	sharding := metaetcd.Sharding{}
+	cluster := newCluster(t, sharding)
 	ps := startOn(t, cluster, 2)
-	holder, lease := startHolder(t, cluster)
+	holder, err := rig.Spawn(holderRole, holding{serversOf(cluster, sharding), lock, leadership})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = holder.Kill() })
+	id, err := strconv.ParseInt(holder.Answer, 10, 64)
+	require.NoError(t, err)
 	m, e := concurrency.NewMutex(session(t, ps[0]), lock), concurrency.NewElection(session(t, ps[1]), leadership)
 	require.Equal(t, concurrency.ErrLocked, m.TryLock(ctx(t)))
 	leader, err := e.Leader(ctx(t))
@@ -98,7 +101,7 @@ func TestProcessKilled(t *testing.T) {
 		}, patience, time.Millisecond, "nobody waits for the %s", prefix)
 	}
 	renewed := time.Now() // its lease lasts a whole TTL from here
-	_, err = ps[1].KeepAliveOnce(ctx(t), lease)
+	_, err = ps[1].KeepAliveOnce(ctx(t), clientv3.LeaseID(id))
 	require.NoError(t, err)
 	require.NoError(t, holder.Kill())
 	for range 2 {

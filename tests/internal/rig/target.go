@@ -19,6 +19,7 @@ type Target struct {
 	Members     []Address
 	Coordinator string // its endpoint; empty: the only member is a plain etcd
 	MaxTxnOps   uint   // of the members; 0: etcd's default
+	Sharding    metaetcd.Sharding
 }
 
 // Side is an opened target.
@@ -47,7 +48,7 @@ func (t Target) Open(ctx context.Context) (_ *Side, err error) {
 		s.KV, s.Watcher, s.Lease = cli.KV, cli.Watcher, cli.Lease
 		return s, nil
 	}
-	cfg := metaetcd.Config{MemberTxnOps: int(t.MaxTxnOps)}
+	cfg := metaetcd.Config{MemberTxnOps: int(t.MaxTxnOps), Sharding: t.Sharding}
 	if cfg.Coordinator, err = s.dial(ctx, t.Coordinator); err != nil {
 		return nil, err
 	}

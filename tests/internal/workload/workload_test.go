@@ -35,12 +35,18 @@ func TestPlainEtcdPasses(t *testing.T) {
 		c.Work([]workload.Load{full, load, full}[i])
 		clients = append(clients, c)
 	}
-	time.Sleep(300 * time.Millisecond)
+	goOn := func() {
+		t.Helper()
+		from := run.Told()
+		time.Sleep(300 * time.Millisecond)
+		require.Eventually(t, func() bool { return run.Told() >= from+200 }, workload.Patience, time.Millisecond)
+	}
+	goOn()
 	clients[1].Lose()
 	late := run.Join("late", etcd.Client(t))
 	late.Work(load)
 	late.Probe("g0/probe", time.Millisecond)
-	time.Sleep(300 * time.Millisecond)
+	goOn()
 	h := run.Finish()
 	for _, err := range h.Violations() {
 		// A watch that etcd creates while it answers an older request for progress may be told of that answer before its first
