@@ -24,9 +24,9 @@ const (
 	jitter = 100 * time.Millisecond
 	// outlived is how much longer than the grace a lock may live whose writer has gone.
 	outlived = time.Second
-	// inTurn is how many requests, one after the other, it may take to give a transaction up, or to read or write a key. They are
-	// granted the time that they take on a machine that is busy with something else.
-	inTurn = 4
+	// inTurn is how many requests, one after the other, it may take to finish a transaction, those that it queues behind included:
+	// processes die over a dozen at a time. They are granted the time that they take on a machine that is slow or busy.
+	inTurn = 20
 )
 
 // witness watches the locks on the members, around everything that is broken and without metaetcd.
