@@ -19,8 +19,10 @@ const (
 	away = 2 * time.Second
 	// down is how long a member is stopped: longer than clientv3 goes on asking a server that is not there.
 	down = 4 * time.Second
-	// aside is how long a request may take that needs nothing of what is broken.
+	// aside is how long a request may take that needs nothing of what is broken, beside what a few requests in turn take on a
+	// machine that is slow or busy.
 	aside = time.Second
+	aFew  = 4
 )
 
 // TestMemberAway: one member after the other is stopped for a while, or cut off for two seconds, under load; once its connections
@@ -163,7 +165,7 @@ func (b *bench) readDirectly() func() [][]workload.Span {
 }
 
 // requireAside requires that single keys on the other members were read and written all through an outage, and how quickly:
-// machine is the slowest request of the time that had nothing to do with the outage, and a read or a write takes some.
+// machine is the slowest request of the time that had nothing to do with the outage.
 func (b *bench) requireAside(h *workload.History, o outage, machine time.Duration) {
 	b.t.Helper()
 	for m, groups := range b.groups {
@@ -187,8 +189,8 @@ func (b *bench) requireAside(h *workload.History, o outage, machine time.Duratio
 		b.t.Logf("%s: on member %d: %d reads, median %s, worst %s; %d writes, median %s, worst %s; reads without metaetcd, worst %s",
 			o, m, len(reads), median(reads), slices.Max(reads), len(writes), median(writes), slices.Max(writes), machine)
 		for _, took := range [][]time.Duration{reads, writes} {
-			require.Less(b.t, quantile(took, 0.9), aside+inTurn*machine)
-			require.Less(b.t, slices.Max(took), worstDelay+inTurn*machine)
+			require.Less(b.t, quantile(took, 0.9), aside+aFew*machine)
+			require.Less(b.t, slices.Max(took), worstDelay+aFew*machine)
 		}
 	}
 }
