@@ -48,7 +48,8 @@ func wipesUnderLoad(t *testing.T) {
 	var wiper, writers sync.WaitGroup
 	wiper.Go(func() {
 		for wiping.Err() == nil {
-			time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+			// Long enough for some rebuilding to come to its end on the slowest net: it takes a dozen requests.
+			time.Sleep(time.Duration(50+rand.IntN(500)) * time.Millisecond)
 			w.coordinator.Wipe()
 		}
 	})
