@@ -107,7 +107,7 @@ func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int,
 			s.next = append(bytes.Clone(kvs[len(kvs)-1].Key), 0)
 		}
 		total := before + p.Total()
-		last := s.sent >= min(limit, total)
+		last := s.sent >= min(limit, total) || len(kvs) == 0
 		if last {
 			resp.Header, resp.Count, resp.More = s.c.header(), total, s.sent < total
 			if resp.Header.Revision, err = header(ctx); err != nil {
