@@ -1,18 +1,3 @@
-// Package metaetcd makes several etcd clusters behave as one etcd, in the process that uses it.
-//
-// A [Client] satisfies [clientv3.KV], [clientv3.Watcher] and [clientv3.Lease]. It shards one keyspace over member clusters, keeps
-// one revision over all of them with the help of a coordinator cluster, and merges the members' watches:
-//
-//	c, err := metaetcd.New(ctx, metaetcd.Config{
-//		Coordinator: coordinator,                                // *clientv3.Client, borrowed
-//		Members:     []metaetcd.Member{{"a", cliA}, {"b", cliB}}, // borrowed as well
-//	})
-//	defer c.Close()
-//	resp, err := c.Put(ctx, "key", "value")                   // resp.Header.Revision: of the meta cluster
-//	for w := range c.Watch(ctx, "", clientv3.WithPrefix()) {  // every member's events, in revision order
-//
-// What etcd promises holds: strict serializability, revisions in order, list-then-watch that loses nothing. How is
-// told in docs/architecture.md, what differs in docs/compatibility.md.
 package metaetcd
 
 import (
@@ -115,13 +100,14 @@ func invalid(format string, args ...any) error {
 //
 // Errors are etcd's own where etcd has one (package rpctypes), as from any clientv3 client.
 type Client struct {
-	clientv3.KV
+	core *core
 
-	core    *core
-	kv      *kvServer
-	watch   *watchServer
-	watcher clientv3.Watcher
+	// The services, and clientv3's types of them.
+	kvs     *kvServer
+	watches *watchServer
 	leases  *leaseServer
+	kv      clientv3.KV
+	watcher clientv3.Watcher
 	lessor  clientv3.Lease
 }
 
@@ -149,11 +135,11 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		}
 		return nil, err
 	}
-	cli := &Client{core: c, kv: &kvServer{c: c}, watch: &watchServer{c: c}, leases: &leaseServer{c: c}}
+	cli := &Client{core: c, kvs: &kvServer{c: c}, watches: &watchServer{c: c}, leases: &leaseServer{c: c}}
 	// clientv3's watcher and lessor log through their client.
 	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) //nolint:contextcheck // it outlives the call
-	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(cli.kv), carrier)
-	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watch), carrier)
+	cli.kv = clientv3.NewKVFromKVClient(bridge.KVClient(cli.kvs), carrier)
+	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watches), carrier)
 	cli.lessor = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(cli.leases), carrier, firstKeepAlive)
 	return cli, nil
 }
@@ -202,15 +188,15 @@ func (c *Client) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clien
 // Install makes cli's KV, Watcher and Lease those of the meta cluster; its other interfaces stay those of the server it was made
 // for. Every installed client has handles of its own: closing it closes nobody else's. Call it before cli is used.
 func (c *Client) Install(cli *clientv3.Client) {
-	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(c.kv), cli)
-	cli.Watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(c.watch), cli)
+	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(c.kvs), cli)
+	cli.Watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(c.watches), cli)
 	cli.Lease = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(c.leases), cli, firstKeepAlive)
 }
 
 // Register offers the meta cluster's KV, Watch and Lease services on a gRPC server: what a proxy is made of.
 func (c *Client) Register(s grpc.ServiceRegistrar) {
-	pb.RegisterKVServer(s, c.kv)
-	pb.RegisterWatchServer(s, c.watch)
+	pb.RegisterKVServer(s, c.kvs)
+	pb.RegisterWatchServer(s, c.watches)
 	pb.RegisterLeaseServer(s, c.leases)
 }
 
