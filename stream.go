@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	firstChunk = 30      // keys of a stream's first chunk: how large they are is not known yet
+	firstChunk = 10      // keys of a stream's first chunk, as etcd's: how large they are is not known yet
+	mostGrowth = 16      // times that a chunk may have the keys of the one before
 	chunkBytes = 1 << 18 // bytes that later chunks aim at: the receiver decodes one while the next is read
 )
 
@@ -32,14 +33,12 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, out pb.KV_RangeStreamServer) 
 	ctx := out.Context()
 	st := &stream{c: s.c, req: r, send: func(resp *pb.RangeResponse) error { return out.Send(&pb.RangeStreamResponse{RangeResponse: resp}) }}
 	err = s.c.current(ctx, func(f *feed) error {
-		if st.sent > 0 { // what was sent cannot be taken back
-			return rpctypes.ErrGRPCCompacted
-		}
-		at, header, err := s.c.readRevision(ctx, f, r)
-		if err != nil {
+		if err := st.pin(ctx, f); err != nil {
 			return err
 		}
-		return asked(st.at(ctx, f, at, header), r.Revision > 0)
+		err := st.run(ctx, f)
+		// What was sent cannot be taken back: a stream that has begun ends with its revision.
+		return asked(err, r.Revision > 0 || st.sent > 0)
 	})
 	return s.c.grpcError(ctx, err)
 }
@@ -50,40 +49,70 @@ type stream struct {
 	req  *pb.RangeRequest
 	send func(*pb.RangeResponse) error
 
-	sent int64  // keys
-	next []byte // what follows the last of them
+	at     int64   // the closed revision that the range is sent as it is at
+	header present // of the answer
+	sent   int64   // keys
+	next   []byte  // what follows the last of them
 }
 
-// at sends the range as it is at a closed revision.
-func (s *stream) at(ctx context.Context, f *feed, at int64, header present) error {
+// pin finds the stream's revision. It keeps the one that it has begun with when the log was restarted under it.
+func (s *stream) pin(ctx context.Context, f *feed) (err error) {
+	if s.sent == 0 {
+		s.at, s.header, err = s.c.readRevision(ctx, f, s.req)
+	} else if s.req.Revision > 0 {
+		s.header = s.c.presentBeside(f, s.at)
+	}
+	return err
+}
+
+// run sends what has not been sent yet.
+func (s *stream) run(ctx context.Context, f *feed) error {
 	key, end, empty := s.req.Key, s.req.RangeEnd, false
 	if len(end) > 0 {
 		key, end, empty = validate.Clip(key, end)
 	}
-	if empty || len(end) == 0 || s.req.CountOnly {
-		resp, err := s.c.rangeAt(ctx, f, s.req, at, nil)
-		if err != nil {
-			return err
-		}
-		resp.Header = s.c.header()
-		if resp.Header.Revision, err = header(ctx); err != nil {
-			return err
-		}
-		return s.send(resp)
+	if empty || len(end) == 0 || s.req.CountOnly || s.req.SortTarget != pb.RangeRequest_KEY {
+		return s.whole(ctx, f)
 	}
 	members := s.c.ring.MembersOf(key, end)
-	s.next = key
+	if s.sent == 0 {
+		s.next = key
+	}
 	for try := 1; ; try++ {
-		err := s.pieces(ctx, f, end, members, at, header)
-		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !s.c.behind(ctx, f, members, at) {
+		err := s.pieces(ctx, f, end, members)
+		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !s.c.behind(ctx, f, members, s.at) {
 			return err
 		}
 	}
 }
 
-// pieces sends what has not been sent yet.
-func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int, at int64, header present) error {
-	snaps, err := f.snapshot(ctx, at, members, s.next, end)
+// whole sends what must be read before any of it can be sent: a count, a single key, or a range that is sorted by something
+// else than its keys. etcd sorts each chunk of such a range by itself, and goes on behind the chunk's last key, whichever that
+// is, so that a range of more than one chunk comes with keys missing or doubled; here it is what Range answers.
+func (s *stream) whole(ctx context.Context, f *feed) error {
+	resp, err := s.c.rangeAt(ctx, f, s.req, s.at, nil)
+	if err != nil {
+		return err
+	}
+	resp.Header = s.c.header()
+	if resp.Header.Revision, err = s.header(ctx); err != nil {
+		return err
+	}
+	for n := int64(firstChunk); int64(len(resp.Kvs)) > n; {
+		chunk := &pb.RangeResponse{Kvs: resp.Kvs[:n:n]}
+		resp.Kvs = resp.Kvs[n:]
+		s.sent += n
+		n = nextChunk(n, len(chunk.Kvs), proto.Size(chunk))
+		if err := s.send(chunk); err != nil {
+			return err
+		}
+	}
+	return s.send(resp)
+}
+
+// pieces sends a range in the order of its keys, as it is read.
+func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int) error {
+	snaps, err := f.snapshot(ctx, s.at, members, s.next, end)
 	if err != nil {
 		return err
 	}
@@ -97,6 +126,9 @@ func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int,
 		limit = math.MaxInt64
 	}
 	for n := int64(firstChunk); ; {
+		if s.at < s.c.compacted.Load() { // the members may have it still, as a compaction leaves them a bit more
+			return rpctypes.ErrGRPCCompacted
+		}
 		kvs, err := s.take(ctx, p, members, snaps, min(n, limit-s.sent))
 		if err != nil {
 			return err
@@ -110,7 +142,7 @@ func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int,
 		last := s.sent >= min(limit, total) || len(kvs) == 0
 		if last {
 			resp.Header, resp.Count, resp.More = s.c.header(), total, s.sent < total
-			if resp.Header.Revision, err = header(ctx); err != nil {
+			if resp.Header.Revision, err = s.header(ctx); err != nil {
 				return err
 			}
 		}
@@ -156,5 +188,5 @@ func nextChunk(n int64, keys, size int) int64 {
 	if keys == 0 {
 		return n
 	}
-	return min(max(int64(chunkBytes*keys/size), 1), 8*n)
+	return min(max(int64(chunkBytes*keys/size), 1), mostGrowth*n)
 }

@@ -69,7 +69,7 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 			continue
 		}
 		rev := at
-		if s.Range.Revision != 0 {
+		if c.names(s.Range) {
 			if rev = s.Range.Revision; rev > at {
 				return nil, false, rpctypes.ErrGRPCFutureRev
 			}
@@ -78,7 +78,7 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 			}
 		}
 		if results[i].Range, err = c.rangeAt(ctx, f, s.Range, rev, nil); err != nil {
-			return nil, false, asked(err, s.Range.Revision != 0)
+			return nil, false, asked(err, c.names(s.Range))
 		}
 	}
 	resp := plan.Answer(run, at, false, results)
@@ -90,13 +90,20 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 // checkReads validates the revisions that a transaction's reads name, before anything lands.
 func (c *core) checkReads(ctx context.Context, f *feed, run *translate.Run) error {
 	for _, s := range run.Steps {
-		if s.Range != nil && s.Range.Revision != 0 {
+		if s.Range != nil && c.names(s.Range) {
 			if err := c.checkRevision(ctx, f, s.Range.Revision); err != nil {
 				return asked(err, true)
 			}
 		}
 	}
 	return nil
+}
+
+// names reports whether a transaction's read is of a revision of its own. As in etcd, -1 is the present while nothing was ever
+// compacted; afterwards it is compacted, as lower ones always are. A read that is no part of a transaction takes every negative
+// revision for the present.
+func (c *core) names(r *pb.RangeRequest) bool {
+	return r.Revision != 0 && (r.Revision != -1 || c.compacted.Load() > 0)
 }
 
 // snapView is what a plan needs of a snapshot.
@@ -278,7 +285,7 @@ func (r *replay) step(ctx context.Context, s translate.Step) (translate.Result, 
 	switch {
 	case s.Range != nil:
 		rev, own := r.stamp-1, r.own
-		if s.Range.Revision != 0 {
+		if s.Range.Revision > 0 { // others were checked before it landed: they are the present
 			rev, own = s.Range.Revision, nil
 		}
 		resp, err := r.c.rangeAt(ctx, r.f, s.Range, rev, own)

@@ -251,7 +251,7 @@ func (w *writer) wouldWrite() bool {
 // for before anything lands, which a snapshot does.
 func (w *writer) readable(run *translate.Run) bool {
 	for _, s := range run.Steps {
-		if s.Range != nil && s.Range.Revision != 0 && (s.Range.Revision < w.c.compacted.Load() || s.Range.Revision > currentLog{w.c}.closed()) {
+		if s.Range != nil && w.c.names(s.Range) && (s.Range.Revision < w.c.compacted.Load() || s.Range.Revision > currentLog{w.c}.closed()) {
 			return false
 		}
 	}

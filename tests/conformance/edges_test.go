@@ -2,12 +2,14 @@ package conformance
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -98,6 +100,71 @@ func TestRefusedTransactionWritesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "2", string(got.Kvs[0].Value))
 	require.Equal(t, again.Header.Revision, got.Kvs[0].ModRevision)
+}
+
+// TestNegativeRevisions: they are the present for a read by itself. In a transaction, -1 is the present until something is
+// compacted, and others never are.
+func TestNegativeRevisions(t *testing.T) {
+	plain, meta := plainStore(t), metaStore(t, metaetcdtest.New(t, 3, metaetcdtest.WithUnsafeNoFsync()).Client(t))
+	check := func(compacted bool) {
+		t.Helper()
+		for _, rev := range []int64{-1, -2} {
+			read := clientv3.OpGet("a", clientv3.WithRange("c"), clientv3.WithRev(rev))
+			reads, writes := []clientv3.Op{read}, []clientv3.Op{clientv3.OpPut(keys[0], "now"), read}
+			across := []clientv3.Op{read, clientv3.OpPut(keys[0], "x"), clientv3.OpPut(keys[1], "y"), clientv3.OpPut(keys[2], "z"), read}
+			for _, ops := range [][]clientv3.Op{reads, writes, across, {clientv3.OpTxn(nil, writes, nil)}} {
+				want, wantErr := plain.kv.Txn(soon(t)).Then(ops...).Commit()
+				got, gotErr := meta.kv.Txn(soon(t)).Then(ops...).Commit()
+				require.Truef(t, sameError(wantErr, gotErr), "plain: %v\nmeta:  %v", wantErr, gotErr)
+				require.Equal(t, compacted || rev < -1, wantErr != nil)
+				if wantErr == nil {
+					require.Equal(t, shown(want.Responses), shown(got.Responses))
+				}
+			}
+			for _, one := range []any{
+				&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("c"), Revision: rev},
+				&pb.RangeRequest{Key: []byte(keys[0]), Revision: rev},
+				&pb.RangeRequest{Key: []byte(keys[0]), Revision: rev, Serializable: true},
+				streamed{&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("c"), Revision: rev}},
+			} {
+				want, err := plain.do(soon(t), one, true)
+				require.NoError(t, err)
+				got, err := meta.do(soon(t), one, true)
+				require.NoError(t, err)
+				require.Equal(t, shownRange(want.(*pb.RangeResponse)), shownRange(got.(*pb.RangeResponse)))
+			}
+		}
+	}
+	for _, k := range keys[:5] {
+		_, err := plain.kv.Put(soon(t), k, "first")
+		require.NoError(t, err)
+		_, err = meta.kv.Put(soon(t), k, "first")
+		require.NoError(t, err)
+	}
+	check(false)
+	for _, kv := range []clientv3.KV{plain.kv, meta.kv} {
+		_, err := kv.Compact(soon(t), 3)
+		require.NoError(t, err)
+	}
+	check(true)
+}
+
+// shown is what the reads of a transaction show, without revisions.
+func shown(rs []*pb.ResponseOp) (all [][]string) {
+	for _, r := range rs {
+		if rr := r.GetResponseRange(); rr != nil {
+			all = append(all, shownRange(rr))
+		}
+		all = append(all, shown(r.GetResponseTxn().GetResponses())...)
+	}
+	return all
+}
+
+func shownRange(r *pb.RangeResponse) (all []string) {
+	for _, kv := range r.Kvs {
+		all = append(all, fmt.Sprintf("%s=%s, version %d", kv.Key, kv.Value, kv.Version))
+	}
+	return all
 }
 
 func TestWatchFromTheFuture(t *testing.T) {
