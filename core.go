@@ -23,6 +23,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/internal/turns"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // core is one process of the meta cluster: what the services in kv.go, watch.go and lease.go stand on. Safe for concurrent use.
@@ -73,7 +74,7 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 			c.close()
 		}
 	}()
-	coordinator := rawKV(cfg.Coordinator)
+	coordinator := wire.KV(cfg.Coordinator)
 	if err := c.openTopology(ctx, coordinator); err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	var ms []topology.Member
 	byName := map[string]Member{}
 	for _, m := range c.cfg.Members {
-		ms = append(ms, topology.Member{Name: m.Name, KV: rawKV(m.Client)})
+		ms = append(ms, topology.Member{Name: m.Name, KV: wire.KV(m.Client)})
 		byName[m.Name] = m
 	}
 	policy := ring.Policy{Segments: c.cfg.Sharding.Segments, Separator: c.cfg.Sharding.Separator}
@@ -115,7 +116,7 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	}
 	for i, name := range c.ring.Names() {
 		cli := byName[name].Client
-		m := &member{index: i, name: name, cli: cli, kv: rawKV(cli), open: c.ctx, seen: c.metrics.memberRequest}
+		m := &member{index: i, name: name, cli: cli, kv: wire.KV(cli), open: c.ctx, seen: c.metrics.memberRequest}
 		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout, most: min(sharedReads, c.cfg.MemberTxnOps)}
 		c.members = append(c.members, m)
 	}

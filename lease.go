@@ -17,6 +17,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/translate"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // leaseServer is etcd's Lease service over the meta cluster.
@@ -30,7 +31,7 @@ var _ pb.LeaseServer = (*leaseServer)(nil)
 func (c *core) leaseConfig() lease.Config {
 	cli := c.cfg.Coordinator
 	cfg := lease.Config{
-		Clock: c.clock, KV: rawKV(cli), Lease: pb.NewLeaseClient(cli.ActiveConnection()),
+		Clock: c.clock, KV: wire.KV(cli), Lease: wire.Lease(cli),
 		Watch:  func() clientv3.Watcher { return clientv3.NewWatcher(cli) },
 		Delete: c.deleteAttached, MaxTxnOps: min(maxTxnOps, c.cfg.MemberTxnOps), Logger: c.cfg.Logger,
 		OnReaped: c.metrics.reaps.Inc,

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -30,24 +28,6 @@ type member struct {
 	open   context.Context                            // ends with the core
 	seen   func(member int, method string, err error) // counts requests
 	away   atomic.Bool                                // it did not answer a transaction across members; see awaitBack
-}
-
-// rawKV is the client's own KV service, below clientv3.KV: requests and errors as they are on the wire, reads retried
-// as clientv3 does. Batches are bounded by the server's limit, not by the client's default of 2 MiB.
-func rawKV(cli *clientv3.Client) pb.KVClient {
-	return unbounded{clientv3.RetryKVClient(cli)}
-}
-
-var callOptions = []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)}
-
-type unbounded struct{ pb.KVClient }
-
-func (u unbounded) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
-	return u.KVClient.Range(ctx, in, append(opts, callOptions...)...)
-}
-
-func (u unbounded) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
-	return u.KVClient.Txn(ctx, in, append(opts, callOptions...)...)
 }
 
 // whileOpen ends a request's context with the core: a member that does not answer must not hold up Close.

@@ -33,7 +33,7 @@ func New(t testing.TB, members int, opts ...Option) *Cluster {
 		t.Fatalf("metaetcdtest: a meta cluster of %d members", members)
 	}
 	o := newOptions(opts)
-	c := &Cluster{t: t, opts: o, Coordinator: newNode(t, "coordinator", 1, memoryDir(t), true, o)}
+	c := &Cluster{t: t, opts: o, Coordinator: newNode(t, "coordinator", o.coordinators, memoryDir(t), true, o)}
 	for i := range members {
 		c.Members = append(c.Members, newNode(t, fmt.Sprintf("member-%d", i), o.servers, t.TempDir(), o.noFsync, o))
 	}

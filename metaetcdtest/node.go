@@ -91,18 +91,20 @@ func (n *Node) DirectClient(t testing.TB) *clientv3.Client {
 	}))
 }
 
-// dial opens a client that reconnects quickly: tests restart servers far more often than the world does.
+// dial opens a client that reconnects quickly, unless an option says otherwise.
 func (n *Node) dial(t testing.TB, opts ...grpc.DialOption) *clientv3.Client {
 	t.Helper()
 	retry := backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 500 * time.Millisecond}
-	cli, err := clientv3.New(clientv3.Config{
-		Endpoints: n.Endpoints(),
-		Logger:    n.opts.logger,
-		DialOptions: append([]grpc.DialOption{
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: 5 * time.Second}),
-		}, opts...),
-	})
+	cfg := clientv3.Config{
+		Endpoints:   n.Endpoints(),
+		Logger:      n.opts.logger,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: 5 * time.Second})},
+	}
+	for _, adjust := range n.opts.clients {
+		adjust(&cfg)
+	}
+	cfg.DialOptions = append(append(cfg.DialOptions, grpc.WithTransportCredentials(insecure.NewCredentials())), opts...)
+	cli, err := clientv3.New(cfg)
 	if err != nil {
 		t.Fatalf("metaetcdtest: client of %s: %v", n.name, err)
 	}
@@ -199,6 +201,12 @@ func (n *Node) Cut() {
 		s.client.Cut()
 	}
 }
+
+// CutServer is Cut for one server of a node that has several: to its clients it hangs, while its peers go on with it.
+func (n *Node) CutServer(i int) { n.servers[i].client.Cut() }
+
+// HealServer ends CutServer.
+func (n *Node) HealServer(i int) { n.servers[i].client.Heal() }
 
 // Refuse separates the node from its clients openly, like a killed process: connections are reset, answers under way are
 // lost, and new connections are refused.

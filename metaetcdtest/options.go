@@ -3,6 +3,7 @@ package metaetcdtest
 import (
 	"go.uber.org/zap"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/metaetcd/metaetcd"
@@ -12,15 +13,17 @@ import (
 type Option func(*options)
 
 type options struct {
-	sharding metaetcd.Sharding
-	servers  int
-	noFsync  bool
-	adjust   []func(*embed.Config)
-	logger   *zap.Logger
+	sharding     metaetcd.Sharding
+	servers      int
+	coordinators int
+	noFsync      bool
+	adjust       []func(*embed.Config)
+	clients      []func(*clientv3.Config)
+	logger       *zap.Logger
 }
 
 func newOptions(opts []Option) *options {
-	o := &options{servers: 1, logger: zap.NewNop()}
+	o := &options{servers: 1, coordinators: 1, logger: zap.NewNop()}
 	for _, opt := range opts {
 		opt(o)
 	}
@@ -32,10 +35,14 @@ func WithSharding(s metaetcd.Sharding) Option {
 	return func(o *options) { o.sharding = s }
 }
 
-// WithServers makes every member, and the etcd of Plain, a cluster of n servers; by default it is one. The coordinator
-// stays a single server.
+// WithServers makes every member, and the etcd of Plain, a cluster of n servers; by default it is one.
 func WithServers(n int) Option {
 	return func(o *options) { o.servers = max(n, 1) }
+}
+
+// WithCoordinatorServers makes the coordinator a cluster of n servers; by default it is one.
+func WithCoordinatorServers(n int) Option {
+	return func(o *options) { o.coordinators = max(n, 1) }
 }
 
 // WithUnsafeNoFsync lets the members acknowledge writes that are not on disk yet: faster, and safe where only processes and
@@ -48,6 +55,13 @@ func WithUnsafeNoFsync() Option {
 // Addresses, names and directories are the package's own and must stay as they are.
 func WithEtcdConfig(adjust func(*embed.Config)) Option {
 	return func(o *options) { o.adjust = append(o.adjust, adjust) }
+}
+
+// WithClientConfig changes the configuration of every etcd client of a node just before it is opened. By default such a client
+// reconnects within half a second: tests restart servers far more often than the world does. Without these DialOptions it
+// does as clients do by default.
+func WithClientConfig(adjust func(*clientv3.Config)) Option {
+	return func(o *options) { o.clients = append(o.clients, adjust) }
 }
 
 // WithLogger makes the etcd servers and the meta clients log to lg; by default they are silent.

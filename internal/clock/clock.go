@@ -42,7 +42,7 @@ type Hooks struct {
 	Rebuilt func(epoch, base int64)                // this process created a new clock
 }
 
-// Config configures a Clock. Clients are borrowed; they should not retry writes on their own.
+// Config configures a Clock. Its clients send writes once, see internal/wire; an add that was repeated would only leave a gap.
 type Config struct {
 	Coordinator pb.KVClient
 	Members     []Member

@@ -43,7 +43,7 @@ type Attached struct {
 // Config is what a Lessor works with.
 type Config struct {
 	Clock Clock
-	// KV, Lease and Watch are the coordinator's. Clients are borrowed; they should not retry writes on their own.
+	// KV, Lease and Watch are the coordinator's. They send writes once: see internal/wire.
 	KV    pb.KVClient
 	Lease pb.LeaseClient
 	Watch func() clientv3.Watcher // opens one that the lessor closes

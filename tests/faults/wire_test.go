@@ -76,10 +76,13 @@ func (w *wire) intercept(ctx context.Context, method string, req, reply any, cc 
 	}
 	if rand.Int32N(1000) < w.lose.Load() {
 		w.lost.Add(1)
-		return status.Error(codes.Unavailable, "the answer was lost")
+		return status.Error(lossCodes[rand.IntN(len(lossCodes))], "the answer was lost")
 	}
 	return nil
 }
+
+// lossCodes are what a client is told of an answer that was lost: by its connection, by a hop that gave up, by a timeout of its own.
+var lossCodes = []codes.Code{codes.Unavailable, codes.Canceled, codes.DeadlineExceeded}
 
 // ticks counts down, and kills the process when its time has come.
 func (w *wire) ticks() bool {
