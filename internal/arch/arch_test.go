@@ -1,0 +1,164 @@
+package arch_test
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/metaetcd/metaetcd"
+
+// room is a package and what it may import of this module.
+type room struct {
+	name    string // below internal/; empty: the top
+	imports []string
+	pure    bool // knows no client
+}
+
+// rooms lists the packages from the bottom to the top: each imports only what stands above it here.
+var rooms = []room{
+	{name: "arch"},
+	{name: "backoff"},
+	{name: "bridge"},
+	{name: "record", pure: true},
+	{name: "ring", pure: true},
+	{name: "statecache", pure: true},
+	{name: "turns", pure: true},
+	{name: "validate", imports: []string{"record"}, pure: true},
+	{name: "etcdfake", imports: []string{"validate"}},
+	{name: "translate", imports: []string{"record", "ring", "validate"}, pure: true},
+	{name: "mergedlog", imports: []string{"record"}, pure: true},
+	{name: "snapshot", imports: []string{"mergedlog"}, pure: true},
+	{name: "watchhub", imports: []string{"mergedlog"}},
+	{name: "clock", imports: []string{"backoff", "record"}},
+	{name: "topology", imports: []string{"backoff", "clock", "record", "ring"}},
+	{name: "lease", imports: []string{"backoff", "clock", "record", "translate"}},
+	{name: "commit", imports: []string{"mergedlog", "translate"}},
+	{name: "history", imports: []string{"mergedlog", "record", "watchhub"}},
+	{name: "", imports: []string{
+		"backoff", "bridge", "clock", "commit", "history", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
+		"translate", "turns", "validate", "watchhub",
+	}},
+}
+
+func (r room) path() string { return pathOf(r.name) }
+
+func pathOf(name string) string {
+	if name == "" {
+		return module
+	}
+	return module + "/internal/" + name
+}
+
+func TestTheTableGoesOneWay(t *testing.T) {
+	var above []string
+	for _, r := range rooms {
+		require.NotContains(t, above, r.name)
+		for _, i := range r.imports {
+			require.Contains(t, above, i, "%q imports what does not stand above it", r.name)
+		}
+		above = append(above, r.name)
+	}
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	packages := list(t)
+	for _, r := range rooms {
+		p, ok := packages[r.path()]
+		require.True(t, ok, "no package %s: take it out of the table", r.path())
+		delete(packages, r.path())
+		var want []string
+		for _, i := range r.imports {
+			want = append(want, pathOf(i))
+		}
+		require.ElementsMatch(t, want, ours(p.Imports), "imports of %s (what may be: rooms, in this test)", r.path())
+		if r.pure {
+			require.NotContains(t, p.Deps, "go.etcd.io/etcd/client/v3", "%s is pure", r.path())
+		}
+		for _, d := range p.Deps {
+			require.False(t, strings.HasPrefix(d, "go.etcd.io/etcd/server/") || strings.HasPrefix(d, "k8s.io/"), "%s needs %s", r.path(), d)
+		}
+	}
+	require.Empty(t, packages, "packages that the table does not know")
+}
+
+type goPackage struct {
+	ImportPath    string
+	Imports, Deps []string
+}
+
+// list asks go for the packages of the module, tests left out.
+func list(t *testing.T) map[string]goPackage {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"/...")
+	cmd.Dir, cmd.Stderr = filepath.Join("..", ".."), os.Stderr
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	all := map[string]goPackage{}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		require.NoError(t, err)
+		all[p.ImportPath] = p
+	}
+}
+
+func ours(paths []string) []string {
+	return slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return p != module && !strings.HasPrefix(p, module+"/") })
+}
+
+var update = flag.Bool("update", false, "write the linter's rules from the table")
+
+const (
+	lintConfig = "../../.golangci.yml"
+	beginRules = "        # rooms: begin (go test ./internal/arch -update)\n"
+	endRules   = "        # rooms: end\n"
+)
+
+func TestTheLinterHasTheTable(t *testing.T) {
+	old, err := os.ReadFile(lintConfig)
+	require.NoError(t, err)
+	head, rest, ok := strings.Cut(string(old), beginRules)
+	require.True(t, ok, "no line %q", beginRules)
+	_, tail, ok := strings.Cut(rest, endRules)
+	require.True(t, ok, "no line %q", endRules)
+	want := head + beginRules + linterRules() + endRules + tail
+	if *update {
+		require.NoError(t, os.WriteFile(lintConfig, []byte(want), 0o644))
+		return
+	}
+	require.Equal(t, want, string(old), "run go test ./internal/arch -update")
+}
+
+// linterRules are depguard's: of this module, a package's files import what the table has, and nothing else. Tests may import more.
+func linterRules() string {
+	var b strings.Builder
+	for _, r := range rooms {
+		if r.name == "" {
+			continue // it stands above everything
+		}
+		fmt.Fprintf(&b, "        room-%s:\n          list-mode: lax\n", r.name)
+		fmt.Fprintf(&b, "          files:\n            - ${config-path}/internal/%s/*.go\n            - \"!$test\"\n", r.name)
+		fmt.Fprintf(&b, "          deny:\n            - pkg: %s\n              desc: imports go one way, see internal/arch\n", module)
+		for i, p := range r.imports {
+			if i == 0 {
+				b.WriteString("          allow:\n")
+			}
+			fmt.Fprintf(&b, "            - %s$\n", pathOf(p))
+		}
+	}
+	return b.String()
+}
