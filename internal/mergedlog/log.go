@@ -133,7 +133,7 @@ func newLog(cfg Config, bound int) *Log {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = defaultMaxBytes
 	}
-	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes}, partials: partials{}}
+	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes}}
 	for i := range cfg.Members {
 		l.members = append(l.members, &member{
 			parser: parser{member: i, slotOf: cfg.SlotOf, onRecord: cfg.OnRecord},

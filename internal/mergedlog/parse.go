@@ -1,7 +1,6 @@
 package mergedlog
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"math"
@@ -46,11 +45,14 @@ type parser struct {
 	fenced       bool // the revision set the fence record
 	epoch, fence int64
 
-	slots     []slotClock
-	locks     []Lock      // locks that changed hands
-	records   int         // mark records in the revision
-	exclusive int64       // stamp of a mark record with reason Exclusive or Parted
-	part      record.Part // of a mark record with reason Parted
+	slots     []slotClock                 // ascending, once the records are read
+	puts      map[string]*mvccpb.KeyValue // what the revision has put so far, once one of its deletes has asked
+	indexed   int                         // events that puts knows of
+	looked    int                         // entries looked at for deletes: linear in the events, says the test
+	locks     []Lock                      // locks that changed hands
+	records   int                         // mark records in the revision
+	exclusive int64                       // stamp of a mark record with reason Exclusive or Parted
+	part      record.Part                 // of a mark record with reason Parted
 }
 
 // parse reads one revision. Reserved records come first: the clock of a slot says which stamp a delete has.
@@ -70,6 +72,7 @@ func (p *parser) parse(r *MemberRevision) error {
 			return p.foreign(ev, err)
 		}
 	}
+	slices.SortFunc(p.slots, bySlot)
 	if users > 0 {
 		p.evs = make([]Event, 0, users)
 		for _, ev := range r.Events {
@@ -233,25 +236,31 @@ func (p *parser) parseEvent(ev *mvccpb.Event) error {
 }
 
 // putBefore returns what an earlier event of the same member revision put at the key of a delete: a transaction may do
-// both, and the native previous value is that before the transaction.
+// both, and the native previous value is that before the transaction. A revision may delete any number of keys, so that each
+// of them must not cost a look at all the others.
 func (p *parser) putBefore(key []byte) *mvccpb.KeyValue {
-	for _, e := range slices.Backward(p.evs) {
-		if e.Type == mvccpb.Event_PUT && bytes.Equal(e.Kv.Key, key) {
-			return e.Kv
+	for ; p.indexed < len(p.evs); p.indexed++ {
+		p.looked++
+		if e := &p.evs[p.indexed]; e.Type == mvccpb.Event_PUT {
+			if p.puts == nil {
+				p.puts = map[string]*mvccpb.KeyValue{}
+			}
+			p.puts[string(e.Kv.Key)] = e.Kv
 		}
 	}
-	return nil
+	return p.puts[string(key)]
 }
 
 // deleteStamp finds the stamp of a delete: the clock of the key's slot, or that of the exclusive transaction
 // that has the member revision for itself. 0: none.
 func (p *parser) deleteStamp(key []byte) int64 {
 	if len(p.slots) > 0 {
-		slot := p.slotOf(key)
-		for _, s := range p.slots {
-			if s.slot == slot {
-				return s.stamp
-			}
+		i, found := slices.BinarySearchFunc(p.slots, slotClock{slot: p.slotOf(key)}, func(a, b slotClock) int {
+			p.looked++
+			return bySlot(a, b)
+		})
+		if found {
+			return p.slots[i].stamp
 		}
 	}
 	if p.records == 1 {
@@ -259,6 +268,8 @@ func (p *parser) deleteStamp(key []byte) int64 {
 	}
 	return 0
 }
+
+func bySlot(a, b slotClock) int { return cmp.Compare(a.slot, b.slot) }
 
 // sort brings marks and events into the order of stamps. A transaction shows its stamp once for every effect;
 // of these and a mark record the record stays, as it says more.

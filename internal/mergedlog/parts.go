@@ -3,35 +3,45 @@ package mergedlog
 import (
 	"bytes"
 	"cmp"
+	"container/heap"
 	"slices"
 
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// partials are the transactions across members of which some parts were seen, but not all, by stamp. They are few.
-type partials map[int64]*partial
+// partials are the transactions across members of which some parts were seen, but not all.
+type partials struct {
+	byStamp map[int64]*partial
+	order   stampHeap // those in byStamp, and some that were; the first is
+}
 
 type partial struct {
-	seen []bool // by index
-	evs  []Event
+	seen    []bool // by index
+	missing int
+	evs     []Event
 }
 
 // add takes a part's events. It returns nil until all parts were seen, and then the events of all of them in the order of
 // the transaction's operations; empty, but not nil, if there are none.
-func (ps partials) add(part record.Part, evs []Event) []Event {
-	p := ps[part.Stamp]
+func (ps *partials) add(part record.Part, evs []Event) []Event {
+	p := ps.byStamp[part.Stamp]
 	if p == nil {
-		p = &partial{seen: make([]bool, part.Of), evs: []Event{}}
-		ps[part.Stamp] = p
+		p = &partial{seen: make([]bool, part.Of), missing: part.Of, evs: []Event{}}
+		if ps.byStamp == nil {
+			ps.byStamp = map[int64]*partial{}
+		}
+		ps.byStamp[part.Stamp] = p
+		heap.Push(&ps.order, part.Stamp)
 	}
 	if part.Index < len(p.seen) && !p.seen[part.Index] {
 		p.seen[part.Index] = true
+		p.missing--
 		p.evs = append(p.evs, evs...)
 	}
-	if slices.Contains(p.seen, false) {
+	if p.missing > 0 {
 		return nil
 	}
-	delete(ps, part.Stamp)
+	ps.remove(part.Stamp)
 	slices.SortStableFunc(p.evs, byOrder)
 	return p.evs
 }
@@ -47,20 +57,46 @@ func SortParts(evs []*Event) {
 	slices.SortStableFunc(evs, func(a, b *Event) int { return byOrder(*a, *b) })
 }
 
-// lowest returns the lowest stamp of which parts are missing; forever if there is none.
-func (ps partials) lowest() int64 {
-	low := int64(forever)
-	for stamp := range ps {
-		low = min(low, stamp)
+func (ps *partials) remove(stamp int64) {
+	delete(ps.byStamp, stamp)
+	for len(ps.order) > 0 {
+		if _, open := ps.byStamp[ps.order[0]]; open {
+			return
+		}
+		heap.Pop(&ps.order)
 	}
-	return low
+}
+
+// lowest returns the lowest stamp of which parts are missing; forever if there is none.
+func (ps *partials) lowest() int64 {
+	if len(ps.order) == 0 {
+		return forever
+	}
+	return ps.order[0]
 }
 
 // drop forgets the stamps up to c.
-func (ps partials) drop(c int64) {
-	for stamp := range ps {
-		if stamp <= c {
-			delete(ps, stamp)
-		}
+func (ps *partials) drop(c int64) {
+	for stamp := ps.lowest(); stamp <= c; stamp = ps.lowest() {
+		ps.remove(stamp)
 	}
+}
+
+// stampHeap is a heap of stamps, lowest first.
+type stampHeap []int64
+
+// Len, Less, Swap, Push and Pop implement heap.Interface.
+func (h stampHeap) Len() int           { return len(h) }
+func (h stampHeap) Less(i, j int) bool { return h[i] < h[j] }
+func (h stampHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push implements heap.Interface.
+func (h *stampHeap) Push(x any) { *h = append(*h, x.(int64)) }
+
+// Pop implements heap.Interface.
+func (h *stampHeap) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	*h = (*h)[:last]
+	return x
 }
