@@ -260,7 +260,7 @@ func (c *core) deadLeases(ctx context.Context, plan *translate.Plan) ([]int64, e
 
 // attachesTo is etcd's error of a run that attaches a key to one of the leases, which do not exist.
 func attachesTo(run *translate.Run, dead []int64) error {
-	if slices.ContainsFunc(dead, run.Attaches) {
+	if run.AttachesTo(dead) {
 		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	return nil

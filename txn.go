@@ -166,12 +166,25 @@ type reading struct {
 	rev         int64
 	keys        [][]byte
 	states      []translate.State
+	places      map[string]int // of keys, when they are many and one was asked for
 	ranges      map[string][]*mvccpb.KeyValue
 	emptyRanges map[string]bool
 }
 
 // state returns a key's state and the native revision at which it was so.
 func (r *reading) state(key []byte) (translate.State, int64, bool) {
+	if len(r.keys) > manyKeys {
+		if r.places == nil {
+			r.places = make(map[string]int, len(r.keys))
+			for i, k := range r.keys {
+				r.places[string(k)] = i
+			}
+		}
+		if i, found := r.places[string(key)]; found {
+			return r.states[i], r.rev, true
+		}
+		return translate.State{}, 0, false
+	}
 	for i, k := range r.keys {
 		if string(k) == string(key) {
 			return r.states[i], r.rev, true
@@ -179,6 +192,9 @@ func (r *reading) state(key []byte) (translate.State, int64, bool) {
 	}
 	return translate.State{}, 0, false
 }
+
+// manyKeys is from where on a map of them beats a scan.
+const manyKeys = 16
 
 // readKeys reads keys' states on their member. A serializable answer may be outdated; guards notice.
 func (m *member) readKeys(ctx context.Context, keys [][]byte, linearizable bool) (*reading, error) {
@@ -279,26 +295,36 @@ type replay struct {
 	f     *feed
 	stamp int64
 	own   []*mergedlog.Event
+	byKey map[string][]*mergedlog.Event // the same: most steps read one key
+}
+
+// read reads the state that a step finds.
+func (r *replay) read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	own := r.own
+	if len(req.RangeEnd) == 0 {
+		own = r.byKey[string(req.Key)]
+	}
+	return r.c.rangeAt(ctx, r.f, req, r.stamp-1, own)
 }
 
 func (r *replay) step(ctx context.Context, s translate.Step) (translate.Result, error) {
 	switch {
 	case s.Range != nil:
-		rev, own := r.stamp-1, r.own
 		if s.Range.Revision > 0 { // others were checked before it landed: they are the present
-			rev, own = s.Range.Revision, nil
+			resp, err := r.c.rangeAt(ctx, r.f, s.Range, s.Range.Revision, nil)
+			return translate.Result{Range: resp}, err
 		}
-		resp, err := r.c.rangeAt(ctx, r.f, s.Range, rev, own)
+		resp, err := r.read(ctx, s.Range)
 		return translate.Result{Range: resp}, err
 	case s.Put != nil:
-		prev, err := r.c.rangeAt(ctx, r.f, &pb.RangeRequest{Key: s.Put.Key}, r.stamp-1, r.own)
+		prev, err := r.read(ctx, &pb.RangeRequest{Key: s.Put.Key})
 		if err != nil {
 			return translate.Result{}, err
 		}
 		r.put(s.Put, prev.Kvs)
 		return translate.Result{Prev: prev.Kvs}, nil
 	default:
-		prev, err := r.c.rangeAt(ctx, r.f, &pb.RangeRequest{Key: s.Delete.Key, RangeEnd: s.Delete.RangeEnd}, r.stamp-1, r.own)
+		prev, err := r.read(ctx, &pb.RangeRequest{Key: s.Delete.Key, RangeEnd: s.Delete.RangeEnd})
 		if err != nil {
 			return translate.Result{}, err
 		}
@@ -326,5 +352,7 @@ func (r *replay) put(put *pb.PutRequest, prev []*mvccpb.KeyValue) {
 }
 
 func (r *replay) write(t mvccpb.Event_EventType, kv, prev *mvccpb.KeyValue) {
-	r.own = append(r.own, &mergedlog.Event{Rev: r.stamp, Type: t, Kv: kv, PrevKv: prev, Member: r.c.owner(kv.Key)})
+	ev := &mergedlog.Event{Rev: r.stamp, Type: t, Kv: kv, PrevKv: prev, Member: r.c.owner(kv.Key)}
+	r.own = append(r.own, ev)
+	r.byKey[string(kv.Key)] = append(r.byKey[string(kv.Key)], ev)
 }

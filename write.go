@@ -1,15 +1,18 @@
 package metaetcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/snapshot"
 	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -81,14 +84,14 @@ type writer struct {
 
 	read  *reading       // what was read for this transaction; nil: the state cache must do
 	run   *translate.Run // as built last
-	built []builtKey     // the states it was evaluated and built on
+	built []builtKey     // the states it was evaluated and built on, in the order of the plan's keys
 	stale bool           // the last attempt was built on a state that no longer held
 
 	losses int // attempts that met other writers, locks or fences
 }
 
 type builtKey struct {
-	key   []byte
+	known bool // the state has been asked for
 	state translate.State
 }
 
@@ -213,17 +216,21 @@ func (w *writer) known(key []byte) (translate.State, bool) {
 // state returns a key's state as this attempt takes it. It is the same when the compares are evaluated and when their
 // keys are pinned, though the cache may learn something newer in between.
 func (w *writer) state(key []byte) translate.State {
-	for i := range w.built {
-		if string(w.built[i].key) == string(key) {
-			return w.built[i].state
+	b := w.builtOf(key)
+	if !b.known {
+		b.known = true
+		b.state, _ = w.known(key)
+		if w.stale && w.plan.Blind() {
+			b.state.NativeMod = 0 // others write the key: the cheaper pin was refused
 		}
 	}
-	s, _ := w.known(key)
-	if w.stale && w.plan.Blind() {
-		s.NativeMod = 0 // others write the key: the cheaper pin was refused
-	}
-	w.built = append(w.built, builtKey{key, s})
-	return s
+	return b.state
+}
+
+// builtOf finds one of the plan's keys: all that the transaction touches.
+func (w *writer) builtOf(key []byte) *builtKey {
+	i, _ := slices.BinarySearchFunc(w.plan.Keys, key, bytes.Compare)
+	return &w.built[i]
 }
 
 // Get and Range make the writer the view that its transaction is evaluated on.
@@ -235,7 +242,10 @@ func (w *writer) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.ran
 // wouldWrite evaluates the transaction on what is known. An error of etcd's (a put that keeps the value of an absent
 // key) must be decided on a snapshot, like everything that writes nothing.
 func (w *writer) wouldWrite() bool {
-	w.built = w.built[:0]
+	if w.built == nil {
+		w.built = make([]builtKey, len(w.plan.Keys))
+	}
+	clear(w.built)
 	run, err := w.plan.Evaluate(w)
 	if err != nil || !run.Writes(w) || !w.readable(run) || !w.leasesOf(run) {
 		return false
@@ -305,12 +315,10 @@ func (w *writer) putState(i int, stamp, rev int64) statecache.State {
 	if w.run.Recreates(i) {
 		return st
 	}
-	for _, b := range w.built {
-		if string(b.key) == string(put.Key) && b.state.KV != nil {
-			st.NativeCreate, st.Create, st.Version = b.state.NativeCreate, b.state.KV.CreateRevision, b.state.KV.Version+1
-			if put.IgnoreLease {
-				st.Lease = b.state.KV.Lease
-			}
+	if b := w.builtOf(put.Key); b.state.KV != nil {
+		st.NativeCreate, st.Create, st.Version = b.state.NativeCreate, b.state.KV.CreateRevision, b.state.KV.Version+1
+		if put.IgnoreLease {
+			st.Lease = b.state.KV.Lease
 		}
 	}
 	return st
@@ -379,7 +387,7 @@ func (c *core) replayOn(ctx context.Context, f *feed, run *translate.Run, stamp 
 	if err := f.log.WaitClosed(ctx, stamp); err != nil {
 		return nil, err
 	}
-	rp := &replay{c: c, f: f, stamp: stamp}
+	rp := &replay{c: c, f: f, stamp: stamp, byKey: map[string][]*mergedlog.Event{}}
 	out := make([]translate.Result, len(run.Steps))
 	for i, s := range run.Steps {
 		var err error

@@ -224,13 +224,25 @@ func (l *lane) neededLocked(f *flight, slot int) bool {
 		if other == f {
 			continue
 		}
-		for _, o := range other.ops {
-			if slices.Contains(o.guarded.Below, slot) {
-				return true
-			}
+		if other.needsLocked(slot) {
+			return true
 		}
 	}
 	return false
+}
+
+// needsLocked reports whether an operation of the flight, which is in the air, needs a slot clock below its stamp.
+func (f *flight) needsLocked(slot int) bool {
+	if f.below == nil {
+		f.below = make(map[int]struct{}, len(f.ops))
+		for _, o := range f.ops {
+			for _, s := range o.guarded.Below {
+				f.below[s] = struct{}{}
+			}
+		}
+	}
+	_, needed := f.below[slot]
+	return needed
 }
 
 // putBack returns operations that lost their place in a flight: they keep their stamps and go first next time, unless the

@@ -39,7 +39,8 @@ type flight struct {
 	alone     *Op         // the exclusive operation
 	parts     [][]boarded // of a batch that the server refused: what is still to be sent, last first
 
-	stalled bool // guarded by the lane's lock
+	stalled bool             // guarded by the lane's lock
+	below   map[int]struct{} // see needsLocked; guarded like stalled
 }
 
 // build makes the picked operations' parts of the request. Whatever cannot travel goes back or ends; waits: some
@@ -48,7 +49,7 @@ func (f *flight) build(picked []*Op) (waits bool) {
 	l, limit := f.l, f.l.p.cfg.MaxTxnOps
 	costliest := 0
 	var back []*Op
-	var wanted []int // slot clocks that those set: who needs them too does not pass
+	wanted := map[int]struct{}{} // slot clocks that those set: who needs them too does not pass
 	for i, op := range picked {
 		if err := op.ctx.Err(); err != nil {
 			f.give(op, err)
@@ -77,7 +78,10 @@ func (f *flight) build(picked []*Op) (waits bool) {
 			costliest = c
 			f.ops = append(f.ops, boarded{op, g})
 		default:
-			back, wanted = append(back, op), append(wanted, g.Slots...)
+			back = append(back, op)
+			for _, s := range g.Slots {
+				wanted[s] = struct{}{}
+			}
 		}
 	}
 	if len(back) > 0 {
@@ -86,8 +90,11 @@ func (f *flight) build(picked []*Op) (waits bool) {
 	return len(back) > 0
 }
 
-func disjoint(a, b []int) bool {
-	return !slices.ContainsFunc(a, func(x int) bool { return slices.Contains(b, x) })
+func disjoint(a map[int]struct{}, b []int) bool {
+	return len(a) == 0 || !slices.ContainsFunc(b, func(s int) bool {
+		_, ok := a[s]
+		return ok
+	})
 }
 
 func (f *flight) buildExclusive(op *Op) {

@@ -21,15 +21,31 @@ type Cross struct {
 	shares []Share
 	locked []*Locked
 
-	states map[string]State
+	states  map[string]State
+	ranges  map[string][]*mvccpb.KeyValue // compared, by Range.String
+	deleted []map[string]int              // by share: the places of its deleted ranges, by Range.String
 }
 
 // NewCross puts together what was read under the locks of the plan's shares.
 func (p *Plan) NewCross(r *ring.Ring, shares []Share, locked []*Locked) *Cross {
-	x := &Cross{plan: p, ring: r, shares: shares, locked: locked, states: make(map[string]State, len(p.Keys))}
+	x := &Cross{
+		plan: p, ring: r, shares: shares, locked: locked,
+		states: make(map[string]State, len(p.Keys)), ranges: map[string][]*mvccpb.KeyValue{}, deleted: make([]map[string]int, len(shares)),
+	}
 	for i, s := range shares {
 		for j, k := range s.Keys {
 			x.states[string(k)] = locked[i].states[j]
+		}
+		seen := make(map[string]bool, len(s.Compared)) // a range may be compared several times
+		for j, c := range s.Compared {
+			if name := c.String(); !seen[name] {
+				seen[name] = true
+				x.ranges[name] = append(x.ranges[name], locked[i].ranges[j]...)
+			}
+		}
+		x.deleted[i] = make(map[string]int, len(s.Deleted))
+		for j, d := range s.Deleted {
+			x.deleted[i][d.String()] = j
 		}
 	}
 	return x
@@ -39,18 +55,7 @@ func (p *Plan) NewCross(r *ring.Ring, shares []Share, locked []*Locked) *Cross {
 func (x *Cross) Get(key []byte) *mvccpb.KeyValue { return x.states[string(key)].KV }
 
 // Range implements View.
-func (x *Cross) Range(r Range) []*mvccpb.KeyValue {
-	var kvs []*mvccpb.KeyValue
-	for i, s := range x.shares {
-		for j, c := range s.Compared {
-			if c.String() == r.String() {
-				kvs = append(kvs, x.locked[i].ranges[j]...)
-				break
-			}
-		}
-	}
-	return kvs
-}
+func (x *Cross) Range(r Range) []*mvccpb.KeyValue { return x.ranges[r.String()] }
 
 // Run evaluates the transaction, and reports whether it changes anything.
 func (x *Cross) Run() (run *Run, writes bool, err error) {
@@ -73,7 +78,11 @@ func (x *Cross) Run() (run *Run, writes bool, err error) {
 
 // Unheld returns the leases that keys keep and that the shares do not hold: what they are was not known before.
 func (x *Cross) Unheld(run *Run) []int64 {
-	return slices.DeleteFunc(slices.Clone(run.Kept), func(id int64) bool { return slices.Contains(x.shares[0].Leases, id) })
+	held := make(map[int64]bool, len(x.shares[0].Leases))
+	for _, id := range x.shares[0].Leases {
+		held[id] = true
+	}
+	return slices.DeleteFunc(slices.Clone(run.Kept), func(id int64) bool { return held[id] })
 }
 
 // Attaches returns etcd's error if the run attaches a key to a lease that has gone, or a key keeps one.
@@ -178,20 +187,26 @@ func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
 			results[i].Deleted = int64(n)
 		default:
 			k, e, empty := validate.Clip(s.Delete.Key, s.Delete.RangeEnd)
+			name := Range{k, e}.String()
 			for j := range parts {
-				if empty || !slices.ContainsFunc(parts[j].share.Deleted, func(r Range) bool { return string(r.Key) == string(k) && string(r.End) == string(e) }) {
+				place, concerned := x.deleted[j][name]
+				if empty || !concerned {
 					continue
 				}
-				n := there.remove(parts[j].share.Member, Range{k, e})
+				n := there.remove(j, place)
 				parts[j].add(i, n, wrap(deleteOp(&pb.DeleteRangeRequest{Key: k, RangeEnd: e})))
 				results[i].Deleted += int64(n)
 			}
 		}
 	}
 	state := func(key []byte) State { return x.states[string(key)] }
+	touched := make([][]touch, len(parts))
 	for _, t := range run.touched() {
-		p := of(t.key)
-		p.entries = run.attach(p.entries, []touch{t}, state)
+		i := x.shareOf(t.key)
+		touched[i] = append(touched[i], t)
+	}
+	for i := range parts {
+		parts[i].entries = run.attach(nil, touched[i], state)
 	}
 	return parts, results
 }
@@ -259,70 +274,4 @@ func (d *Decided) Decode(resp *pb.TxnResponse) error {
 		return ErrStale
 	}
 	return ErrLost
-}
-
-// presence follows which keys are there while a run goes on.
-type presence struct {
-	x      *Cross
-	now    map[string]bool
-	before map[string]bool
-}
-
-func (x *Cross) presence() *presence {
-	p := &presence{x: x, now: map[string]bool{}, before: map[string]bool{}}
-	for k, s := range x.states {
-		p.now[k], p.before[k] = s.KV != nil, s.KV != nil
-	}
-	for i, s := range x.shares {
-		for j := range s.Deleted {
-			for _, kv := range x.locked[i].deleted[j].GetKvs() {
-				p.now[string(kv.Key)] = true
-			}
-		}
-	}
-	return p
-}
-
-func (p *presence) set(key []byte, there bool) { p.now[string(key)] = there }
-
-// count is how many keys there are of one.
-func (p *presence) count(key []byte) int {
-	if p.now[string(key)] {
-		return 1
-	}
-	return 0
-}
-
-// remove takes away what there is of a range on a member, and returns how many keys that were. Where the range's keys were
-// not read, it is the only one that is deleted: they are as many as were counted, but for those that the transaction has
-// touched one by one.
-func (p *presence) remove(member int, r Range) int {
-	n := p.counted(member, r)
-	for k, there := range p.now {
-		if !r.Contains([]byte(k)) || p.x.ring.MemberOf([]byte(k)) != member {
-			continue
-		}
-		if there {
-			n++
-		}
-		p.now[k] = false
-	}
-	return n
-}
-
-// counted is how many keys of a range were found on a member beside those that the transaction names; 0 if all are known.
-func (p *presence) counted(member int, r Range) int {
-	i := slices.IndexFunc(p.x.shares, func(s Share) bool { return s.Member == member })
-	s := p.x.shares[i]
-	if s.named {
-		return 0
-	}
-	j := slices.IndexFunc(s.Deleted, func(d Range) bool { return string(d.Key) == string(r.Key) && string(d.End) == string(r.End) })
-	n := int(p.x.locked[i].deleted[j].GetCount())
-	for k, there := range p.before {
-		if there && r.Contains([]byte(k)) && p.x.ring.MemberOf([]byte(k)) == member {
-			n--
-		}
-	}
-	return n
 }

@@ -38,6 +38,11 @@ type Run struct {
 	// Records are the run's leases as their records on the member have to stand for it to land.
 	// The caller sets it, for all of Leases.
 	Records map[int64][]byte
+
+	// See Recreates.
+	passed  int   // steps that were looked at
+	removed cover // what these delete
+	anew    []int // those that put what an earlier one deletes, ascending
 }
 
 // Evaluate decides the branches on a view, as etcd does: all compares of all levels on the state before the transaction.
@@ -46,7 +51,9 @@ type Run struct {
 // run was found before it.
 func (p *Plan) Evaluate(v View) (*Run, error) {
 	run := &Run{}
-	return run, run.add(p.Req, v)
+	err := run.add(p.Req, v)
+	run.Kept = distinct(run.Kept)
+	return run, err
 }
 
 func (r *Run) add(req *pb.TxnRequest, v View) error {

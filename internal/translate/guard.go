@@ -46,14 +46,13 @@ func (t touch) headed() bool { return t.put && !t.deleted }
 
 func (r *Run) touched() []touch {
 	ts := make([]touch, 0, len(r.Steps)+len(r.Compared))
+	places := finder[string]{}
 	at := func(key []byte) *touch {
-		for i := range ts {
-			if string(ts[i].key) == string(key) {
-				return &ts[i]
-			}
+		i, added := places.find(string(key))
+		if added {
+			ts = append(ts, touch{key: key})
 		}
-		ts = append(ts, touch{key: key})
-		return &ts[len(ts)-1]
+		return &ts[i]
 	}
 	for _, s := range r.Steps {
 		switch {
@@ -72,12 +71,16 @@ func (r *Run) touched() []touch {
 // Recreates reports whether an earlier step deletes the key that step i puts: etcd lets a few shapes of transactions do
 // so, and the put then creates the key anew.
 func (r *Run) Recreates(i int) bool {
-	for _, s := range r.Steps[:i] {
-		if s.Delete != nil && (Range{s.Delete.Key, s.Delete.RangeEnd}).Contains(r.Steps[i].Put.Key) {
-			return true
+	for ; r.passed <= i; r.passed++ {
+		switch s := r.Steps[r.passed]; {
+		case s.Delete != nil:
+			r.removed.add(Range{s.Delete.Key, s.Delete.RangeEnd})
+		case s.Put != nil && r.removed.has(s.Put.Key):
+			r.anew = append(r.anew, r.passed)
 		}
 	}
-	return false
+	_, anew := slices.BinarySearch(r.anew, i)
+	return anew
 }
 
 // Guard builds the operation that applies run at stamp, in the shared mode of section 4. state must hold every key that
@@ -89,16 +92,15 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 	touched := run.touched()
 	g.Txn.Compare = make([]*pb.Compare, 0, 3*len(touched))
 	g.keys = make([][]byte, 0, len(touched))
-	var set []int // slots: few, so scans beat maps
-	g.Below = make([]int, 0, len(touched))
+	var set finder[int]
+	below := finder[int]{names: make([]int, 0, len(touched))}
 	for _, t := range touched {
 		s := slotOf(t.key)
-		if !slices.Contains(g.Below, s) {
-			g.Below = append(g.Below, s)
+		if _, added := below.find(s); added {
 			g.Txn.Compare = append(g.Txn.Compare, valueBelow(record.SlotKey(s), be))
 		}
-		if !t.headed() && !slices.Contains(set, s) {
-			set = append(set, s)
+		if !t.headed() {
+			set.find(s)
 		}
 		var err error
 		if g.Txn.Compare, err = p.pin(g.Txn.Compare, t.key, state(t.key), stamp, be); err != nil {
@@ -107,13 +109,13 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 		g.keys = append(g.keys, t.key)
 	}
 	g.Txn.Compare = run.pinLeases(g.Txn.Compare)
-	g.Txn.Success = run.effects(state, stamp, len(set)+len(touched))
+	g.Txn.Success = run.effects(state, stamp, len(set.names)+len(touched))
 	g.write = len(g.Txn.Success)
 	g.Txn.Success = run.attach(g.Txn.Success, touched, state)
-	for _, s := range set {
+	for _, s := range set.names {
 		g.Txn.Success = append(g.Txn.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
 	}
-	g.Slots = set
+	g.Slots, g.Below = set.names, below.names
 	return g, nil
 }
 
@@ -167,14 +169,13 @@ func (r *Run) effects(state func([]byte) State, stamp int64, more int) []*pb.Req
 // undoes reports whether a step deletes what an earlier one puts. Etcd lets that pass if the put and, behind it, the
 // delete are in nested transactions, and there they must stay on the member.
 func (r *Run) undoes() bool {
-	for i, s := range r.Steps {
-		if s.Delete == nil {
-			continue
-		}
-		for _, before := range r.Steps[:i] {
-			if before.Put != nil && (Range{s.Delete.Key, s.Delete.RangeEnd}).Contains(before.Put.Key) {
-				return true
-			}
+	var later cover
+	for _, s := range slices.Backward(r.Steps) {
+		switch {
+		case s.Delete != nil:
+			later.add(Range{s.Delete.Key, s.Delete.RangeEnd})
+		case s.Put != nil && later.has(s.Put.Key):
+			return true
 		}
 	}
 	return false

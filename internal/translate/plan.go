@@ -45,6 +45,8 @@ type Plan struct {
 	// blind: one unconditional put. It may land on top of puts that its writer does not know of (see State.NativeMod),
 	// which leaves the writer with a lower bound of the key's version.
 	blind bool
+
+	absent map[string]struct{} // see DemandsAbsent; nil: the compares are few
 }
 
 // NewPlan analyses a transaction that validate.Txn has accepted.
@@ -53,6 +55,15 @@ func NewPlan(req *pb.TxnRequest, r *ring.Ring) *Plan {
 	p.walk(req)
 	slices.SortFunc(p.Keys, bytes.Compare)
 	p.Keys = slices.CompactFunc(p.Keys, bytes.Equal)
+	p.Leases = distinct(p.Leases)
+	if len(req.Compare) > few {
+		p.absent = map[string]struct{}{}
+		for _, c := range req.Compare {
+			if demandsAbsent(c) {
+				p.absent[string(c.Key)] = struct{}{}
+			}
+		}
+	}
 	p.Members = p.members(r)
 	p.blind = len(req.Compare) == 0 && len(req.Success) == 1 && isPlainPut(req.Success[0].GetRequestPut())
 	return p
@@ -93,7 +104,7 @@ func (p *Plan) walkOp(op *pb.RequestOp) {
 		p.Writes = true
 		p.NeedValue = p.NeedValue || put.IgnoreValue
 		p.Keys = append(p.Keys, put.Key)
-		if put.Lease != 0 && !slices.Contains(p.Leases, put.Lease) {
+		if put.Lease != 0 {
 			p.Leases = append(p.Leases, put.Lease)
 		}
 	case op.GetRequestDeleteRange() != nil:
@@ -131,16 +142,20 @@ func (p *Plan) members(r *ring.Ring) []int {
 
 // DemandsAbsent reports whether a compare of the outer level holds only while key is absent.
 func (p *Plan) DemandsAbsent(key []byte) bool {
-	for _, c := range p.Req.Compare {
-		if c.Result != pb.Compare_EQUAL || len(c.RangeEnd) > 0 || !bytes.Equal(c.Key, key) {
-			continue
-		}
-		switch c.Target {
-		case pb.Compare_MOD, pb.Compare_CREATE, pb.Compare_VERSION:
-			if c.GetModRevision() == 0 && c.GetCreateRevision() == 0 && c.GetVersion() == 0 {
-				return true
-			}
-		}
+	if p.absent != nil {
+		_, demanded := p.absent[string(key)]
+		return demanded
+	}
+	return slices.ContainsFunc(p.Req.Compare, func(c *pb.Compare) bool { return bytes.Equal(c.Key, key) && demandsAbsent(c) })
+}
+
+func demandsAbsent(c *pb.Compare) bool {
+	if c.Result != pb.Compare_EQUAL || len(c.RangeEnd) > 0 {
+		return false
+	}
+	switch c.Target {
+	case pb.Compare_MOD, pb.Compare_CREATE, pb.Compare_VERSION:
+		return c.GetModRevision() == 0 && c.GetCreateRevision() == 0 && c.GetVersion() == 0
 	}
 	return false
 }

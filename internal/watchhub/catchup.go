@@ -28,7 +28,7 @@ func (s *stream) fallBehind(w *watcher, cursor int64) {
 	if w.gone.Load() {
 		return
 	}
-	w.sender.behind, w.sender.cursor = true, cursor
+	w.sender.behind, w.sender.cursor, w.sender.place = true, cursor, len(s.behind)
 	s.behind = append(s.behind, w)
 	s.lagging.add(w)
 }
@@ -39,10 +39,15 @@ func (s *stream) caughtUp(w *watcher) {
 	w.sender.behind = false
 }
 
-// setAside takes a watcher out of lagging and behind, though it remains behind.
+// setAside takes a watcher out of lagging and behind, though it remains behind. The last one takes its place: there may be
+// any number of them, and all may be set aside.
 func (s *stream) setAside(w *watcher) {
 	s.lagging.remove(w)
-	s.behind = slices.DeleteFunc(s.behind, func(b *watcher) bool { return b == w })
+	i, last := w.sender.place, len(s.behind)-1
+	s.behind[i] = s.behind[last]
+	s.behind[i].sender.place = i
+	s.behind[last] = nil
+	s.behind = s.behind[:last]
 }
 
 // noLimit lets catchUp read whatever is closed.

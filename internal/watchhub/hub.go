@@ -262,6 +262,7 @@ func (h *Hub) join(s *stream, behind []*watcher) []*watcher {
 			s.caughtUp(w)
 			h.syncLocked(w, w.sender.cursor)
 		default:
+			w.sender.place = len(left)
 			left = append(left, w)
 		}
 	}

@@ -47,6 +47,7 @@ type senderState struct {
 	dead      bool               // cancelled by the server; the client may still cancel it
 	behind    bool               // not synced; everything below cursor was sent
 	cursor    int64              // while behind
+	place     int                // while behind: in stream.behind
 	told      int64              // highest revision of an event or a notification that it was sent
 	notifyDue bool               // no events since the last tick
 	stop      context.CancelFunc // while replaying
