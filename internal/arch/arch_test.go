@@ -30,10 +30,14 @@ var rooms = []room{
 	{name: "arch"},
 	{name: "backoff"},
 	{name: "bridge"},
+	{name: "keyrange", pure: true},
+	{name: "lifetime"},
 	{name: "record", pure: true},
+	{name: "request", pure: true},
 	{name: "ring", pure: true},
 	{name: "statecache", pure: true},
 	{name: "turns", pure: true},
+	{name: "wire"},
 	{name: "validate", imports: []string{"record"}, pure: true},
 	{name: "etcdfake", imports: []string{"validate"}},
 	{name: "translate", imports: []string{"record", "ring", "validate"}, pure: true},
@@ -47,7 +51,7 @@ var rooms = []room{
 	{name: "history", imports: []string{"mergedlog", "record", "watchhub"}},
 	{name: "", imports: []string{
 		"backoff", "bridge", "clock", "commit", "history", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
-		"translate", "turns", "validate", "watchhub",
+		"translate", "turns", "validate", "watchhub", "wire",
 	}},
 }
 
