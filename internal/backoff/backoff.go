@@ -5,6 +5,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 const (
@@ -23,12 +25,5 @@ func (b *Backoff) Reset() { b.failures = 0 }
 func (b *Backoff) Wait(ctx context.Context) bool {
 	d := min(longest, shortest<<min(b.failures, 10))
 	b.failures++
-	timer := time.NewTimer(d/2 + rand.N(d/2))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
+	return lifetime.Pause(ctx, d/2+rand.N(d/2)) == nil
 }

@@ -3,7 +3,6 @@
 package etcdfake
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 	"sync"
@@ -14,6 +13,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Etcd's defaults.
@@ -171,11 +173,11 @@ func (s *Server) handle(req proto.Message) (proto.Message, error) {
 func single(req proto.Message) *pb.RequestOp {
 	switch req := req.(type) {
 	case *pb.RangeRequest:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: req}}
+		return request.Range(req)
 	case *pb.PutRequest:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: req}}
+		return request.Put(req)
 	case *pb.DeleteRangeRequest:
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: req}}
+		return request.Delete(req)
 	}
 	return nil
 }
@@ -218,7 +220,7 @@ func (s *Server) span(key, end []byte) []string {
 		return s.keys[lo : lo+1]
 	case len(end) == 0:
 		return nil
-	case bytes.Equal(end, []byte{0}):
+	case keyrange.Of(key, end).Unbounded():
 		return s.keys[lo:]
 	}
 	hi, _ := slices.BinarySearch(s.keys, string(end))

@@ -10,26 +10,27 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 func put(key, value string) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(value)}}}
+	return request.Put(&pb.PutRequest{Key: []byte(key), Value: []byte(value)})
 }
 
 func touch(key string) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), IgnoreValue: true}}}
+	return request.Put(&pb.PutRequest{Key: []byte(key), IgnoreValue: true})
 }
 
 func get(end string) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte(end)}}}
+	return request.Range(&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte(end)})
 }
 
 func del(key, end string) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(key), RangeEnd: []byte(end)}}}
+	return request.Delete(&pb.DeleteRangeRequest{Key: []byte(key), RangeEnd: []byte(end)})
 }
 
 func nested(t *pb.TxnRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: t}}
+	return request.Txn(t)
 }
 
 func version(key string, n int64) *pb.Compare {

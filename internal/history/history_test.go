@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/watchhub"
 )
@@ -154,7 +155,7 @@ func (p *process) userCompacted() int64 {
 func (p *process) askReplay(ctx context.Context, q query) error {
 	var want []landing
 	for _, l := range p.landed {
-		if l.stamp >= q.from && l.stamp <= q.to && mergedlog.InRange([]byte(l.key), q.key, q.end) {
+		if l.stamp >= q.from && l.stamp <= q.to && keyrange.Of(q.key, q.end).Contains([]byte(l.key)) {
 			want = append(want, l)
 		}
 	}
@@ -216,7 +217,7 @@ func (p *process) askSnapshot(ctx context.Context, q query) error {
 		if got == nil {
 			got = map[string]string{}
 		}
-		outside := func(key string, _ string) bool { return !mergedlog.InRange([]byte(key), q.key, q.end) }
+		outside := func(key string, _ string) bool { return !keyrange.Of(q.key, q.end).Contains([]byte(key)) }
 		maps.DeleteFunc(got, outside)
 		for _, e := range snaps[i].Tail {
 			switch {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -37,7 +38,7 @@ func (t *reader) read(ctx context.Context, bytes int64) error {
 		for i := range evs {
 			e := &evs[i]
 			switch {
-			case e.Rev < t.from || e.Rev > t.to || !mergedlog.InRange(e.Kv.Key, t.key, t.end):
+			case e.Rev < t.from || e.Rev > t.to || !keyrange.Of(t.key, t.end).Contains(e.Kv.Key):
 				continue
 			case e.Bare():
 				return false, &MemberCompactedError{Rev: rev}

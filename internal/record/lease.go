@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 )
 
 const (
@@ -51,7 +53,7 @@ func LeaseOf(key []byte) int64 {
 }
 
 // LeaseRange is the range that holds the records of all leases.
-func LeaseRange() (key, end []byte) { return []byte(leasePrefix), prefixEnd([]byte(leasePrefix)) }
+func LeaseRange() (key, end []byte) { return prefixRange([]byte(leasePrefix)) }
 
 // AttachedKey names the entry that says: key is attached to the lease. It is written and deleted in the same member
 // transaction as the key, but for range deletes, which leave it behind: whether the key is attached is for its header to
@@ -63,8 +65,7 @@ func AttachedTo(entry []byte) []byte { return entry[len(attachedPrefix)+8:] }
 
 // AttachedRange is the range that holds the entries of a lease.
 func AttachedRange(id int64) (key, end []byte) {
-	key = ofLease(attachedPrefix, id)
-	return key, prefixEnd(key)
+	return prefixRange(ofLease(attachedPrefix, id))
 }
 
 // HeldKey names the record by which a transaction that has been prepared, and may still be decided, holds a lease that it
@@ -73,12 +74,11 @@ func HeldKey(id int64, txn []byte) []byte { return append(ofLease(heldPrefix, id
 
 // HeldRange is the range that holds everything that holds a lease.
 func HeldRange(id int64) (key, end []byte) {
-	key = ofLease(heldPrefix, id)
-	return key, prefixEnd(key)
+	return prefixRange(ofLease(heldPrefix, id))
 }
 
 // AllHeldRange is the range that holds everything that holds any lease.
-func AllHeldRange() (key, end []byte) { return []byte(heldPrefix), prefixEnd([]byte(heldPrefix)) }
+func AllHeldRange() (key, end []byte) { return prefixRange([]byte(heldPrefix)) }
 
 // HeldBy returns the transaction that a key of kind Held is of.
 func HeldBy(key []byte) []byte { return key[len(heldPrefix)+8:] }
@@ -87,12 +87,4 @@ func ofLease(prefix string, id int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(prefix), uint64(id))
 }
 
-// prefixEnd is the end of the range of all keys with a prefix that begins with a byte below 0xff.
-func prefixEnd(prefix []byte) []byte {
-	end := bytes.Clone(prefix)
-	for i := len(end) - 1; ; i-- {
-		if end[i]++; end[i] != 0 {
-			return end[:i+1]
-		}
-	}
-}
+func prefixRange(prefix []byte) (key, end []byte) { return prefix, keyrange.PrefixEnd(prefix) }

@@ -3,31 +3,33 @@ package ring
 import (
 	"bytes"
 	"slices"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 )
 
-// MembersOf returns the members that may hold keys of a range, ascending, and none if no key can be in it. Ranges
-// are etcd's: with an empty end it is the single key, with end {0} everything from key on, else [key, end).
+// MembersOf returns the members that may hold keys of a range of etcd's, ascending, and none if no key can be in it.
 //
 // The answer is exact: each of these members owns a slot of some key in the range, present or not.
 func (r *Ring) MembersOf(key, end []byte) []int {
-	if len(end) == 0 {
+	whole := keyrange.Of(key, end)
+	if whole.Single() {
 		return []int{r.MemberOf(key)}
 	}
-	bounded := !isFromKey(end)
-	if bounded && bytes.Compare(key, end) >= 0 {
+	if whole.Empty() {
 		return nil
 	}
 	var members []int
 	if n, shared := r.policy.route(key); shared {
 		members = append(members, r.MemberOf(key))
-		key = prefixEnd(key[:n])
-		if key == nil || bounded && bytes.Compare(key, end) >= 0 {
+		behind := keyrange.Prefix(key[:n]).End
+		if !whole.Contains(behind) { // nor does it if there is nothing behind: {0} is below such a key
 			return members
 		}
+		key = behind
 	}
 	// Here key stands for itself: it has too few separators to share a part with its successors, and so have
 	// the keys that append zeros to it. Where all of those are in the range, every slot is.
-	if !bounded || !isZeros(key, end) {
+	if whole.Unbounded() || !isZeros(key, end) {
 		return slices.Clone(r.holders)
 	}
 	for n := len(key); n < len(end) && len(members) < len(r.holders); n++ {
@@ -36,23 +38,9 @@ func (r *Ring) MembersOf(key, end []byte) []int {
 	return members
 }
 
-func isFromKey(end []byte) bool { return len(end) == 1 && end[0] == 0 }
-
 // isZeros reports whether end is key followed by zero bytes: only then does [key, end) hold finitely many keys.
 func isZeros(key, end []byte) bool {
 	return bytes.HasPrefix(end, key) && len(bytes.TrimLeft(end[len(key):], "\x00")) == 0
-}
-
-// prefixEnd returns the lowest key above all keys that begin with prefix, nil if there is none.
-func prefixEnd(prefix []byte) []byte {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] < 0xff {
-			end := bytes.Clone(prefix[:i+1])
-			end[i]++
-			return end
-		}
-	}
-	return nil
 }
 
 func insert(members []int, m int) []int {

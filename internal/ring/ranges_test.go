@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 )
 
 func TestMembersOf(t *testing.T) {
@@ -128,7 +130,7 @@ func TestMembersOfIsExact(t *testing.T) {
 		}
 		for n := range 200 {
 			ask(append(slices.Clone(key), make([]byte, n)...))
-			ask(append(prefixEnd(append(slices.Clone(key), '/')), make([]byte, n)...))
+			ask(append(keyrange.PrefixEnd(append(slices.Clone(key), '/')), make([]byte, n)...))
 		}
 
 		var want []int

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -197,7 +198,7 @@ func (h *history) lo(member int, r int64) int64 {
 func (h *history) tail(member int, lo, r int64, key, end []byte) []*mergedlog.Event {
 	var tail []*mergedlog.Event
 	for _, e := range h.members[member] {
-		if e.MemberRev > lo && e.Rev <= r && inRange(e.Kv.Key, key, end) {
+		if e.MemberRev > lo && e.Rev <= r && keyrange.Of(key, end).Contains(e.Kv.Key) {
 			tail = append(tail, e)
 		}
 	}

@@ -40,6 +40,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -152,7 +153,7 @@ func Merge(req *pb.RangeRequest, parts []Part) (*pb.RangeResponse, error) {
 func Overlay(tail, writes []*mergedlog.Event, member int, key, end []byte) []*mergedlog.Event {
 	tail = slices.Clip(tail)
 	for _, w := range writes {
-		if w.Member == member && inRange(w.Kv.Key, key, end) {
+		if w.Member == member && keyrange.Of(key, end).Contains(w.Kv.Key) {
 			tail = append(tail, w)
 		}
 	}

@@ -82,15 +82,3 @@ func count(parts []Part) int64 {
 	}
 	return n
 }
-
-// inRange tells whether k is in the etcd range of key and end: no end is key alone, the end "\x00" is everything
-// from key on.
-func inRange(k, key, end []byte) bool {
-	switch {
-	case len(end) == 0:
-		return bytes.Equal(k, key)
-	case len(end) == 1 && end[0] == 0:
-		return bytes.Compare(k, key) >= 0
-	}
-	return bytes.Compare(k, key) >= 0 && bytes.Compare(k, end) < 0
-}

@@ -10,6 +10,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // maxChunk bounds the records that one transaction creates. Each is a nested transaction of one operation, and etcd's limit on
@@ -81,7 +82,7 @@ func (o *opening) createRecords(ctx context.Context, i int, ops ...*pb.RequestOp
 	ctx, cancel := context.WithTimeout(ctx, rpcTimeout)
 	defer cancel()
 	resp, err := o.members[i].KV.Txn(ctx, &pb.TxnRequest{
-		Compare: []*pb.Compare{absent([]byte(record.KeyTopology))},
+		Compare: []*pb.Compare{request.Absent([]byte(record.KeyTopology), nil)},
 		Success: ops,
 	})
 	if err != nil {
@@ -91,21 +92,11 @@ func (o *opening) createRecords(ctx context.Context, i int, ops ...*pb.RequestOp
 }
 
 func createOnly(key, value []byte) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{
-		Compare: []*pb.Compare{absent(key)},
-		Success: []*pb.RequestOp{put(key, value)},
-	}}}
+	return request.Create(&pb.PutRequest{Key: key, Value: value})
 }
 
 func put(key, value []byte) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: value}}}
-}
-
-func absent(key []byte) *pb.Compare {
-	return &pb.Compare{
-		Key: key, Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL,
-		TargetUnion: &pb.Compare_CreateRevision{CreateRevision: 0},
-	}
+	return request.Put(&pb.PutRequest{Key: key, Value: value})
 }
 
 // randomID returns a random id that is not 0.

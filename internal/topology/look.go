@@ -14,6 +14,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // rpcTimeout bounds one request.
@@ -118,7 +119,7 @@ func read(ctx context.Context, kv pb.KVClient, ranges ...*pb.RangeRequest) (*pb.
 	defer cancel()
 	req := &pb.TxnRequest{}
 	for _, r := range ranges {
-		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}})
+		req.Success = append(req.Success, request.Range(r))
 	}
 	return kv.Txn(ctx, req, grpc.MaxCallRecvMsgSize(math.MaxInt32))
 }

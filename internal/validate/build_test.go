@@ -1,6 +1,10 @@
 package validate
 
-import pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+import (
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/request"
+)
 
 // What tests build transactions from.
 
@@ -9,7 +13,7 @@ func put(key string) *pb.RequestOp {
 }
 
 func putOp(r *pb.PutRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: r}}
+	return request.Put(r)
 }
 
 func del(key, end string) *pb.RequestOp {
@@ -17,7 +21,7 @@ func del(key, end string) *pb.RequestOp {
 }
 
 func delOp(r *pb.DeleteRangeRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}
+	return request.Delete(r)
 }
 
 func get(key, end string) *pb.RequestOp {
@@ -25,11 +29,11 @@ func get(key, end string) *pb.RequestOp {
 }
 
 func getOp(r *pb.RangeRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
+	return request.Range(r)
 }
 
 func nested(r *pb.TxnRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: r}}
+	return request.Txn(r)
 }
 
 func then(ops ...*pb.RequestOp) *pb.TxnRequest { return &pb.TxnRequest{Success: ops} }

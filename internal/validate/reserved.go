@@ -1,7 +1,6 @@
 package validate
 
 import (
-	"bytes"
 	"errors"
 
 	"google.golang.org/grpc/codes"
@@ -9,6 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -83,16 +83,12 @@ func checkReservedOp(op *pb.RequestOp) error {
 	return nil
 }
 
+var firstUserKey = []byte(record.FirstUserKey)
+
 // Clip cuts a range of etcd's down to user keys; empty says that no user key can be in it, and then k and e mean
 // nothing. The convention of ranges stays: an empty end is the single key, end {0} everything from the key on. What is
 // not cut aliases the arguments.
 func Clip(key, end []byte) (k, e []byte, empty bool) {
-	if len(end) == 0 {
-		return key, end, len(key) == 0 || key[0] == record.Reserved
-	}
-	if len(key) == 0 || key[0] == record.Reserved {
-		key = []byte(record.FirstUserKey)
-	}
-	fromKey := len(end) == 1 && end[0] == 0
-	return key, end, !fromKey && bytes.Compare(key, end) >= 0
+	r := keyrange.Of(key, end).Above(firstUserKey)
+	return r.Key, r.End, r.Empty()
 }
