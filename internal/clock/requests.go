@@ -2,33 +2,21 @@ package clock
 
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
-func putOp(r *pb.PutRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: r}}
-}
+func putOp(r *pb.PutRequest) *pb.RequestOp { return request.Put(r) }
 
 func put(key string, value []byte) *pb.RequestOp {
 	return putOp(&pb.PutRequest{Key: []byte(key), Value: value})
 }
 
-func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
-}
+func rangeOp(r *pb.RangeRequest) *pb.RequestOp { return request.Range(r) }
 
-func valueIs(key string, value []byte) *pb.Compare {
-	return &pb.Compare{
-		Key: []byte(key), Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL,
-		TargetUnion: &pb.Compare_Value{Value: value},
-	}
-}
+func valueIs(key string, value []byte) *pb.Compare { return request.ValueIs([]byte(key), value) }
 
-func absent(key string) *pb.Compare {
-	return &pb.Compare{
-		Key: []byte(key), Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL,
-		TargetUnion: &pb.Compare_CreateRevision{CreateRevision: 0},
-	}
-}
+func absent(key string) *pb.Compare { return request.Absent([]byte(key), nil) }
 
 // readDigits and readRecords end the clock's transactions. They are shared by all requests.
 var (

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -73,7 +74,7 @@ func (l *Lessor) enter(ctx context.Context, epoch, id int64, rec record.LeaseRec
 	var mu sync.Mutex
 	key, holds := record.LeaseKey(id), epochIs(epoch)
 	req := &pb.TxnRequest{
-		Compare: append([]*pb.Compare{absent(key, nil)}, holds...),
+		Compare: append([]*pb.Compare{request.Absent(key, nil)}, holds...),
 		Success: []*pb.RequestOp{putOp(key, rec.Encode(), 0)},
 		Failure: ifHolds(holds, getOp(key, nil)),
 	}
@@ -118,7 +119,7 @@ func (l *Lessor) kill(ctx context.Context, epoch, id int64, recs []*record.Lease
 		dead := *recs[i]
 		dead.Dead = true
 		resp, err := l.member(ctx, i, &pb.TxnRequest{
-			Compare: append([]*pb.Compare{valueIs(key, recs[i].Encode()), absent(held, heldEnd)}, holds...),
+			Compare: append([]*pb.Compare{request.ValueIs(key, recs[i].Encode()), request.Absent(held, heldEnd)}, holds...),
 			Success: []*pb.RequestOp{putOp(key, dead.Encode(), 0)},
 			Failure: ifHolds(holds, getOp(key, nil)),
 		})
@@ -154,7 +155,7 @@ func (l *Lessor) bury(ctx context.Context, id int64, dead record.LeaseRecord) (b
 	entries, entriesEnd := record.AttachedRange(id)
 	err = l.eachMember(func(i int) error {
 		resp, err := l.member(ctx, i, &pb.TxnRequest{
-			Compare: []*pb.Compare{valueIs(key, dead.Encode()), absent(entries, entriesEnd)},
+			Compare: []*pb.Compare{request.ValueIs(key, dead.Encode()), request.Absent(entries, entriesEnd)},
 			Success: []*pb.RequestOp{deleteOp(key)},
 			Failure: []*pb.RequestOp{getOp(key, nil)},
 		})
@@ -183,7 +184,7 @@ const entriesAtOnce = 5000
 func (l *Lessor) attached(ctx context.Context, member int, id int64, rec *record.LeaseRecord) (keys []Attached, stale [][]byte, err error) {
 	var holds []*pb.Compare
 	if rec != nil {
-		holds = []*pb.Compare{valueIs(record.LeaseKey(id), rec.Encode())}
+		holds = []*pb.Compare{request.ValueIs(record.LeaseKey(id), rec.Encode())}
 	}
 	key, end := record.AttachedRange(id)
 	for more := true; more; {
@@ -241,7 +242,7 @@ func (l *Lessor) states(
 // drop deletes entries of a dead lease whose keys are not attached.
 func (l *Lessor) drop(ctx context.Context, member int, id int64, dead record.LeaseRecord, entries [][]byte) error {
 	for part := range slices.Chunk(entries, l.cfg.MaxTxnOps-1) {
-		req := &pb.TxnRequest{Compare: []*pb.Compare{valueIs(record.LeaseKey(id), dead.Encode())}}
+		req := &pb.TxnRequest{Compare: []*pb.Compare{request.ValueIs(record.LeaseKey(id), dead.Encode())}}
 		for _, e := range part {
 			req.Success = append(req.Success, deleteOp(e))
 		}
@@ -267,7 +268,7 @@ func (l *Lessor) Drop(ctx context.Context, member int, entries []Entry) error {
 	for part := range slices.Chunk(entries, l.cfg.MaxTxnOps/2) {
 		req := &pb.TxnRequest{}
 		for _, e := range part {
-			req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(e.Key, nil)}, deleteOp(record.AttachedKey(e.Lease, e.Key)))...)
+			req.Success = append(req.Success, ifHolds([]*pb.Compare{request.Absent(e.Key, nil)}, deleteOp(record.AttachedKey(e.Lease, e.Key)))...)
 		}
 		if _, err := l.member(ctx, member, req); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // TestRestoreOutlivesTimers: there are more leases than timers can be started in the shortest TTL. Every timer runs out when so many
@@ -56,6 +57,6 @@ func TestRestoreStartsTimersAgain(t *testing.T) {
 func TestRestoreIsGuarded(t *testing.T) {
 	w := newWorld(t, 1)
 	put(t, w.members[0], string(record.LeaseKey(7)), string(own(1000, 60).Encode()))
-	require.ErrorIs(t, w.open(nil).Restore(t.Context(), []*pb.Compare{absent([]byte(epochKey), nil)}), errEpoch)
+	require.ErrorIs(t, w.open(nil).Restore(t.Context(), []*pb.Compare{request.Absent([]byte(epochKey), nil)}), errEpoch)
 	require.Zero(t, w.sentinels())
 }

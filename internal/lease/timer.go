@@ -15,6 +15,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Sentinels have names in [sentinelPrefix, sentinelEnd) on the coordinator, and the values of living records.
@@ -73,7 +74,7 @@ func (l *Lessor) stopTimer(ctx context.Context, g int64) (stopped bool, err erro
 func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error {
 	key := sentinelKey(id)
 	resp, err := l.coordinator(ctx, &pb.TxnRequest{
-		Compare: append([]*pb.Compare{absent(key, nil)}, holds...),
+		Compare: append([]*pb.Compare{request.Absent(key, nil)}, holds...),
 		Success: []*pb.RequestOp{putOp(key, rec.Encode(), rec.Grant)},
 		Failure: ifHolds(holds, getOp(key, nil)),
 	})
@@ -228,7 +229,7 @@ func (l *Lessor) restore(ctx context.Context, life []*pb.Compare, part []grant, 
 			return err
 		})
 		key := sentinelKey(t.id)
-		req.Success = append(req.Success, ifHolds([]*pb.Compare{absent(key, nil)}, putOp(key, recs[t.id].Encode(), t.grant))...)
+		req.Success = append(req.Success, ifHolds([]*pb.Compare{request.Absent(key, nil)}, putOp(key, recs[t.id].Encode(), t.grant))...)
 	}
 	if err := g.Wait(); err != nil {
 		return err

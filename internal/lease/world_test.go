@@ -16,6 +16,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 const (
@@ -73,7 +74,7 @@ func (w *world) open(via etcdfake.Interceptor, adjust ...func(*Config)) *Lessor 
 
 // Present, Sync and EpochChanged make the world a Clock.
 func (w *world) Present() (int64, []*pb.Compare) {
-	return epoch, []*pb.Compare{valueIs([]byte(epochKey), []byte("5"))}
+	return epoch, []*pb.Compare{request.ValueIs([]byte(epochKey), []byte("5"))}
 }
 
 func (w *world) Sync(ctx context.Context) (int64, error) { return epoch, ctx.Err() }
