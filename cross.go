@@ -168,6 +168,11 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	if err := x.lock(ctx, f); err != nil {
 		return nil, false, err
 	}
+	for i, l := range x.locked {
+		if err := x.c.showHeads(ctx, x.c.members[x.shares[i].Member], l.Bare, l.MemberRev); err != nil {
+			return nil, false, err
+		}
+	}
 	locked := x.plan.NewCross(x.c.ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -231,7 +232,7 @@ func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
 
 // refreshCache keeps what this process knows of keys up to date with other processes' writes.
 func (f *feed) refreshCache(evs []*clientv3.Event) {
-	for _, e := range evs {
+	for _, e := range slices.Backward(evs) { // a revision may change a key twice: what it leaves counts
 		if isReserved(e.Kv.Key) {
 			continue
 		}

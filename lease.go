@@ -35,6 +35,10 @@ func (c *core) leaseConfig() lease.Config {
 		Watch:  func() clientv3.Watcher { return clientv3.NewWatcher(cli) },
 		Delete: c.deleteAttached, MaxTxnOps: min(maxTxnOps, c.cfg.MemberTxnOps), Logger: c.cfg.Logger,
 		OnReaped: c.metrics.reaps.Inc,
+		Known: func(kv *mvccpb.KeyValue) (rev, lease int64, ok bool) {
+			ok = c.knownHead(kv)
+			return kv.ModRevision, kv.Lease, ok
+		},
 	}
 	for _, m := range c.members {
 		cfg.Members = append(cfg.Members, lease.Member{Name: m.name, Txn: m.txn})

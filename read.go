@@ -14,7 +14,6 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/snapshot"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
@@ -164,18 +163,33 @@ func (g *guesses) was(right bool) {
 // rangeAt reads the snapshot at the closed revision r, with the events of own on top: what a transaction at r+1 wrote before
 // this read. The request's own revision is ignored; the response has no header.
 func (c *core) rangeAt(ctx context.Context, f *feed, req *pb.RangeRequest, r int64, own []*mergedlog.Event) (*pb.RangeResponse, error) {
+	shown, answered := snapshot.Levels(req)
+	resp, err := c.pairsAt(ctx, f, req, r, own, shown, answered)
+	if err == nil && req.KeysOnly {
+		snapshot.Strip(resp.Kvs, req.SortTarget)
+	}
+	return resp, err
+}
+
+// pairsAt is rangeAt for a caller that says what it needs: pairs have at least what answered says, and none of KeysOnly is done.
+func (c *core) pairsAt(
+	ctx context.Context, f *feed, req *pb.RangeRequest, r int64, own []*mergedlog.Event, shown, answered snapshot.Level,
+) (*pb.RangeResponse, error) {
 	key, end, empty := req.Key, req.RangeEnd, false
 	if len(end) > 0 {
 		key, end, empty = validate.Clip(key, end)
 	}
 	if empty {
-		return snapshot.Merge(req, nil)
+		return snapshot.Select(req, nil)
+	}
+	if len(end) == 0 && !req.CountOnly && (answered == snapshot.Values || !c.cache.Has(key)) {
+		shown, answered = snapshot.Values, snapshot.Values // to ask twice would cost more than the value
 	}
 	native := rangeCopy(req, key, end)
-	members := c.ring.MembersOf(key, end)
+	b := c.newBases(f, c.ring.MembersOf(key, end), r, shown, answered)
 	for try := 1; ; try++ {
-		resp, err := c.readAt(ctx, f, native, members, key, end, r, own)
-		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !c.behind(ctx, f, members, r) {
+		resp, err := b.read(ctx, native, own)
+		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !c.behind(ctx, f, b.members, r) {
 			return resp, err
 		}
 	}
@@ -201,39 +215,6 @@ func (c *core) behind(ctx context.Context, f *feed, members []int, r int64) bool
 	return true
 }
 
-func (c *core) readAt(
-	ctx context.Context, f *feed, native *pb.RangeRequest, members []int, key, end []byte, r int64, own []*mergedlog.Event,
-) (*pb.RangeResponse, error) {
-	snaps, err := f.snapshot(ctx, r, members, key, end)
-	if err != nil {
-		return nil, err
-	}
-	parts := make([]snapshot.Part, len(members))
-	for i := range parts {
-		parts[i].Tail = snaps[i].Tail
-		if len(own) > 0 {
-			parts[i].Tail = snapshot.Overlay(parts[i].Tail, own, members[i], key, end)
-		}
-	}
-	err = atOnce(ctx, len(members), func(ctx context.Context, i int) error {
-		return c.readPart(ctx, native, members[i], snaps[i].Lo, len(members), &parts[i])
-	})
-	if err != nil {
-		return nil, err
-	}
-	rest, err := snapshot.Rest(native, parts)
-	if err != nil {
-		return nil, err
-	}
-	err = atOnce(ctx, len(rest), func(ctx context.Context, i int) error {
-		return c.readRest(ctx, rest[i], members[i], snaps[i].Lo, &parts[i])
-	})
-	if err != nil {
-		return nil, err
-	}
-	return snapshot.Merge(native, parts)
-}
-
 // atOnce does f for 0 to n-1 concurrently; the first error ends it.
 func atOnce(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
 	if n == 1 {
@@ -251,55 +232,6 @@ func rangeCopy(req *pb.RangeRequest, key, end []byte) *pb.RangeRequest {
 		Key: key, RangeEnd: end, Limit: req.Limit, SortOrder: req.SortOrder, SortTarget: req.SortTarget, KeysOnly: req.KeysOnly, CountOnly: req.CountOnly,
 		MinModRevision: req.MinModRevision, MaxModRevision: req.MaxModRevision, MinCreateRevision: req.MinCreateRevision, MaxCreateRevision: req.MaxCreateRevision,
 	}
-}
-
-// readPart reads the base of one of several members at lo; the part has its tail.
-func (c *core) readPart(ctx context.Context, req *pb.RangeRequest, member int, lo int64, members int, part *snapshot.Part) error {
-	if len(req.RangeEnd) == 0 && len(part.Tail) > 0 {
-		// The tail says it all of a single key.
-		if part.Tail[0].PrevKv != nil {
-			part.Count = 1
-		}
-		return nil
-	}
-	resp, err := c.readBase(ctx, snapshot.Plan(req, part.Tail, members), member, lo)
-	if err != nil {
-		return err
-	}
-	part.Kvs, part.Count, part.More = resp.Kvs, resp.Count, resp.More
-	return nil
-}
-
-// readRest completes a base; a nil request means that it is.
-func (c *core) readRest(ctx context.Context, native *pb.RangeRequest, member int, lo int64, part *snapshot.Part) error {
-	if native == nil {
-		return nil
-	}
-	resp, err := c.readBase(ctx, native, member, lo)
-	if err != nil {
-		return err
-	}
-	part.Kvs = append(part.Kvs, resp.Kvs...)
-	return nil
-}
-
-// readBase reads a member natively at lo, and shows what it holds as its users know it.
-func (c *core) readBase(ctx context.Context, native *pb.RangeRequest, member int, lo int64) (*pb.RangeResponse, error) {
-	native.Revision = lo
-	read := c.members[member].rangeAt
-	if len(native.RangeEnd) == 0 {
-		read = c.members[member].points.read
-	}
-	resp, err := whenBack(ctx, c, func() (*pb.RangeResponse, error) { return read(ctx, native) })
-	if err != nil {
-		return nil, err
-	}
-	for _, kv := range resp.Kvs {
-		if err := record.ToUser(kv); err != nil {
-			return nil, err
-		}
-	}
-	return resp, nil
 }
 
 // awayRetry is how long a read of a member that is away rests before it asks again.

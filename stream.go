@@ -112,13 +112,14 @@ func (s *stream) whole(ctx context.Context, f *feed) error {
 
 // pieces sends a range in the order of its keys, as it is read.
 func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int) error {
-	snaps, err := f.snapshot(ctx, s.at, members, s.next, end)
-	if err != nil {
+	shown, answered := snapshot.Levels(s.req)
+	b := s.c.newBases(f, members, s.at, shown, answered)
+	if err := b.locate(ctx, s.next, end); err != nil {
 		return err
 	}
-	tails := make([][]*mergedlog.Event, len(snaps))
-	for i := range snaps {
-		tails[i] = snaps[i].Tail
+	tails := make([][]*mergedlog.Event, len(members))
+	for i := range tails {
+		tails[i] = b.snaps[i].Tail
 	}
 	p := snapshot.NewPieces(s.next, end, tails)
 	before, limit := s.sent, s.req.Limit
@@ -129,7 +130,7 @@ func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int)
 		if s.at < s.c.compacted.Load() { // the members may have it still, as a compaction leaves them a bit more
 			return rpctypes.ErrGRPCCompacted
 		}
-		kvs, err := s.take(ctx, p, members, snaps, min(n, limit-s.sent))
+		kvs, err := take(ctx, p, b, min(n, limit-s.sent))
 		if err != nil {
 			return err
 		}
@@ -157,13 +158,13 @@ func (s *stream) pieces(ctx context.Context, f *feed, end []byte, members []int)
 }
 
 // take reads what the next n keys need, and returns as many of them as that shows: all, or those that are left, or at least one.
-func (s *stream) take(ctx context.Context, p *snapshot.Pieces, members []int, snaps []mergedlog.MemberSnapshot, n int64) ([]*mvccpb.KeyValue, error) {
+func take(ctx context.Context, p *snapshot.Pieces, b *bases, n int64) ([]*mvccpb.KeyValue, error) {
 	for {
 		reqs := p.Plan(n)
 		resps := make([]*pb.RangeResponse, len(reqs))
 		err := atOnce(ctx, len(reqs), func(ctx context.Context, i int) (err error) {
 			if reqs[i] != nil {
-				resps[i], err = s.c.readBase(ctx, reqs[i], members[i], snaps[i].Lo)
+				resps[i], err = b.readBase(ctx, reqs[i], i)
 			}
 			return err
 		})
@@ -177,7 +178,11 @@ func (s *stream) take(ctx context.Context, p *snapshot.Pieces, members []int, sn
 				asked = true
 			}
 		}
-		if kvs, err := p.Take(n); err != nil || len(kvs) > 0 || !asked {
+		kvs, err := p.Take(n)
+		if err == nil {
+			err = b.complete(ctx, kvs, true)
+		}
+		if err != nil || len(kvs) > 0 || !asked {
 			return kvs, err
 		}
 	}

@@ -1,7 +1,9 @@
 package metaetcd
 
 import (
+	"bytes"
 	"context"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/snapshot"
 	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
@@ -122,15 +125,16 @@ func (v *snapView) Range(r translate.Range) []*mvccpb.KeyValue { return v.ranges
 // viewAt reads what the plan compares or writes at a closed revision.
 func (c *core) viewAt(ctx context.Context, f *feed, plan *translate.Plan, at int64) (*snapView, error) {
 	type ask struct {
-		req  *pb.RangeRequest
-		resp *pb.RangeResponse
+		req   *pb.RangeRequest
+		needs snapshot.Level
+		resp  *pb.RangeResponse
 	}
 	var asks []ask
 	for _, k := range plan.Keys {
-		asks = append(asks, ask{req: &pb.RangeRequest{Key: k}})
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: k}, needs: needed(plan.NeedValue)})
 	}
 	for _, r := range plan.Compared {
-		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End}})
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End}, needs: needed(plan.ComparesValues(r))})
 	}
 	for _, r := range plan.Deleted {
 		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: true}})
@@ -139,7 +143,11 @@ func (c *core) viewAt(ctx context.Context, f *feed, plan *translate.Plan, at int
 	g.SetLimit(16)
 	for i := range asks {
 		g.Go(func() (err error) {
-			asks[i].resp, err = c.rangeAt(gctx, f, asks[i].req, at, nil)
+			shown := snapshot.Keys
+			if asks[i].needs == snapshot.Values {
+				shown = snapshot.Values
+			}
+			asks[i].resp, err = c.pairsAt(gctx, f, asks[i].req, at, nil, shown, asks[i].needs)
 			return err
 		})
 	}
@@ -159,6 +167,14 @@ func (c *core) viewAt(ctx context.Context, f *feed, plan *translate.Plan, at int
 		v.emptyRanges[r.String()] = asks[len(plan.Keys)+len(plan.Compared)+i].resp.Count == 0
 	}
 	return v, nil
+}
+
+// needed is what is read of pairs that are compared.
+func needed(values bool) snapshot.Level {
+	if values {
+		return snapshot.Values
+	}
+	return snapshot.Heads
 }
 
 // reading is what a member said of some keys and ranges at one native revision.
@@ -223,18 +239,15 @@ func (m *member) readKeys(ctx context.Context, keys [][]byte, linearizable bool)
 	return rd, nil
 }
 
-// readState reads all that an exclusive transaction is evaluated on, at one native revision.
-func (m *member) readState(ctx context.Context, plan *translate.Plan, linearizable bool) (*reading, error) {
+// readState reads all that an exclusive transaction is evaluated on, at one native revision of its member, linearizably.
+func (c *core) readState(ctx context.Context, m *member, plan *translate.Plan) (*reading, error) {
 	req := &pb.TxnRequest{}
-	add := func(r *pb.RangeRequest) {
-		r.Serializable = !linearizable
-		req.Success = append(req.Success, rangeOp(r))
-	}
+	add := func(r *pb.RangeRequest) { req.Success = append(req.Success, rangeOp(r)) }
 	for _, k := range plan.Keys {
 		add(&pb.RangeRequest{Key: k})
 	}
 	for _, r := range plan.Compared {
-		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End})
+		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, KeysOnly: !plan.ComparesValues(r)})
 	}
 	for _, r := range plan.Deleted {
 		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: true})
@@ -254,10 +267,13 @@ func (m *member) readState(ctx context.Context, plan *translate.Plan, linearizab
 	}
 	for _, r := range plan.Compared {
 		kvs := rs[0].GetResponseRange().GetKvs()
-		for _, kv := range kvs {
-			if err := record.ToUser(kv); err != nil {
-				return nil, err
-			}
+		if plan.ComparesValues(r) {
+			err = usersView(kvs)
+		} else {
+			err = c.showHeads(ctx, m, kvs, rd.rev)
+		}
+		if err != nil {
+			return nil, err
 		}
 		rd.ranges[r.String()], rs = kvs, rs[1:]
 	}
@@ -265,6 +281,28 @@ func (m *member) readState(ctx context.Context, plan *translate.Plan, linearizab
 		rd.emptyRanges[r.String()], rs = rs[0].GetResponseRange().GetCount() == 0, rs[1:]
 	}
 	return rd, nil
+}
+
+// usersView makes pairs what their users know of them.
+func usersView(kvs []*mvccpb.KeyValue) error {
+	for _, kv := range kvs {
+		if err := record.ToUser(kv); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showHeads makes pairs that a member has shown without their values, at its revision rev, what the user's headers say of them.
+func (c *core) showHeads(ctx context.Context, m *member, kvs []*mvccpb.KeyValue, rev int64) error {
+	for _, kv := range kvs {
+		snapshot.SetUnread(kv)
+	}
+	slices.SortFunc(kvs, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
+	b := &bases{c: c, members: []int{m.index}, fresh: true, snaps: []mergedlog.MemberSnapshot{{Lo: rev}}}
+	err := b.completeOf(ctx, 0, kvs, snapshot.Heads, true)
+	dropMarks(kvs)
+	return err
 }
 
 func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
@@ -300,11 +338,15 @@ type replay struct {
 
 // read reads the state that a step finds.
 func (r *replay) read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
-	own := r.own
+	return r.c.rangeAt(ctx, r.f, req, r.stamp-1, r.ownIn(req))
+}
+
+// ownIn are the transaction's own writes that may lie in a range.
+func (r *replay) ownIn(req *pb.RangeRequest) []*mergedlog.Event {
 	if len(req.RangeEnd) == 0 {
-		own = r.byKey[string(req.Key)]
+		return r.byKey[string(req.Key)]
 	}
-	return r.c.rangeAt(ctx, r.f, req, r.stamp-1, own)
+	return r.own
 }
 
 func (r *replay) step(ctx context.Context, s translate.Step) (translate.Result, error) {
@@ -324,14 +366,23 @@ func (r *replay) step(ctx context.Context, s translate.Step) (translate.Result, 
 		r.put(s.Put, prev.Kvs)
 		return translate.Result{Prev: prev.Kvs}, nil
 	default:
-		prev, err := r.read(ctx, &pb.RangeRequest{Key: s.Delete.Key, RangeEnd: s.Delete.RangeEnd})
+		needs := snapshot.Keys
+		if s.Delete.PrevKv {
+			needs = snapshot.Values
+		}
+		req := &pb.RangeRequest{Key: s.Delete.Key, RangeEnd: s.Delete.RangeEnd}
+		prev, err := r.c.pairsAt(ctx, r.f, req, r.stamp-1, r.ownIn(req), needs, needs)
 		if err != nil {
 			return translate.Result{}, err
 		}
 		for _, kv := range prev.Kvs {
 			r.write(mvccpb.Event_DELETE, &mvccpb.KeyValue{Key: kv.Key, ModRevision: r.stamp}, kv)
 		}
-		return translate.Result{Prev: prev.Kvs, Deleted: int64(len(prev.Kvs))}, nil
+		res := translate.Result{Deleted: int64(len(prev.Kvs))}
+		if s.Delete.PrevKv {
+			res.Prev = prev.Kvs
+		}
+		return res, nil
 	}
 }
 

@@ -133,7 +133,7 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		if err := w.lookAtLeases(ctx); err != nil {
 			return nil, false, err
 		}
-		rd, err := whenBack(ctx, w.c, func() (*reading, error) { return w.member.readState(ctx, w.plan, true) })
+		rd, err := whenBack(ctx, w.c, func() (*reading, error) { return w.c.readState(ctx, w.member, w.plan) })
 		if err != nil {
 			return nil, false, err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -49,6 +50,9 @@ type Config struct {
 	Watch func() clientv3.Watcher // opens one that the lessor closes
 
 	Members []Member
+	// Known tells what is known of a key that a member has shown at a native revision without its value: the user's revision and
+	// lease. May be nil.
+	Known func(kv *mvccpb.KeyValue) (rev, lease int64, ok bool)
 	// Delete deletes those of the keys that are still as they were seen, by stamped transactions, and returns the last
 	// revision of these.
 	Delete func(ctx context.Context, keys []Attached) (rev int64, err error)

@@ -210,33 +210,72 @@ func (l *Lessor) attached(ctx context.Context, member int, id int64, rec *record
 	return keys, stale, nil
 }
 
-// states sorts the keys of some entries into those that are attached to the lease and those that are not.
+// states sorts the keys of some entries into those that are attached to the lease and those that are not. It reads the values, which
+// have the leases in front of them, only of keys that are not known as they are now.
 func (l *Lessor) states(
 	ctx context.Context, member int, id int64, holds []*pb.Compare, entries []*mvccpb.KeyValue, keys []Attached, stale [][]byte,
 ) ([]Attached, [][]byte, error) {
-	req := &pb.TxnRequest{Compare: holds}
-	for _, e := range entries {
-		req.Success = append(req.Success, getOp(record.AttachedTo(e.Key), nil))
+	put := func(entry, key []byte, rev, lease int64) {
+		if lease == id {
+			keys = append(keys, Attached{Key: key, Rev: rev})
+		} else {
+			stale = append(stale, entry)
+		}
 	}
-	resp, err := l.member(ctx, member, req)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !resp.Succeeded {
-		return nil, nil, errMoved
-	}
-	for i, e := range entries {
-		s, err := translate.StateOf(resp.Responses[i].GetResponseRange())
+	if l.cfg.Known != nil {
+		heads, err := l.keysOf(ctx, member, holds, entries, true)
 		if err != nil {
 			return nil, nil, err
 		}
-		if s.KV.GetLease() == id {
-			keys = append(keys, Attached{Key: record.AttachedTo(e.Key), Rev: s.KV.ModRevision})
-		} else {
-			stale = append(stale, e.Key)
+		var unknown []*mvccpb.KeyValue
+		for i, e := range entries {
+			if kvs := heads[i].Kvs; len(kvs) == 0 {
+				stale = append(stale, e.Key)
+			} else if rev, lease, ok := l.cfg.Known(kvs[0]); ok {
+				put(e.Key, kvs[0].Key, rev, lease)
+			} else {
+				unknown = append(unknown, e)
+			}
 		}
+		entries = unknown
+	}
+	if len(entries) == 0 {
+		return keys, stale, nil
+	}
+	found, err := l.keysOf(ctx, member, holds, entries, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, e := range entries {
+		s, err := translate.StateOf(found[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		put(e.Key, record.AttachedTo(e.Key), s.KV.GetModRevision(), s.KV.GetLease())
 	}
 	return keys, stale, nil
+}
+
+// keysOf reads the keys that entries name, with their values or without. errMoved: the compares do not hold.
+func (l *Lessor) keysOf(ctx context.Context, member int, holds []*pb.Compare, entries []*mvccpb.KeyValue, keysOnly bool) ([]*pb.RangeResponse, error) {
+	req := &pb.TxnRequest{Compare: holds}
+	for _, e := range entries {
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{
+			RequestRange: &pb.RangeRequest{Key: record.AttachedTo(e.Key), KeysOnly: keysOnly},
+		}})
+	}
+	resp, err := l.member(ctx, member, req)
+	if err != nil {
+		return nil, err
+	}
+	if !resp.Succeeded {
+		return nil, errMoved
+	}
+	found := make([]*pb.RangeResponse, len(entries))
+	for i := range found {
+		found[i] = resp.Responses[i].GetResponseRange()
+	}
+	return found, nil
 }
 
 // drop deletes entries of a dead lease whose keys are not attached.

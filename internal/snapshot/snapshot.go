@@ -53,8 +53,8 @@ type Part struct {
 }
 
 // Plan returns the native request for the base of one of the given number of members. The range is taken as it is; the
-// caller clips it to user keys and sets Revision and Serializable. Sorting, filters and KeysOnly stay behind, because to
-// the member they mean native revisions and stored values.
+// caller clips it to user keys and sets Revision and Serializable, and KeysOnly where Levels allows it. Sorting and filters stay
+// behind, because to the member they mean native revisions and stored values.
 func Plan(req *pb.RangeRequest, tail []*mergedlog.Event, members int) *pb.RangeRequest {
 	native := &pb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: req.CountOnly}
 	if w := window(req); w > 0 && !req.CountOnly {
@@ -119,6 +119,16 @@ func Rest(req *pb.RangeRequest, parts []Part) ([]*pb.RangeRequest, error) {
 //
 // The error is ErrOverlap, or nil.
 func Merge(req *pb.RangeRequest, parts []Part) (*pb.RangeResponse, error) {
+	resp, err := Select(req, parts)
+	if err == nil && req.KeysOnly {
+		Strip(resp.Kvs, req.SortTarget)
+	}
+	return resp, err
+}
+
+// Select is Merge of parts whose bases show no more than Levels demands. The pairs are as the parts have them, those that are
+// Unread included, also for KeysOnly.
+func Select(req *pb.RangeRequest, parts []Part) (*pb.RangeResponse, error) {
 	if req.CountOnly {
 		return &pb.RangeResponse{Count: count(parts)}, nil
 	}
@@ -133,9 +143,6 @@ func Merge(req *pb.RangeRequest, parts []Part) (*pb.RangeResponse, error) {
 		clear(kvs[req.Limit:])
 		kvs = kvs[:req.Limit:req.Limit]
 		resp.More = true
-	}
-	if req.KeysOnly {
-		Strip(kvs, req.SortTarget)
 	}
 	if len(kvs) > 0 { // an empty list is nil, as it is when decoded from the wire
 		resp.Kvs = kvs

@@ -29,7 +29,8 @@ func TestMergeAnswersAsEtcd(t *testing.T) {
 		}
 		for range 32 {
 			req := drawRequest(t, h)
-			got, err := Merge(req, readParts(t, h, req, r, own))
+			parts, _ := readParts(t, h, req, r, own, Values)
+			got, err := Merge(req, parts)
 			require.NoError(t, err)
 			requireSame(t, etcdRange(req, state), got, req)
 		}
@@ -37,8 +38,8 @@ func TestMergeAnswersAsEtcd(t *testing.T) {
 	})
 }
 
-// readParts reads each member's base and tail.
-func readParts(t *rapid.T, h *history, req *pb.RangeRequest, r int64, own []*mergedlog.Event) []Part {
+// readParts reads each member's base and tail, the base with what a level says of its pairs. It also returns where the bases are.
+func readParts(t *rapid.T, h *history, req *pb.RangeRequest, r int64, own []*mergedlog.Event, level Level) ([]Part, []int64) {
 	parts, los := make([]Part, len(h.members)), make([]int64, len(h.members))
 	for m := range parts {
 		lo := h.lo(m, r)
@@ -54,17 +55,17 @@ func readParts(t *rapid.T, h *history, req *pb.RangeRequest, r int64, own []*mer
 			native.Limit = 1 + int64(uniform(int(min(native.Limit, 12))).Draw(t, "share"))
 		}
 		base := etcdRange(native, h.native(m, lo))
-		parts[m] = Part{Kvs: base.Kvs, Count: base.Count, More: base.More, Tail: tail}
+		parts[m] = Part{Kvs: shownAt(level, base.Kvs), Count: base.Count, More: base.More, Tail: tail}
 		los[m] = lo
 	}
 	rest, err := Rest(req, parts)
 	require.NoError(t, err)
 	for m, native := range rest {
 		if native != nil {
-			parts[m].Kvs = append(parts[m].Kvs, etcdRange(native, h.native(m, los[m])).Kvs...)
+			parts[m].Kvs = append(parts[m].Kvs, shownAt(level, etcdRange(native, h.native(m, los[m])).Kvs)...)
 		}
 	}
-	return parts
+	return parts, los
 }
 
 // drawOwnWrites lets a transaction with the given stamp write, and applies that to state.

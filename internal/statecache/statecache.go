@@ -79,6 +79,12 @@ func (c *Cache) Peek(key []byte) (State, bool) {
 	return State{}, false
 }
 
+// Has reports whether anything is known of a key. It is no use of the key.
+func (c *Cache) Has(key []byte) bool {
+	_, ok := c.Peek(key)
+	return ok
+}
+
 // Learn inserts or replaces what is known of a key, unless something newer is known, and counts as a use of it.
 func (c *Cache) Learn(key []byte, state State) {
 	h, s := c.locate(key)

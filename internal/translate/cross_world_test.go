@@ -175,8 +175,19 @@ func (w *crossWorld) begin(req *pb.TxnRequest) *crossed {
 		} else {
 			x.locked = append(x.locked, x.lock(s))
 		}
+		x.show(&x.shares[i], x.locked[i].Bare)
 	}
 	return x
+}
+
+// show fills in the headers of what was read without values.
+func (x *crossed) show(s *translate.Share, bare []*mvccpb.KeyValue) {
+	users := x.w.members[s.Member].users()
+	for _, kv := range bare {
+		require.Empty(x.w.t, kv.Value)
+		u := users[string(kv.Key)]
+		kv.ModRevision, kv.CreateRevision, kv.Version, kv.Lease = u.ModRevision, u.CreateRevision, u.Version, u.Lease
+	}
 }
 
 // lock locks a share, which nobody else can lock then.

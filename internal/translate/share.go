@@ -19,8 +19,9 @@ type Share struct {
 	Keys     [][]byte
 	Compared []Range
 	Deleted  []Range
-	Leases   []int64 // that some branch attaches keys to
-	named    bool    // the keys of deleted ranges have to be known, not only how many they are
+	Leases   []int64          // that some branch attaches keys to
+	named    bool             // the keys of deleted ranges have to be known, not only how many they are
+	values   func(Range) bool // a compared range is read with its values
 	maxOps   int
 }
 
@@ -30,7 +31,7 @@ func (p *Plan) Shares(r *ring.Ring, maxTxnOps int) []Share {
 	shares := make([]Share, len(p.Members))
 	of := make(map[int]*Share, len(p.Members))
 	for i, m := range p.Members {
-		shares[i] = Share{Member: m, Leases: p.Leases, named: len(p.Deleted) > 1, maxOps: maxTxnOps}
+		shares[i] = Share{Member: m, Leases: p.Leases, named: len(p.Deleted) > 1, values: p.ComparesValues, maxOps: maxTxnOps}
 		of[m] = &shares[i]
 	}
 	for _, k := range p.Keys {
@@ -214,7 +215,7 @@ func (s *Share) reads() []*pb.RequestOp {
 		ops = append(ops, rangeOp(&pb.RangeRequest{Key: k}))
 	}
 	for _, r := range s.Compared {
-		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End}))
+		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, KeysOnly: !s.values(r)}))
 	}
 	for _, r := range s.Deleted {
 		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: !s.named, KeysOnly: s.named}))
@@ -249,7 +250,12 @@ type Locked struct {
 	states  []State  // of Keys
 	ranges  [][]*mvccpb.KeyValue
 	deleted []*pb.RangeResponse
-	living  map[int64]bool // leases that keys can be attached to
+
+	// Bare are the pairs of the compared ranges that were read without values, as the member shows them at MemberRev. The caller fills
+	// in what their users know of them.
+	Bare []*mvccpb.KeyValue
+
+	living map[int64]bool // leases that keys can be attached to
 }
 
 // DecodeLock reads the member's answer to Lock.
@@ -302,12 +308,10 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Lock
 		}
 		l.states, rs = append(l.states, state), rs[1:]
 	}
-	for range s.Compared {
+	for _, r := range s.Compared {
 		kvs := rs[0].GetResponseRange().GetKvs()
-		for _, kv := range kvs {
-			if err := record.ToUser(kv); err != nil {
-				return nil, err
-			}
+		if err := l.show(kvs, s.values(r)); err != nil {
+			return nil, err
 		}
 		l.ranges, rs = append(l.ranges, kvs), rs[1:]
 	}
@@ -324,6 +328,20 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Lock
 		}
 	}
 	return l, nil
+}
+
+// show takes over what was read of a compared range.
+func (l *Locked) show(kvs []*mvccpb.KeyValue, values bool) error {
+	if !values {
+		l.Bare = append(l.Bare, kvs...)
+		return nil
+	}
+	for _, kv := range kvs {
+		if err := record.ToUser(kv); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Locked) decodeRefusal(epoch int64, resp *pb.TxnResponse) error {
