@@ -13,7 +13,7 @@ func TestNextChunk(t *testing.T) {
 		size int
 		want int64
 	}{
-		{10, 10, 100, 80},               // not more than eight times as many
+		{10, 10, 100, 160},              // not more than sixteen times as many
 		{10, 10, chunkBytes / 3, 30},    // as many as are of the right size
 		{10, 5, chunkBytes / 6, 30},     // judged by the keys there were
 		{10, 10, chunkBytes * 2, 5},     // fewer
