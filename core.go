@@ -43,9 +43,9 @@ type core struct {
 
 	crossings sync.Map // record.TxnID of the transactions across members that this process is at work on
 
-	compacted atomic.Int64
-	// acknowledged is the highest revision of a write of this process that was acknowledged.
-	acknowledged atomic.Int64
+	compacted    atomic.Int64
+	told         atomic.Int64 // see tell
+	closedBefore atomic.Int64 // the closed revision of earlier feeds
 	guesses      guesses
 	log          atomic.Pointer[mergedlog.Log] // of the newest feed, also while it is being opened
 
@@ -396,14 +396,6 @@ func (l currentLog) fenceHolds(member int, r raised) {
 func (l currentLog) highest() int64 {
 	if log := l.c.log.Load(); log != nil {
 		return log.Highest()
-	}
-	return 0
-}
-
-// closed is the newest closed revision.
-func (l currentLog) closed() int64 {
-	if log := l.c.log.Load(); log != nil {
-		return log.Closed()
 	}
 	return 0
 }

@@ -45,6 +45,7 @@ func openFeed(ctx context.Context, c *core) (*feed, error) {
 	f := &feed{c: c, ended: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.log = mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, MaxBytes: c.cfg.LogBytes, OnRecord: f.onRecord})
+	raise(&c.closedBefore, c.closed())
 	c.log.Store(f.log)
 	f.gaps = newGapKeeper(f)
 	f.locks = newLockKeeper(f)

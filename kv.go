@@ -149,12 +149,14 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (_ *pb.TxnResponse
 func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (_ *pb.CompactionResponse, err error) {
 	start := time.Now()
 	defer func() { s.c.metrics.request("Compact", start, err) }()
-	h := s.c.header()
+	h := s.c.knownHeader()
 	err = s.c.current(ctx, func(f *feed) error {
-		if h.Revision, err = s.c.presentFor(ctx, f, r.Revision); err != nil {
+		at, err := s.c.presentFor(ctx, f, r.Revision)
+		if err != nil {
 			return err
 		}
-		return asked(s.c.compact(ctx, f, r, h.Revision), true)
+		h.Revision = max(h.Revision, at)
+		return asked(s.c.compact(ctx, f, r, at), true)
 	})
 	if err != nil {
 		return nil, s.c.grpcError(ctx, err)

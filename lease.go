@@ -204,7 +204,7 @@ func (o *outbox) send(stream pb.Lease_LeaseKeepAliveServer) error {
 	}
 }
 
-// presentHeader is a header that covers everything acknowledged before the call; knownHeader covers what this process knows.
+// presentHeader is a header that covers everything acknowledged before the call, by any process.
 func (c *core) presentHeader(ctx context.Context) (*pb.ResponseHeader, error) {
 	h := c.header()
 	err := c.current(ctx, func(f *feed) (err error) {
@@ -212,12 +212,6 @@ func (c *core) presentHeader(ctx context.Context) (*pb.ResponseHeader, error) {
 		return err
 	})
 	return h, err
-}
-
-func (c *core) knownHeader() *pb.ResponseHeader {
-	h := c.header()
-	h.Revision = max(currentLog{c}.closed(), c.acknowledged.Load())
-	return h
 }
 
 // leasesOf prepares a run to be built: it names the records of its leases, as this process knows them on the run's member.

@@ -186,11 +186,24 @@ func (c *Client) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clien
 }
 
 // Install makes cli's KV, Watcher and Lease those of the meta cluster; its other interfaces stay those of the server it was made
-// for. Every installed client has handles of its own: closing it closes nobody else's. Call it before cli is used.
+// for. Every installed client has handles of its own, which end when it is closed, with the error of a closed connection; closing it
+// closes nobody else's. Call it before cli is used.
 func (c *Client) Install(cli *clientv3.Client) {
-	cli.KV = clientv3.NewKVFromKVClient(bridge.KVClient(c.kvs), cli)
-	cli.Watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(c.watches), cli)
-	cli.Lease = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(c.leases), cli, firstKeepAlive)
+	life := c.core.lifeOf(cli)
+	cli.KV = clientv3.NewKVFromKVClient(life.KVClient(c.kvs), cli)
+	cli.Watcher = clientv3.NewWatchFromWatchClient(life.WatchClient(c.watches), cli)
+	cli.Lease = clientv3.NewLeaseFromLeaseClient(life.LeaseClient(c.leases), cli, firstKeepAlive)
+}
+
+// lifeOf is a client's life: that of its connection, or of its context if it has none.
+func (c *core) lifeOf(cli *clientv3.Client) *bridge.Life {
+	conn := cli.ActiveConnection()
+	if conn == nil {
+		return bridge.LifeOfContext(cli.Ctx())
+	}
+	life := bridge.LifeOf(conn)
+	c.spawn(func() { life.Follow(c.ctx) })
+	return life
 }
 
 // Register offers the meta cluster's KV, Watch and Lease services on a gRPC server: what a proxy is made of.
@@ -209,13 +222,10 @@ func (c *Client) Revision(ctx context.Context) (rev int64, err error) {
 	return rev, c.core.orOver(ctx, err)
 }
 
-// ClosedRevision returns the revision up to which this process knows everything: what serializable reads are served at.
-func (c *Client) ClosedRevision() int64 {
-	if f := c.core.present(); f != nil {
-		return f.log.Closed()
-	}
-	return 0
-}
+// ClosedRevision returns the revision up to which this process knows everything. It never goes back. It may lie below a revision
+// that a caller of this process was told of, like that of a write which was acknowledged a moment ago; serializable reads are served
+// at the higher of the two, or above.
+func (c *Client) ClosedRevision() int64 { return c.core.closed() }
 
 // Health returns nil if the coordinator and every member answer; otherwise an error that names those that do not.
 func (c *Client) Health(ctx context.Context) error { return c.core.health(ctx) }

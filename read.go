@@ -63,19 +63,20 @@ func (c *core) cover(ctx context.Context, f *feed, reading clock.Reading) (int64
 // present is the revision that an answer's header carries. It may still be found out while the answer is read.
 type present func(ctx context.Context) (int64, error)
 
-// readRevision finds the closed revision that a range request is served at, and the one its header carries.
+// readRevision finds the revision that a range request is served at, and the one its header carries.
 func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) (at int64, header present, err error) {
+	if req.Serializable {
+		return c.serializableRevision(ctx, f, req)
+	}
 	w := f.log.Closed()
-	if !req.Serializable && req.Revision > 0 && req.Revision <= w {
+	if req.Revision > 0 && req.Revision <= w {
 		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
 			return 0, nil, asked(err, true)
 		}
 		return req.Revision, c.presentBeside(f, req.Revision), nil
 	}
-	if !req.Serializable {
-		if w, err = c.linearize(ctx, f); err != nil {
-			return 0, nil, err
-		}
+	if w, err = c.linearize(ctx, f); err != nil {
+		return 0, nil, err
 	}
 	at = w
 	if req.Revision > 0 {
@@ -84,7 +85,7 @@ func (c *core) readRevision(ctx context.Context, f *feed, req *pb.RangeRequest) 
 		}
 		at = req.Revision
 	}
-	return at, func(context.Context) (int64, error) { return max(w, at), nil }, nil
+	return at, constant(max(w, at)), nil
 }
 
 // presentBeside asks the clock while a closed revision is read: only the header depends on the answer, and whether
@@ -120,7 +121,7 @@ func (c *core) checkRevision(ctx context.Context, f *feed, rev int64) error {
 func (c *core) readKey(ctx context.Context, f *feed, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	reading := c.clock.StartRead()
 	early, resp := f.log.Closed(), (*pb.RangeResponse)(nil)
-	guessed := early >= c.acknowledged.Load() && c.guesses.worthIt()
+	guessed := early >= c.told.Load() && c.guesses.worthIt()
 	if guessed {
 		resp, _ = c.rangeAt(ctx, f, req, early, nil)
 	}
@@ -160,7 +161,7 @@ func (g *guesses) was(right bool) {
 	}
 }
 
-// rangeAt reads the snapshot at the closed revision r, with the events of own on top: what a transaction at r+1 wrote before
+// rangeAt reads the snapshot at r, which is closed, or settled on the members that hold the range, with the events of own on top: what a transaction at r+1 wrote before
 // this read. The request's own revision is ignored; the response has no header.
 func (c *core) rangeAt(ctx context.Context, f *feed, req *pb.RangeRequest, r int64, own []*mergedlog.Event) (*pb.RangeResponse, error) {
 	shown, answered := snapshot.Levels(req)
@@ -252,10 +253,18 @@ func whenBack[T any](ctx context.Context, c *core, read func() (T, error)) (T, e
 	}
 }
 
-// snapshot finds where a snapshot at r is on each member: in memory, or in the members' histories.
+// snapshot finds where a snapshot at r is on each member: in memory, or in the members' histories. What is not closed is settled
+// on the members.
 func (f *feed) snapshot(ctx context.Context, r int64, members []int, key, end []byte) ([]mergedlog.MemberSnapshot, error) {
-	snaps, err := f.log.Snapshot(r, members, key, end)
+	read := f.log.Snapshot
+	if r > f.log.Closed() {
+		read = f.log.SettledSnapshot
+	}
+	snaps, err := read(r, members, key, end)
 	if errors.Is(err, mergedlog.ErrEvicted) {
+		if err := f.log.WaitClosed(ctx, r); err != nil {
+			return nil, err
+		}
 		return f.history.Snapshot(ctx, r, members, key, end)
 	}
 	return snaps, err

@@ -23,7 +23,7 @@ func (c *core) readTxn(ctx context.Context, plan *translate.Plan) (*pb.TxnRespon
 	return resp, err
 }
 
-// answerUnstamped evaluates a transaction on a closed snapshot. If it writes nothing there, that is its answer, at a revision
+// answerUnstamped evaluates a transaction on a snapshot. If it writes nothing there, that is its answer, at a revision
 // at which what was read was current; otherwise writes is true.
 func (c *core) answerUnstamped(ctx context.Context, plan *translate.Plan, serializable bool) (resp *pb.TxnResponse, writes bool, err error) {
 	// A lease that does not exist now does not exist in any later state.
@@ -32,11 +32,14 @@ func (c *core) answerUnstamped(ctx context.Context, plan *translate.Plan, serial
 		return nil, false, err
 	}
 	err = c.current(ctx, func(f *feed) error {
-		at := f.log.Closed()
-		if !serializable {
-			if at, err = c.linearize(ctx, f); err != nil {
-				return err
-			}
+		var at int64
+		if serializable {
+			at, err = c.serialize(ctx, f, c.readBy(plan))
+		} else {
+			at, err = c.linearize(ctx, f)
+		}
+		if err != nil {
+			return err
 		}
 		resp, writes, err = c.answerAt(ctx, f, plan, at, dead)
 		return err
@@ -76,8 +79,8 @@ func (c *core) answerAt(ctx context.Context, f *feed, plan *translate.Plan, at i
 			if rev = s.Range.Revision; rev > at {
 				return nil, false, rpctypes.ErrGRPCFutureRev
 			}
-			if err := c.checkRevision(ctx, f, rev); err != nil {
-				return nil, false, asked(err, true)
+			if rev < c.compacted.Load() {
+				return nil, false, asked(rpctypes.ErrGRPCCompacted, true)
 			}
 		}
 		if results[i].Range, err = c.rangeAt(ctx, f, s.Range, rev, nil); err != nil {

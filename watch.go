@@ -33,7 +33,8 @@ type source struct{ f *feed }
 
 func (s source) Closed() int64              { return s.f.log.Closed() }
 func (s source) Compacted() int64           { return s.f.c.compacted.Load() }
-func (s source) Acknowledged() int64        { return s.f.c.acknowledged.Load() }
+func (s source) Told() int64                { return s.f.c.known() }
+func (s source) Await(rev int64)            { s.f.await(min(rev, s.Told())) }
 func (s source) Advanced() <-chan struct{}  { return s.f.log.Advanced() }
 func (s source) Header() *pb.ResponseHeader { return s.f.c.header() }
 func (s source) Done() <-chan struct{}      { return s.f.ended }

@@ -261,7 +261,7 @@ func (w *writer) wouldWrite() bool {
 // for before anything lands, which a snapshot does.
 func (w *writer) readable(run *translate.Run) bool {
 	for _, s := range run.Steps {
-		if s.Range != nil && w.c.names(s.Range) && (s.Range.Revision < w.c.compacted.Load() || s.Range.Revision > currentLog{w.c}.closed()) {
+		if s.Range != nil && w.c.names(s.Range) && (s.Range.Revision < w.c.compacted.Load() || s.Range.Revision > w.c.closed()) {
 			return false
 		}
 	}
@@ -353,7 +353,7 @@ func (w *writer) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, 
 
 // landed acknowledges a transaction that landed at stamp.
 func (c *core) landed(plan *translate.Plan, run *translate.Run, stamp int64, results []translate.Result) *pb.TxnResponse {
-	raise(&c.acknowledged, stamp)
+	c.tell(stamp)
 	resp := plan.Answer(run, stamp, true, results)
 	resp.Header = c.header()
 	resp.Header.Revision = stamp
@@ -427,6 +427,7 @@ func (c *core) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 			return nil, err
 		}
 		c.metrics.fencedReads.Inc()
+		c.tell(res.Stamp)
 		resp.Header = c.header()
 		resp.Header.Revision = res.Stamp
 		return resp, nil

@@ -25,6 +25,7 @@ const (
 type pipe[Req, Resp any] struct {
 	call
 
+	life   *Life
 	client context.Context // the caller's
 	server context.Context // the handler's
 
@@ -36,11 +37,15 @@ type pipe[Req, Resp any] struct {
 }
 
 // open starts the handler of a streaming call.
-func open[Req, Resp any](ctx context.Context, name string, handler func(serverEnd[Req, Resp]) error) (*clientEnd[Req, Resp], error) {
+func open[Req, Resp any](ctx context.Context, life *Life, name string, handler func(serverEnd[Req, Resp]) error) (*clientEnd[Req, Resp], error) {
 	if err := ctx.Err(); err != nil {
 		return nil, toStatus(err)
 	}
+	if life.ended() {
+		return nil, errClosing
+	}
 	p := &pipe[Req, Resp]{
+		life:       life,
 		client:     ctx,
 		requests:   make(chan *Req, requestBuffer),
 		responses:  make(chan *Resp, responseBuffer),
@@ -49,9 +54,11 @@ func open[Req, Resp any](ctx context.Context, name string, handler func(serverEn
 	}
 	p.method = name
 	p.onSend = func() { close(p.headerSent) }
-	sctx, stop := context.WithCancel(p.serverContext(ctx))
+	during, leave := life.during(p.serverContext(ctx))
+	sctx, stop := context.WithCancel(during)
 	p.server = sctx
 	go func() {
+		defer leave()
 		defer stop()
 		err := handler(serverEnd[Req, Resp]{p})
 		p.finish(err)
@@ -62,7 +69,7 @@ func open[Req, Resp any](ctx context.Context, name string, handler func(serverEn
 func (p *pipe[Req, Resp]) finish(err error) {
 	p.err = io.EOF
 	if err != nil {
-		p.err = toStatus(err)
+		p.err = p.life.toStatus(p.client, err)
 	}
 	p.sendHeader()
 	close(p.done)
@@ -110,6 +117,8 @@ func (c *clientEnd[Req, Resp]) Recv() (*Resp, error) {
 		return nil, toStatus(err)
 	}
 	select {
+	case <-c.p.life.done():
+		return nil, errClosing
 	case m := <-c.p.responses:
 		return m, nil
 	case <-c.p.done:
@@ -134,6 +143,8 @@ func (c *clientEnd[Req, Resp]) Header() (metadata.MD, error) {
 	select {
 	case <-c.p.headerSent:
 		return c.p.sendHeader(), nil
+	case <-c.p.life.done():
+		return nil, errClosing
 	case <-c.p.client.Done():
 		return nil, toStatus(c.p.client.Err())
 	}

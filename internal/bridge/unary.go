@@ -12,17 +12,22 @@ import (
 
 // invoke runs one unary call on the caller's goroutine. The method is a method expression of the server's interface,
 // because a method value would be an allocation per call.
-func invoke[S, Req, Resp any](ctx context.Context, name string, s S, method func(S, context.Context, *Req) (*Resp, error),
+func invoke[S, Req, Resp any](ctx context.Context, life *Life, name string, s S, method func(S, context.Context, *Req) (*Resp, error),
 	in *Req, opts []grpc.CallOption,
 ) (*Resp, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, toStatus(err)
 	}
+	if life.ended() {
+		return nil, errClosing
+	}
+	during, stop := life.during(ctx)
+	defer stop()
 	call := &call{method: name}
-	out, err := method(s, call.serverContext(ctx), in)
+	out, err := method(s, call.serverContext(during), in)
 	call.answer(opts)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, life.toStatus(ctx, err)
 	}
 	return out, nil
 }

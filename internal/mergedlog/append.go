@@ -61,6 +61,7 @@ func (l *Log) integrateLocked(m *member) error {
 		}
 	}
 	l.noteReachedLocked(m)
+	l.noteSettledLocked(m)
 	l.advanceLocked()
 	return nil
 }
@@ -157,6 +158,9 @@ func (l *Log) advanceLocked() {
 		l.trimTailsLocked()
 	}
 	l.waiters.wake(w)
+	for _, m := range l.members {
+		m.settling.waiters.wake(w)
+	}
 	l.broadcastLocked()
 }
 
@@ -168,6 +172,7 @@ func (l *Log) failLocked(err error) {
 	l.waiters.wake(forever)
 	for _, m := range l.members {
 		m.waiters.wake(forever)
+		m.settling.waiters.wake(forever)
 		m.wakeDoubts(func(doubt) bool { return true })
 	}
 	l.releasedLocked()

@@ -114,13 +114,14 @@ type member struct {
 	parser parser
 
 	MemberState
-	ordered int64 // highest fence that a transaction set at its own stamp, for its order
-	locks   locks
-	raises  []raise // answers of raises that the stream has not reached yet
-	index   index
-	tail    tail
-	waiters waiters // for the stream's position
-	doubts  map[doubt]verdict
+	ordered  int64 // highest fence that a transaction set at its own stamp, for its order
+	locks    locks
+	raises   []raise // answers of raises that the stream has not reached yet
+	index    index
+	tail     tail
+	waiters  waiters // for the stream's position
+	settling settling
+	doubts   map[doubt]verdict
 }
 
 // raise is the answer of a fence raise: F >= fence held at native revision rev, in that epoch.
@@ -159,6 +160,7 @@ func (l *Log) Open(member int, s MemberState, held ...Lock) {
 	l.noteLocksLocked(m, held)
 	l.noteFenceLocked(m, s.Epoch, s.Fence)
 	l.noteReachedLocked(m)
+	l.noteSettledLocked(m)
 }
 
 // Start makes c the closed revision. The caller has shown that every stamp <= c that lands at all was appended or
@@ -198,6 +200,7 @@ func (l *Log) FenceHolds(member int, epoch, fence, rev int64) {
 	m := l.members[member]
 	m.raises = append(m.raises, raise{epoch, fence, rev})
 	l.noteReachedLocked(m)
+	l.noteSettledLocked(m)
 	l.advanceLocked()
 }
 

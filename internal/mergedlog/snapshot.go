@@ -70,10 +70,17 @@ func (l *Log) Snapshot(r int64, members []int, key, end []byte) ([]MemberSnapsho
 	if r > l.closed.Load() {
 		return nil, ErrNotClosed
 	}
+	return l.snapshotLocked(r, members, key, end)
+}
+
+func (l *Log) snapshotLocked(r int64, members []int, key, end []byte) ([]MemberSnapshot, error) {
+	if !l.started || r < l.start {
+		return nil, ErrEvicted
+	}
 	snaps := make([]MemberSnapshot, len(members))
 	for i, id := range members {
 		m := l.members[id]
-		lo, hi, ok := l.boundsLocked(m, r)
+		lo, hi, ok := m.index.bounds(r, m.Rev)
 		if !ok || lo < m.tail.gone && lo < hi {
 			return nil, ErrEvicted
 		}

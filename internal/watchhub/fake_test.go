@@ -30,6 +30,8 @@ type fakeSource struct {
 	highest   int64
 	closed    int64
 	compacted int64
+	told      int64
+	awaited   int64
 	floor     int64 // Since fails below it
 	held      bool  // commits do not advance the closed revision
 	silent    bool  // advancing tells nobody
@@ -121,7 +123,17 @@ func (f *fakeSource) Closed() int64 {
 	return f.closed
 }
 
-func (f *fakeSource) Acknowledged() int64 { return 0 }
+func (f *fakeSource) Told() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(f.told, f.closed, f.compacted)
+}
+
+func (f *fakeSource) Await(rev int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.awaited = max(f.awaited, rev)
+}
 
 func (f *fakeSource) Compacted() int64 {
 	f.mu.Lock()

@@ -203,15 +203,18 @@ func (h *Hub) advanceLocked(rev int64) {
 	}
 }
 
-// await rouses a stream as soon as the position has reached a revision.
+// await rouses a stream as soon as the position has reached a revision, or the lowest of several.
 func (h *Hub) await(s *stream, rev int64) {
+	h.src.Await(rev)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.position.Load() >= rev {
 		s.rouse()
 		return
 	}
-	h.waiting[s] = rev
+	if lowest, ok := h.waiting[s]; !ok || rev < lowest {
+		h.waiting[s] = rev
+	}
 }
 
 // create registers a watcher and queues its Created; not on a stream that has ended. A start of 0 means now.
@@ -221,16 +224,15 @@ func (h *Hub) create(w *watcher, start int64) bool {
 	if w.stream.ended {
 		return false
 	}
-	closed := h.src.Closed()
-	created := item{kind: itemCreated, w: w, resp: &pb.WatchResponse{Header: h.header(closed), WatchId: w.id, Created: true}}
+	w.floor, w.bare = start, h.src.Compacted()
+	told := h.src.Told() // not below bare
+	created := item{kind: itemCreated, w: w, resp: &pb.WatchResponse{Header: h.header(told), WatchId: w.id, Created: true}}
 	w.registered = true
 	h.watchers++
-	w.floor, w.bare = start, h.src.Compacted()
-	if start == 0 {
-		w.floor = max(closed, h.src.Acknowledged())
-		start = w.floor + 1
+	if start == 0 { // everything above the header's revision follows
+		w.floor, start = told, told+1
 	}
-	synced := start > h.position.Load() && start >= h.src.Compacted()
+	synced := start > h.position.Load() && start >= w.bare
 	if !synced {
 		created.rev = start
 	}

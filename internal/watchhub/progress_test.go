@@ -97,7 +97,7 @@ func TestProgressUnderLoad(t *testing.T) {
 			defer writer.Wait()
 			defer close(stop)
 			seen := map[int64]int64{}
-			for range 1000 {
+			for range 200 {
 				f.checkProgress(c, seen, watchers)
 			}
 		})

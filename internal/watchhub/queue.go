@@ -18,7 +18,7 @@ const (
 	itemCreated                  // send resp; if rev > 0, w is behind from rev on
 	itemAnswer                   // send resp, which is about no watcher
 	itemCanceled                 // send resp and forget w
-	itemProgress                 // the client asked for progress; rev was the closed revision
+	itemProgress                 // the client asked for progress; what was told by then is rev
 )
 
 // item is one entry of a stream's queue.

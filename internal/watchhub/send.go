@@ -40,7 +40,7 @@ func (s *stream) send(broken <-chan error) error {
 		case p := <-s.pieces:
 			err = s.replayed(p)
 		case <-ticker.C:
-			s.tick = true
+			s.tick, s.tickRev = true, s.hub.src.Told()
 		case <-s.ctx.Done():
 			err = s.ctx.Err()
 		case err = <-broken:
@@ -95,8 +95,7 @@ func (s *stream) turn() (busy bool, err error) {
 		_, err = s.catchUp(noLimit)
 	}
 	if err == nil && s.tick {
-		s.tick = false
-		err = s.notify(sent)
+		err = s.ticked(sent)
 	}
 	return len(s.behind) > 0, err
 }
@@ -215,6 +214,16 @@ func (s *stream) eachLive(f func(w *watcher)) {
 		}
 	}
 	clear(s.scratch)
+}
+
+// ticked notifies watchers of progress once that is no less than what was told when the interval had passed.
+func (s *stream) ticked(sent int64) error {
+	if sent < s.tickRev {
+		s.hub.await(s, s.tickRev)
+		return nil
+	}
+	s.tick = false
+	return s.notify(sent)
 }
 
 // notify serves the watchers with progress_notify that had no event since the last tick. As in etcd, those that are

@@ -15,9 +15,11 @@ import (
 type Source interface {
 	// Closed returns the closed revision. It never goes back.
 	Closed() int64
-	// Acknowledged returns the highest revision of a write that this process was told has landed, closed or not: a watch
-	// without a start revision begins behind it.
-	Acknowledged() int64
+	// Told returns the highest revision that clients of this process may have been told of, closed or not, and at least
+	// Closed and Compacted: no answer says less, and a watch without a start revision begins behind it.
+	Told() int64
+	// Await says that somebody waits until a revision is closed.
+	Await(rev int64)
 	// Compacted returns the compacted revision, 0 if there is none. Watches from below it are refused.
 	Compacted() int64
 	// Since returns the events with stamps in [from, Closed()], in order, at most maxEvents but never a part of a

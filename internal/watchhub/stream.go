@@ -47,6 +47,7 @@ type stream struct {
 	asked     bool       // the client waits for progress
 	askedRev  int64      // what it must reach at least
 	tick      bool       // the progress interval has passed
+	tickRev   int64      // what was told by then
 	scratch   []*watcher
 	replaying int        // goroutines that replay
 	replayOf  []*watcher // those that wait for one
@@ -114,7 +115,7 @@ func (s *stream) handle(req *pb.WatchRequest) bool {
 		if u.ProgressRequest == nil {
 			return false
 		}
-		s.enqueue(item{kind: itemProgress, rev: s.hub.src.Closed()})
+		s.enqueue(item{kind: itemProgress, rev: s.hub.src.Told()})
 		return true
 	default:
 		return false
@@ -141,7 +142,7 @@ func (s *stream) create(req *pb.WatchCreateRequest) bool {
 // refuse answers a creation that creates nothing.
 func (s *stream) refuse(reason string) {
 	s.enqueue(item{kind: itemAnswer, resp: &pb.WatchResponse{
-		Header:       s.hub.header(s.hub.src.Closed()),
+		Header:       s.hub.header(s.hub.src.Told()),
 		WatchId:      clientv3.InvalidWatchID,
 		Created:      true,
 		Canceled:     true,
@@ -179,7 +180,7 @@ func (s *stream) cancel(id int64) bool {
 	}
 	s.hub.cancel(w)
 	s.enqueue(item{kind: itemCanceled, w: w, resp: &pb.WatchResponse{
-		Header:   s.hub.header(s.hub.src.Closed()),
+		Header:   s.hub.header(s.hub.src.Told()),
 		WatchId:  id,
 		Canceled: true,
 	}})

@@ -3,9 +3,12 @@ package client
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
@@ -24,6 +27,40 @@ func TestWatchBeginsBehindAcknowledgedWrites(t *testing.T) {
 		resp := <-events
 		require.NoError(t, resp.Err())
 		require.Equal(t, put.Header.Revision, resp.Events[0].Kv.ModRevision, "round %d", i)
+		cancel()
+	}
+}
+
+// TestWatchFromNowBesideCompactions: another process compacts at the present, again and again, while this one is a moment behind.
+// A watch without a revision is never compacted, and brings all that follows its header's revision.
+func TestWatchFromNowBesideCompactions(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli, other := cluster.Client(t), open(t, cluster.DirectConfig())
+	ctx, stop := context.WithCancel(within(t, patience))
+	var compactor sync.WaitGroup
+	compactor.Go(func() {
+		for ctx.Err() == nil {
+			if resp, err := other.Put(ctx, "other", "v"); err == nil {
+				_, _ = other.Compact(ctx, resp.Header.Revision)
+			}
+		}
+	})
+	defer compactor.Wait()
+	defer stop()
+	for i := range 100 {
+		one, cancel := context.WithCancel(ctx)
+		key := fmt.Sprint("k", i)
+		before := put(t, cli, key, "before")
+		events := cli.Watch(one, key, clientv3.WithCreatedNotify())
+		created := takeResponse(t, events)
+		require.NoError(t, created.Err())
+		require.True(t, created.Created)
+		require.GreaterOrEqual(t, created.Header.Revision, before)
+		after := put(t, cli, key, "after")
+		require.Greater(t, after, created.Header.Revision)
+		evs := take(t, events, 1)
+		require.Equal(t, after, evs[0].Kv.ModRevision, "round %d", i)
 		cancel()
 	}
 }
