@@ -16,13 +16,13 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/latch"
 	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/topology"
-	"github.com/metaetcd/metaetcd/internal/turns"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
@@ -38,7 +38,7 @@ type core struct {
 	commit  *commit.Pipeline
 	cache   *statecache.Cache
 	metrics *metrics
-	turns   *turns.Turns
+	latches *latch.Set
 	sweeper *sweeper
 
 	crossings sync.Map // record.TxnID of the transactions across members that this process is at work on
@@ -79,7 +79,7 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 		return nil, err
 	}
 	c.cache = statecache.New(cfg.CacheEntries)
-	c.turns = turns.New(len(c.members))
+	c.latches = latch.New(len(c.members))
 	c.sweeper = newSweeper(c)
 	c.clock = clock.New(c.clockConfig(coordinator))
 	c.leases = lease.New(c.leaseConfig())

@@ -14,10 +14,10 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/latch"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
-	"github.com/metaetcd/metaetcd/internal/turns"
 )
 
 const (
@@ -34,7 +34,7 @@ const (
 func (c *core) cross(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
 	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.ring, c.cfg.MemberTxnOps), patience: minPatience}
 	for _, s := range x.shares {
-		x.claims = append(x.claims, turns.Claim{Member: s.Member, Slots: s.Slots})
+		x.claims = append(x.claims, latch.Claim{Member: s.Member, Slots: s.Slots})
 	}
 	type answer struct {
 		resp *pb.TxnResponse
@@ -60,14 +60,14 @@ type crossing struct {
 	c        *core
 	plan     *translate.Plan
 	shares   []translate.Share
-	claims   []turns.Claim
+	claims   []latch.Claim
 	patience time.Duration
 
 	// Of the present attempt.
 	holder record.Holder
 	epoch  int64
 	locked []*translate.Locked // nil: not known to be locked
-	turn   *turns.Turn         // nil: it has to be taken
+	held   *latch.Held         // nil: the latches have to be taken
 	rest   backoff.Backoff     // after members were away
 }
 
@@ -86,9 +86,9 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 			return resp, err
 		}
 	}
-	defer x.endTurn()
+	defer x.unlatch()
 	for {
-		if err := x.takeTurn(ctx); err != nil {
+		if err := x.latch(ctx); err != nil {
 			return nil, err
 		}
 		resp, decided, err := x.attempt(ctx)
@@ -96,7 +96,7 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 		case decided || !errors.Is(err, errAgain):
 			return resp, err
 		case errors.Is(err, errAway):
-			x.endTurn()
+			x.unlatch()
 			if !x.rest.Wait(ctx) {
 				return nil, ctx.Err()
 			}
@@ -104,10 +104,10 @@ func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
 	}
 }
 
-// takeTurn waits for the transaction's turn, unless it still has it; and before that, holding nothing, for the members that
+// latch waits for the transaction's latches, unless it still has them; and before that, holding nothing, for the members that
 // were away when somebody asked them last.
-func (x *crossing) takeTurn(ctx context.Context) (err error) {
-	if x.turn != nil {
+func (x *crossing) latch(ctx context.Context) (err error) {
+	if x.held != nil {
 		return ctx.Err()
 	}
 	for _, s := range x.shares {
@@ -115,14 +115,14 @@ func (x *crossing) takeTurn(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	x.turn, err = x.c.turns.Take(ctx, x.claims)
+	x.held, err = x.c.latches.Acquire(ctx, x.claims)
 	return err
 }
 
-// endTurn lets others have their turn.
-func (x *crossing) endTurn() {
-	x.turn.End()
-	x.turn = nil
+// unlatch lets the next ones have the latches.
+func (x *crossing) unlatch() {
+	x.held.Release()
+	x.held = nil
 }
 
 // foreseen reports whether the transaction would change nothing, as far as this process knows: its compares fail. Then it
@@ -152,7 +152,7 @@ func (v cacheView) Get(key []byte) *mvccpb.KeyValue {
 // Range implements translate.View.
 func (v cacheView) Range(translate.Range) []*mvccpb.KeyValue { return nil }
 
-// attempt locks, evaluates and decides once. decided: the turn ends with the transaction's parts.
+// attempt locks, evaluates and decides once. decided: the latches are released with the transaction's parts.
 func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided bool, err error) {
 	f, err := x.c.feedFor(ctx)
 	if err != nil {
@@ -215,11 +215,11 @@ func (x *crossing) hold(leases []int64) {
 	}
 }
 
-// stepAside gives everything back, the turn included, and answers from a snapshot: that may have to wait for members that the
+// stepAside gives everything back, the latches included, and answers from a snapshot: that may have to wait for members that the
 // transaction does not touch, or to delete the keys of a lease that has ended.
 func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error) {
 	x.abandon() //nolint:contextcheck // locks are given back whatever ends the attempt
-	x.endTurn()
+	x.unlatch()
 	resp, err := x.unstamped(ctx)
 	return resp, false, err
 }
@@ -443,14 +443,14 @@ func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 // finish has the other parts applied while the writer is answered already.
 func (x *crossing) finish(d *translate.Decided) {
 	x.c.metrics.crossings.Inc()
-	holder, turn := x.holder, x.turn
-	x.turn = nil
-	turn.EndOn(0) // the primary's part has landed
+	holder, held := x.holder, x.held
+	x.held = nil
+	held.ReleaseClaim(0) // the primary's part has landed
 	apply := func() {
-		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts, turn) == nil {
+		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts, held) == nil {
 			x.c.sweeper.add(holder)
 		}
-		turn.End()
+		held.Release()
 		x.c.crossings.Delete(holder.ID)
 	}
 	if len(d.Parts) == 0 || !x.c.spawn(apply) {

@@ -8,9 +8,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/latch"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
-	"github.com/metaetcd/metaetcd/internal/turns"
 )
 
 // sweepEvery is how long a decision that is done may lie on its primary: many are removed by one request.
@@ -63,15 +63,15 @@ func removeDecisions(ids []record.TxnID) *pb.TxnRequest {
 	return req
 }
 
-// applyAll applies the parts of a decided transaction, each at its member. It tries until ctx ends. The turn, which may be nil,
-// ends on each member when its part is applied; or was refused once, so that who has taken turns on other members does not hold
+// applyAll applies the parts of a decided transaction, each at its member. It tries until ctx ends. The latches, which may be
+// nil, are released on each member when its part is applied; or was refused once, so that who has latches on other members does not hold
 // these until this one is back.
-func (c *core) applyAll(ctx context.Context, parts []record.DecidedPart, turn *turns.Turn) error {
+func (c *core) applyAll(ctx context.Context, parts []record.DecidedPart, latches *latch.Held) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(parts))
 	for i, p := range parts {
 		wg.Go(func() {
-			errs[i] = c.applyPart(ctx, p, func() { turn.EndOn(1 + i) }) // the primary's is the first
+			errs[i] = c.applyPart(ctx, p, func() { latches.ReleaseClaim(1 + i) }) // the primary's is the first
 		})
 	}
 	wg.Wait()

@@ -30,13 +30,13 @@ var rooms = []room{
 	{name: "arch"},
 	{name: "bridge"},
 	{name: "keyrange", pure: true},
+	{name: "latch", pure: true},
 	{name: "lifetime"},
 	{name: "backoff", imports: []string{"lifetime"}},
 	{name: "record", imports: []string{"keyrange"}, pure: true},
 	{name: "request", pure: true},
 	{name: "ring", imports: []string{"keyrange"}, pure: true},
 	{name: "statecache", pure: true},
-	{name: "turns", pure: true},
 	{name: "wire"},
 	{name: "validate", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "etcdfake", imports: []string{"keyrange", "request", "validate"}},
@@ -50,8 +50,8 @@ var rooms = []room{
 	{name: "commit", imports: []string{"mergedlog", "translate"}},
 	{name: "history", imports: []string{"keyrange", "mergedlog", "record", "watchhub"}},
 	{name: "", imports: []string{
-		"backoff", "bridge", "clock", "commit", "history", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
-		"translate", "turns", "validate", "watchhub", "wire",
+		"backoff", "bridge", "clock", "commit", "history", "latch", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
+		"translate", "validate", "watchhub", "wire",
 	}},
 }
 

@@ -1,4 +1,4 @@
-package turns
+package latch
 
 import (
 	"context"
@@ -15,144 +15,144 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// taker waits for a turn in a goroutine of its own.
+// taker waits for its claims in a goroutine of its own.
 type taker struct {
-	turn   *Turn
+	held   *Held
 	err    error
 	done   bool
 	cancel context.CancelFunc
 }
 
-// take asks for a turn, in a bubble of synctest.
-func take(t *Turns, claims ...Claim) *taker {
+// take asks for claims, in a bubble of synctest.
+func take(s *Set, claims ...Claim) *taker {
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &taker{cancel: cancel}
 	go func() {
-		k.turn, k.err = t.Take(ctx, claims)
+		k.held, k.err = s.Acquire(ctx, claims)
 		k.done = true
 	}()
 	synctest.Wait()
 	return k
 }
 
-func (k *taker) end() {
-	k.turn.End()
+func (k *taker) release() {
+	k.held.Release()
 	synctest.Wait()
 }
 
 func claim(member int, slots ...int) Claim { return Claim{Member: member, Slots: slots} }
 
 // idle says that nothing is left behind.
-func (t *Turns) idle() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, m := range t.members {
+func (s *Set) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.members {
 		if !m.TryAcquire(everything) {
 			return false
 		}
 		m.Release(everything)
 	}
-	return len(t.slots) == 0
+	return len(s.slots) == 0
 }
 
-func TestTurnsOfSlots(t *testing.T) {
+func TestLatchesOfSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := New(2)
-		a := take(ts, claim(0, 1, 3), claim(1, 2))
+		set := New(2)
+		a := take(set, claim(0, 1, 3), claim(1, 2))
 		require.True(t, a.done)
-		apart := take(ts, claim(0, 2), claim(1, 1, 3))
+		apart := take(set, claim(0, 2), claim(1, 1, 3))
 		require.True(t, apart.done, "other slots")
-		first, second := take(ts, claim(1, 2)), take(ts, claim(0, 7), claim(1, 2))
+		first, second := take(set, claim(1, 2)), take(set, claim(0, 7), claim(1, 2))
 		require.False(t, first.done || second.done)
-		a.end()
+		a.release()
 		require.True(t, first.done)
 		require.False(t, second.done, "first come, first served")
-		require.True(t, take(ts, claim(0, 1, 3)).done)
-		first.end()
+		require.True(t, take(set, claim(0, 1, 3)).done)
+		first.release()
 		require.True(t, second.done)
 	})
 }
 
-func TestTurnsOfWholeMembers(t *testing.T) {
+func TestLatchesOfWholeMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := New(2)
-		slot := take(ts, claim(0, 1))
-		whole := take(ts, claim(0))
+		set := New(2)
+		slot := take(set, claim(0, 1))
+		whole := take(set, claim(0))
 		require.False(t, whole.done, "a slot is taken")
-		later := take(ts, claim(0, 2))
+		later := take(set, claim(0, 2))
 		require.False(t, later.done, "nobody passes who waits for all of the member")
-		other := take(ts, claim(1))
+		other := take(set, claim(1))
 		require.True(t, other.done)
-		slot.end()
+		slot.release()
 		require.True(t, whole.done)
 		require.False(t, later.done)
-		again := take(ts, claim(0))
-		whole.end()
+		again := take(set, claim(0))
+		whole.release()
 		require.True(t, later.done)
 		require.False(t, again.done)
-		later.end()
+		later.release()
 		require.True(t, again.done)
-		again.end()
-		other.end()
-		require.True(t, ts.idle())
+		again.release()
+		other.release()
+		require.True(t, set.idle())
 	})
 }
 
-// A turn may end on one member before it ends on the others.
-func TestTurnsEndOneByOne(t *testing.T) {
+// One member may be released before the others.
+func TestClaimsAreReleasedOneByOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := New(2)
-		a := take(ts, claim(0, 1), claim(1))
-		first, second := take(ts, claim(0, 1)), take(ts, claim(1, 2))
-		a.turn.EndOn(0)
+		set := New(2)
+		a := take(set, claim(0, 1), claim(1))
+		first, second := take(set, claim(0, 1)), take(set, claim(1, 2))
+		a.held.ReleaseClaim(0)
 		synctest.Wait()
 		require.True(t, first.done)
 		require.False(t, second.done)
-		next := take(ts, claim(0, 1))
-		a.end()
+		next := take(set, claim(0, 1))
+		a.release()
 		require.True(t, second.done)
 		require.False(t, next.done, "nothing is given back twice")
 		for _, k := range []*taker{first, second, next} {
-			k.end()
+			k.release()
 		}
-		require.True(t, ts.idle())
+		require.True(t, set.idle())
 	})
 }
 
 // Whoever gives up gives back what it had, and leaves the queue.
-func TestTakeEndsWithItsContext(t *testing.T) {
+func TestAcquireEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ts := New(3)
-		holder := take(ts, claim(1, 5))
+		set := New(3)
+		holder := take(set, claim(1, 5))
 		for _, claims := range [][]Claim{{claim(0, 1), claim(1, 4, 5), claim(2)}, {claim(0), claim(1)}} {
-			waiter := take(ts, claims...)
+			waiter := take(set, claims...)
 			require.False(t, waiter.done)
-			behind := take(ts, claim(0, 1))
+			behind := take(set, claim(0, 1))
 			require.False(t, behind.done)
 			waiter.cancel()
 			synctest.Wait()
 			require.ErrorIs(t, waiter.err, context.Canceled)
 			require.True(t, behind.done, "what it held is free")
-			behind.end()
-			free := take(ts, claim(0), claim(1, 4), claim(2))
+			behind.release()
+			free := take(set, claim(0), claim(1, 4), claim(2))
 			require.True(t, free.done)
-			free.end()
+			free.release()
 		}
-		holder.end()
-		require.True(t, ts.idle())
+		holder.release()
+		require.True(t, set.idle())
 	})
 }
 
-func TestTakeFailsWhenItsContextHasEnded(t *testing.T) {
-	ts := New(1)
-	turn, err := ts.Take(t.Context(), []Claim{claim(0, 1)})
+func TestAcquireFailsWhenItsContextHasEnded(t *testing.T) {
+	set := New(1)
+	held, err := set.Acquire(t.Context(), []Claim{claim(0, 1)})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = ts.Take(ctx, []Claim{claim(0, 1)})
+	_, err = set.Acquire(ctx, []Claim{claim(0, 1)})
 	require.ErrorIs(t, err, context.Canceled)
-	turn.End()
-	require.True(t, ts.idle())
+	held.Release()
+	require.True(t, set.idle())
 }
 
 const forever = 1 << 30
@@ -184,7 +184,7 @@ func TestNobodyMeetsAndNobodyWaitsForEver(t *testing.T) {
 			return p
 		}), 1, 12).Draw(r, "people")
 		synctest.Test(t, func(t *testing.T) {
-			ts := New(members)
+			set := New(members)
 			var mu sync.Mutex
 			inside := map[int][]Claim{}
 			var all sync.WaitGroup
@@ -197,7 +197,7 @@ func TestNobodyMeetsAndNobodyWaitsForEver(t *testing.T) {
 						ctx, cancel = context.WithTimeout(ctx, p.patience*time.Millisecond)
 						defer cancel()
 					}
-					turn, err := ts.Take(ctx, p.claims)
+					held, err := set.Acquire(ctx, p.claims)
 					if err != nil {
 						if ctx.Err() == nil {
 							t.Errorf("failed without reason: %v", err)
@@ -216,11 +216,11 @@ func TestNobodyMeetsAndNobodyWaitsForEver(t *testing.T) {
 					mu.Lock()
 					delete(inside, i)
 					mu.Unlock()
-					turn.End()
+					held.Release()
 				})
 			}
 			all.Wait()
-			if !ts.idle() {
+			if !set.idle() {
 				t.Error("something is left")
 			}
 		})
