@@ -9,18 +9,16 @@ import (
 const few = 2
 
 // violation runs seeds until one breaks a promise, with rules taken away, and says how. Empty: none did.
-func violation(t *testing.T, seeds int64, without ...string) string {
+func violation(t *testing.T, seeds int64, flags ...string) string {
 	t.Helper()
-	before := maxLoss
-	maxLoss = few
-	defer func() { maxLoss = before }()
-	var f Flags
-	for _, rule := range without {
-		*f.rules()[rule] = true
+	taken, err := without(flags...)
+	if err != nil {
+		t.Fatal(err)
 	}
+	s := Settings{Without: taken, cross: 30, loss: 1, maxLoss: few, size: 1}
 	cross, rebuilt := 0, 0
 	for seed := int64(1); seed <= seeds; seed++ {
-		w := run(seed, f, 30, 1, false)
+		w := run(seed, s)
 		if w.viol != "" {
 			t.Logf("seed %d: %s", seed, w.viol)
 			return w.viol

@@ -1,0 +1,88 @@
+package main
+
+// Member is an etcd that stores part of the keys: the records of architecture.md, and its log.
+type Member struct {
+	id            int
+	epoch, F, clk int64
+	slots         [maxKeys]int64 // clocks
+	lock          [maxKeys]int64 // who has locked the slot, or 0
+	lockPrim      [maxKeys]int   // the primary of who did
+	whole         int64          // who has locked all of it, or 0
+	wholePrim     int
+	keys          State
+	decisions     map[int64]*Decision // of transactions whose primary it is
+	log           []Revision
+}
+
+// Mark is what a stamp leaves when it arrives.
+type Mark struct {
+	T      int64
+	landed bool
+}
+
+// Revision is one of the member's own revisions, as its stream shows it.
+type Revision struct {
+	evs      []Event
+	marks    []Mark
+	fence    bool // it raised the fence, to F
+	epoch, F int64
+	part     *Part
+	locks    []Lock         // behind it
+	lockBy   [maxKeys]int64 // behind it
+	wholeBy  int64          // behind it
+}
+
+// revision begins a revision.
+func (m *Member) revision() Revision { return Revision{epoch: m.epoch, F: m.F} }
+
+// nextRevision is the number that the next one gets.
+func (m *Member) nextRevision() int { return len(m.log) + 1 }
+
+// commit appends a revision. Every one shows the locks behind it.
+func (m *Member) commit(rv Revision) {
+	rv.locks, rv.lockBy, rv.wholeBy = m.locks(), m.lock, m.whole
+	m.log = append(m.log, rv)
+}
+
+// store writes one key, and gives the event as the stream shows it.
+func (m *Member) store(e Event, rev int) Event {
+	o := m.keys[e.key]
+	if e.del {
+		m.keys[e.key] = KV{}
+		return e
+	}
+	e.kv.ver = o.ver + 1
+	e.kv.nmod = rev
+	e.kv.ncreate = o.ncreate
+	if o.ver == 0 {
+		e.kv.ncreate = rev
+	}
+	m.keys[e.key] = e.kv
+	return e
+}
+
+// raiseClock notes that a stamp arrived: a rebuilt clock begins above it.
+func (m *Member) raiseClock(T int64) { m.clk = max(m.clk, T) }
+
+// landedAt notes that an operation landed, or another part of it.
+func (w *World) landedAt(op *Op, T int64, evs []Event, first bool) {
+	op.evs = append(op.evs, evs...)
+	if !first {
+		return
+	}
+	op.landed++
+	if op.landed > 1 {
+		w.fail("op %d applied twice", op.id)
+	}
+	if o := w.byStamp[T]; o != nil && o != op {
+		w.fail("stamp %d landed twice (ops %d, %d)", T, o.id, op.id)
+	}
+	w.byStamp[T] = op
+	op.T = T
+	w.landed = append(w.landed, op)
+	for _, p := range w.procs {
+		if p.ready && T <= p.W {
+			w.fail("stamp %d (op %d) lands, but p%d closed W=%d", T, op.id, p.id, p.W)
+		}
+	}
+}
