@@ -37,6 +37,11 @@ func (c *core) cover(ctx context.Context, f *feed, reading clock.Reading) (int64
 	if err != nil {
 		return 0, err
 	}
+	return c.reach(ctx, f, target, epoch)
+}
+
+// reach waits until a reading of the clock in epoch is closed.
+func (c *core) reach(ctx context.Context, f *feed, target, epoch int64) (int64, error) {
 	for {
 		if w := f.log.Closed(); w >= target {
 			return w, nil
@@ -125,8 +130,12 @@ func (c *core) readKey(ctx context.Context, f *feed, req *pb.RangeRequest) (*pb.
 	if guessed {
 		resp, _ = c.rangeAt(ctx, f, req, early, nil)
 	}
+	target, epoch, err := reading.Wait(ctx) // as long as it takes: a fenced read needs the clock as well
+	if err != nil {
+		return nil, err
+	}
 	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
-	at, err := c.cover(wait, f, reading)
+	at, err := c.reach(wait, f, target, epoch)
 	cancel()
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:

@@ -120,3 +120,20 @@ func requireLoneReads(t *testing.T, kvs []clientv3.KV, keys []string, value stri
 	}
 	require.NoError(t, g.Wait())
 }
+
+// TestSlowClockFencesNothing: a read that waits for the coordinator, and for nothing else, is not fenced: that would ask the coordinator
+// again, and cost a revision.
+func TestSlowClockFencesNothing(t *testing.T) {
+	t.Parallel()
+	cluster := newCluster(t, 2)
+	cli, reg := measured(t, cluster.Config())
+	rev := put(t, cli, "k", "v")
+	require.Eventually(t, func() bool { return cli.ClosedRevision() >= rev }, patience, tick)
+	cluster.Coordinator.Delay(400 * time.Millisecond)
+	resp, err := cli.Get(within(t, patience), "k")
+	require.NoError(t, err)
+	require.Equal(t, rev, resp.Header.Revision)
+	cluster.Coordinator.Delay(0)
+	require.Zero(t, value(t, reg, "metaetcd_fenced_reads_total"))
+	require.Equal(t, rev+1, put(t, cli, "k", "w"))
+}
