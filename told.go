@@ -87,7 +87,7 @@ func (c *core) settle(ctx context.Context, f *feed, members []int, rev int64) er
 			if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 				return err
 			}
-			f.gaps.raiseMember(c.members[members[i]], c.clock.Epoch(), rev)
+			f.gaps.raiseMember(c.members[members[i]], c.clock.Epoch(), rev) //nolint:contextcheck // it is bounded, and helps all that wait
 		}
 	})
 }

@@ -2,8 +2,7 @@ package mergedlog
 
 import (
 	"context"
-
-	"github.com/metaetcd/metaetcd/internal/record"
+	"maps"
 )
 
 // settling finds out up to where one member is closed, whatever the others do: every stamp up to revision that lands on the
@@ -16,8 +15,8 @@ type settling struct {
 	revision int64 // never decreases
 	waiters  waiters
 
-	next int64                 // the fence that revision goes to when held is released; 0: none
-	held map[int]record.Holder // by slot
+	next int64 // the fence that revision goes to when held is released; 0: none
+	held locks
 }
 
 // noteSettledLocked follows the member's fence and locks.
@@ -26,10 +25,7 @@ func (l *Log) noteSettledLocked(m *member) {
 	for s.revision < m.Fence {
 		if s.next == 0 {
 			s.next = m.Fence
-			s.held = make(map[int]record.Holder, len(m.locks))
-			for slot, h := range m.locks {
-				s.held[slot] = h
-			}
+			s.held = maps.Clone(m.locks)
 		}
 		for slot, h := range s.held {
 			if now, held := m.locks[slot]; !held || now.ID != h.ID {
