@@ -7,9 +7,12 @@ import (
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/history"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -52,8 +55,11 @@ func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, cu
 	g, gctx := errgroup.WithContext(ctx)
 	for i, m := range c.members {
 		g.Go(func() error {
-			_, err := m.kv.Compact(gctx, &pb.CompactionRequest{Revision: los[i], Physical: r.Physical})
-			m.seen(m.index, "compact", err)
+			rev, err := m.harmless(gctx, los[i])
+			if err == nil {
+				_, err = m.kv.Compact(gctx, &pb.CompactionRequest{Revision: rev, Physical: r.Physical})
+				m.seen(m.index, "compact", err)
+			}
 			if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // already further: nothing to do
 				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
 			}
@@ -61,6 +67,57 @@ func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, cu
 		})
 	}
 	return g.Wait()
+}
+
+// harmless returns the last revision up to rev that the member may be compacted at. Etcd loses a key that was deleted and put in
+// exactly the revision that it is compacted at. None is written like that any more, but a member may hold one.
+func (m *member) harmless(ctx context.Context, rev int64) (int64, error) {
+	ctx, cancel := m.whileOpen(ctx)
+	defer cancel()
+	for ; rev > 0; rev-- {
+		recreates, err := m.recreates(ctx, rev)
+		if err != nil || !recreates {
+			return rev, err
+		}
+	}
+	return rev, nil
+}
+
+// recreates reports whether the member's revision deletes a key and then puts it. Only transactions do that which have a revision
+// for themselves, and the first mark record tells these.
+func (m *member) recreates(ctx context.Context, rev int64) (bool, error) {
+	resp, err := m.rangeAt(ctx, &pb.RangeRequest{Key: record.MarkKey(0), Revision: rev})
+	if errors.Is(err, rpctypes.ErrGRPCCompacted) {
+		return false, nil // the member is further: there is nothing to do
+	}
+	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision != rev {
+		return false, err
+	}
+	_, why, err := record.ParseMark(resp.Kvs[0].Value)
+	if err != nil || why != record.Exclusive && why != record.Parted {
+		return false, err
+	}
+	found := false
+	err = history.FromClient(m.cli).Watch(ctx, rev, false, func(r mergedlog.MemberRevision) (bool, error) {
+		found = r.Rev == rev && recreated(r.Events)
+		return false, nil
+	})
+	if errors.As(err, new(*history.MemberCompactedError)) {
+		return false, nil
+	}
+	return found, err
+}
+
+func recreated(evs []*mvccpb.Event) bool {
+	deleted := map[string]struct{}{}
+	for _, e := range evs {
+		if e.Type == mvccpb.Event_DELETE {
+			deleted[string(e.Kv.Key)] = struct{}{}
+		} else if _, ok := deleted[string(e.Kv.Key)]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already.

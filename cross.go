@@ -30,7 +30,7 @@ const (
 )
 
 // cross runs a transaction under locks (section 12): one whose keys lie on several members, that is too long for one
-// request, or that has met others too often. It goes on when ctx ends, but not past what it must finish.
+// request, that puts and deletes a key, or that has met others too often. It goes on when ctx ends, but not past what it must finish.
 func (c *core) cross(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
 	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.ring, c.cfg.MemberTxnOps), patience: minPatience}
 	for _, s := range x.shares {
@@ -445,9 +445,14 @@ func (x *crossing) finish(d *translate.Decided) {
 	x.c.metrics.crossings.Inc()
 	holder, held := x.holder, x.held
 	x.held = nil
-	held.ReleaseClaim(0) // the primary's part has landed
+	over := func(member int) {
+		held.ReleaseClaim(slices.IndexFunc(x.claims, func(c latch.Claim) bool { return c.Member == member }))
+	}
+	if !slices.ContainsFunc(d.Parts, func(p record.DecidedPart) bool { return p.Member == holder.Primary }) {
+		over(holder.Primary) // its part has landed
+	}
 	apply := func() {
-		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts, held) == nil {
+		if len(d.Parts) > 0 && x.c.applyAll(x.c.ctx, d.Parts, over) == nil {
 			x.c.sweeper.add(holder)
 		}
 		held.Release()

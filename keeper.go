@@ -209,13 +209,13 @@ func (c *core) tryTakeLocks(ctx context.Context, m *member, h record.Holder, st 
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
 // tries until ctx ends.
 func (c *core) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
-	if err := c.applyAll(ctx, d.Parts, nil); err != nil {
+	if err := c.applyAll(ctx, d.Parts, func(int) {}); err != nil {
 		return err
 	}
 	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
-func (c *core) applyPart(ctx context.Context, p record.DecidedPart, tried func()) error {
+func (c *core) applyPart(ctx context.Context, p record.DecidedPart, tried func(error)) error {
 	req := &pb.TxnRequest{}
 	if err := proto.Unmarshal(p.Txn, req); err != nil {
 		return err
@@ -224,15 +224,15 @@ func (c *core) applyPart(ctx context.Context, p record.DecidedPart, tried func()
 }
 
 // insist sends a request until the member answers it: one that may be sent any number of times. It calls tried after every
-// attempt.
-func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest, tried ...func()) error {
+// attempt, with the attempt's error.
+func (c *core) insist(ctx context.Context, member int, req *pb.TxnRequest, tried ...func(error)) error {
 	m := c.members[member]
 	for warned := false; ; {
 		sending, cancel := c.lingering(c.cfg.MemberTimeout)
 		_, err := m.send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
 		for _, f := range tried {
-			f()
+			f(err)
 		}
 		if err == nil {
 			return nil

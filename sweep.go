@@ -7,8 +7,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
 
-	"github.com/metaetcd/metaetcd/internal/latch"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
@@ -63,22 +63,29 @@ func removeDecisions(ids []record.TxnID) *pb.TxnRequest {
 	return req
 }
 
-// applyAll applies the parts of a decided transaction, each at its member. It tries until ctx ends. The latches, which may be
-// nil, are released on each member when its part is applied; or was refused once, so that who has latches on other members does not hold
-// these until this one is back.
-func (c *core) applyAll(ctx context.Context, parts []record.DecidedPart, latches *latch.Held) error {
-	var wg sync.WaitGroup
-	errs := make([]error, len(parts))
-	for i, p := range parts {
-		wg.Go(func() {
-			errs[i] = c.applyPart(ctx, p, func() { latches.ReleaseClaim(1 + i) }) // the primary's is the first
+// applyAll applies the parts of a decided transaction, each at its member, those of one member in their order. It tries until ctx
+// ends. It calls over, once or more often, for each member when the last part is applied there; or one was refused, so that who
+// has latches on other members does not hold these until this one is back.
+func (c *core) applyAll(ctx context.Context, parts []record.DecidedPart, over func(member int)) error {
+	of := map[int][]record.DecidedPart{}
+	for _, p := range parts {
+		of[p.Member] = append(of[p.Member], p)
+	}
+	var g errgroup.Group // none is cancelled: the parts are decided
+	for member, parts := range of {
+		g.Go(func() error {
+			for i, p := range parts {
+				err := c.applyPart(ctx, p, func(err error) {
+					if err != nil || i == len(parts)-1 {
+						over(member)
+					}
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return g.Wait()
 }

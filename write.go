@@ -41,7 +41,7 @@ func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 			break // there may never be a moment without locks, unless it claims the member
 		}
 		resp, done, err := w.attempt(ctx)
-		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) {
+		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) || errors.Is(err, translate.ErrRounds) {
 			break
 		}
 		if done || err != nil {
@@ -139,7 +139,7 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		}
 		w.read = rd
 		op.Exclude = w.exclude
-		return op, w.wouldWrite(), nil
+		return w.judged(op)
 	}
 	op.Build = w.build
 	if err := w.lookAtLeases(ctx); err != nil {
@@ -150,7 +150,10 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		return nil, false, rpctypes.ErrGRPCTooManyOps
 	}
 	if len(missing) == 0 {
-		return op, w.plan.Blind() && len(w.plan.Leases) == 0 || w.wouldWrite(), nil
+		if w.plan.Blind() && len(w.plan.Leases) == 0 {
+			return op, true, nil
+		}
+		return w.judged(op)
 	}
 	// The read runs beside the stamp: the lane builds the operation when both are there.
 	ready := make(chan struct{})
@@ -163,6 +166,15 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		return nil, false, ErrClosed
 	}
 	return op, true, nil
+}
+
+// judged is what prepare returns once the state is known. It fails with translate.ErrRounds before a stamp is taken.
+func (w *writer) judged(op *commit.Op) (*commit.Op, bool, error) {
+	writes := w.wouldWrite()
+	if writes && w.run.Rounds() {
+		return nil, false, translate.ErrRounds
+	}
+	return op, writes, nil
 }
 
 // missing returns the keys whose state must be read first: unknown ones, unless the transaction itself demands that they
@@ -312,9 +324,6 @@ func (w *writer) learn(stamp int64, o translate.Outcome) {
 func (w *writer) putState(i int, stamp, rev int64) statecache.State {
 	put := w.run.Steps[i].Put
 	st := statecache.State{NativeMod: rev, NativeCreate: rev, Stamp: stamp, Create: stamp, Version: 1, Lease: put.Lease}
-	if w.run.Recreates(i) {
-		return st
-	}
 	if b := w.builtOf(put.Key); b.state.KV != nil {
 		st.NativeCreate, st.Create, st.Version = b.state.NativeCreate, b.state.KV.CreateRevision, b.state.KV.Version+1
 		if put.IgnoreLease {

@@ -35,8 +35,8 @@ func (h *History) Replay(ctx context.Context, key, end []byte, from, to int64, f
 		for _, t := range m {
 			evs = t.pass(stamp, evs)
 		}
-		if n := len(evs); n > 0 && evs[0].Member != evs[n-1].Member {
-			mergedlog.SortParts(evs)
+		if n := len(evs); n > 0 && (evs[0].Member != evs[n-1].Member || evs[0].MemberRev != evs[n-1].MemberRev) {
+			mergedlog.JoinParts(evs)
 		}
 		if err := fn(evs); err != nil {
 			return err

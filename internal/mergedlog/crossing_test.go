@@ -28,8 +28,12 @@ type worldShare struct {
 	whole  bool
 	slots  []int // first keys, that is 0 or 2
 	clocks []int64
-	landed bool
+	rounds int // parts
+	at     int // how many of them have landed
+	put    map[string]bool
 }
+
+func (s *worldShare) landed() bool { return s.at == s.rounds }
 
 // cross goes one step ahead with some transaction across members.
 func (w *world) cross() {
@@ -60,7 +64,7 @@ func (w *world) cross() {
 func (w *world) lock() {
 	x := &crossing{holder: record.Holder{ID: record.NewTxnID()}}
 	for _, m := range w.members {
-		s := &worldShare{m: m, whole: w.draw(3) == 0}
+		s := &worldShare{m: m, whole: w.draw(3) == 0, rounds: 1 + w.draw(4)/2, put: map[string]bool{}}
 		for _, i := range []int{0, 2} {
 			if !s.whole && w.draw(2) == 0 {
 				s.slots = append(s.slots, i)
@@ -158,20 +162,41 @@ func (w *world) decide(x *crossing) {
 	w.landPart(x, primary)
 }
 
-// landPart lands a part that has not landed, whatever the epoch and the fence are.
+// landPart lands the next part of a share, whatever the epoch and the fence are. The last one gives up the locks.
 func (w *world) landPart(x *crossing, s *worldShare) {
-	if s.landed {
+	if s.landed() {
 		return
 	}
-	s.landed = true
 	t := s.m.begin()
-	t.parted = &record.Part{Stamp: x.stamp, Of: len(x.shares), Index: slices.Index(x.shares, s)}
+	t.parted = &record.Part{Stamp: x.stamp}
+	for _, o := range x.shares {
+		if t.parted.Of += o.rounds; o == s {
+			t.parted.Index = t.parted.Of - o.rounds + o.at
+		}
+	}
+	s.at++
 	firsts := s.slots
 	if s.whole {
 		firsts = []int{0, 2}
 	}
-	w.partOps(x, t, firsts)
-	if s.whole {
+	w.partOps(x, s, t, firsts)
+	w.passLocks(x, s, t)
+	t.seen(x.stamp, true, record.Parted)
+	t.record(record.MarkKey(0), t.parted.Value())
+	t.commit(w)
+	if !slices.ContainsFunc(x.shares, func(s *worldShare) bool { return !s.landed() }) {
+		w.crossings = slices.DeleteFunc(w.crossings, func(o *crossing) bool { return o == x })
+	}
+}
+
+// passLocks gives up the locks, or leaves them to the next part.
+func (w *world) passLocks(x *crossing, s *worldShare, t *worldTxn) {
+	next := x.holder.At(s.at)
+	switch {
+	case !s.whole:
+	case !s.landed():
+		t.lockMember(&next)
+	default:
 		t.lockMember(nil)
 		if s.m.state.Epoch == x.epoch && s.m.state.Fence < x.stamp {
 			t.fence(x.epoch, x.stamp)
@@ -179,35 +204,32 @@ func (w *world) landPart(x *crossing, s *worldShare) {
 	}
 	for _, i := range s.slots {
 		slot := w.slotAt(s.m, i)
-		t.slot(slot, x.stamp)
-		delete(t.rev.locks, slot)
-	}
-	t.seen(x.stamp, true, record.Parted)
-	t.record(record.MarkKey(0), t.parted.Value())
-	t.commit(w)
-	if !slices.ContainsFunc(x.shares, func(s *worldShare) bool { return !s.landed }) {
-		w.crossings = slices.DeleteFunc(w.crossings, func(o *crossing) bool { return o == x })
+		if s.landed() {
+			t.slot(slot, x.stamp)
+			delete(t.rev.locks, slot)
+		} else {
+			t.lockSlot(slot, infinite, next.Value())
+			t.rev.locks[slot] = next
+		}
 	}
 }
 
-// partOps writes on the keys of some slots. An operation belongs to one part, or is a range delete that all parts have.
-func (w *world) partOps(x *crossing, t *worldTxn, firsts []int) {
+// partOps writes on the keys of some slots. An operation belongs to one part, or is a range delete that the last parts of all
+// members have. A key is put once at most, and never put and deleted by one part.
+func (w *world) partOps(x *crossing, s *worldShare, t *worldTxn, firsts []int) {
 	all := 1000 // the last operation of every transaction: it deletes what is left to delete
 	for _, i := range firsts {
 		a, b := w.key(t.m.id, i), w.key(t.m.id, i+1)
-		switch w.draw(5) {
+		switch w.draw(4) {
 		case 0:
-			w.partOp(x, t, func() { t.put(w, a, x.stamp) })
+			w.partPut(x, s, t, a)
 			w.partOp(x, t, func() { t.del(b, x.stamp) })
 		case 1:
-			w.partOp(x, t, func() { t.put(w, b, x.stamp) })
-			w.partOp(x, t, func() { t.put(w, a, x.stamp) })
-		case 2:
-			w.partOp(x, t, func() { t.put(w, a, x.stamp) })
-			w.partOp(x, t, func() { t.undo(a, x.stamp) })
+			w.partPut(x, s, t, b)
+			w.partPut(x, s, t, a)
 		}
 	}
-	if w.draw(2) > 0 {
+	if !s.landed() || w.draw(2) > 0 {
 		return
 	}
 	n := 0
@@ -219,6 +241,18 @@ func (w *world) partOps(x *crossing, t *worldTxn, firsts []int) {
 		}
 	}
 	t.run(all, n)
+}
+
+// partPut puts a key, or deletes it if the transaction has put it.
+func (w *world) partPut(x *crossing, s *worldShare, t *worldTxn, key string) {
+	w.partOp(x, t, func() {
+		if s.put[key] {
+			t.del(key, x.stamp)
+			return
+		}
+		t.put(w, key, x.stamp)
+		s.put[key] = true
+	})
 }
 
 func (w *world) partOp(x *crossing, t *worldTxn, do func()) {
@@ -237,13 +271,6 @@ func (t *worldTxn) run(op, events int) {
 
 func (t *worldTxn) touched(key string) bool {
 	return slices.ContainsFunc(t.rev.events, func(e *mvccpb.Event) bool { return string(e.Kv.Key) == key })
-}
-
-// undo deletes what the transaction has put. The native previous value is that before the transaction.
-func (t *worldTxn) undo(key string, stamp int64) {
-	kv := &mvccpb.KeyValue{Key: []byte(key), ModRevision: t.m.state.Rev + 1}
-	t.rev.evs = append(t.rev.evs, worldEvent{stamp: stamp, del: true, kv: &mvccpb.KeyValue{Key: kv.Key, ModRevision: stamp}})
-	t.rev.events = append(t.rev.events, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: kv, PrevKv: t.m.keys[key]})
 }
 
 func (t *worldTxn) lockSlot(slot int, clock int64, value []byte) {
@@ -278,7 +305,9 @@ func (w *world) finishDecided(c int64) {
 	for _, x := range slices.Clone(w.crossings) {
 		if x.stamp > 0 && x.stamp <= c {
 			for _, s := range x.shares {
-				w.landPart(x, s)
+				for !s.landed() {
+					w.landPart(x, s)
+				}
 			}
 		}
 	}
@@ -301,7 +330,7 @@ func (m *worldMember) held() (out []Lock) {
 
 func lockStrings(ls []Lock) (out []string) {
 	for _, l := range ls {
-		out = append(out, fmt.Sprintf("%d/%d by %x of %d held=%v", l.Member, l.Slot, l.ID, l.Primary, l.Held))
+		out = append(out, fmt.Sprintf("%d/%d by %x of %d in round %d held=%v", l.Member, l.Slot, l.ID, l.Primary, l.Round, l.Held))
 	}
 	slices.Sort(out)
 	return out

@@ -54,11 +54,11 @@ type Event struct {
 	Rev          int64 // stamp
 	Type         mvccpb.Event_EventType
 	Kv           *mvccpb.KeyValue // of a delete only Key and ModRevision are set, as in etcd
-	PrevKv       *mvccpb.KeyValue // nil if the event created the key
+	PrevKv       *mvccpb.KeyValue // of the revision before; nil if there was none, or a put created the key
 	Member       int
 	MemberRev    int64 // native revision of the landing
 	NativeCreate int64 // native CreateRevision of a put
-	Order        int   // place of the event's operation, in a transaction across members
+	Order        int   // place of the event's operation, in a transaction of several parts
 }
 
 // Config says what a log needs to know about its cluster.

@@ -261,19 +261,29 @@ func TestLoNeedsNoEvents(t *testing.T) {
 	}
 }
 
+// A member may hold revisions that put and delete a key, though none are written any more.
 func TestDeleteBehindAPutOfTheSameRevision(t *testing.T) {
-	l := New(Config{Members: 1, SlotOf: func([]byte) int { return 1 }})
+	rev := func() MemberRevision {
+		h := record.Header{Stamp: 5, Create: 5}
+		return MemberRevision{Rev: 11, Events: []*mvccpb.Event{
+			{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: h.Value([]byte("v")), CreateRevision: 11, ModRevision: 11, Version: 1}},
+			{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: 11}},
+			{Kv: &mvccpb.KeyValue{Key: record.SlotKey(1), Value: record.Number(5), CreateRevision: 1, ModRevision: 11, Version: 2}},
+		}}
+	}
+	slot := func([]byte) int { return 1 }
+	l := New(Config{Members: 1, SlotOf: slot})
 	l.Open(0, MemberState{Rev: 10, Epoch: 1, Fence: 4, Clock: 4})
 	require.NoError(t, l.Start(4))
-	h := record.Header{Stamp: 5, Create: 5}
-	require.NoError(t, l.Append(0, []MemberRevision{{Rev: 11, Events: []*mvccpb.Event{
-		{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: h.Value([]byte("v")), CreateRevision: 11, ModRevision: 11, Version: 1}},
-		{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: 11}},
-		{Kv: &mvccpb.KeyValue{Key: record.SlotKey(1), Value: record.Number(5), CreateRevision: 1, ModRevision: 11, Version: 2}},
-	}}}))
+	require.NoError(t, l.Append(0, []MemberRevision{rev()}))
 	evs, _, err := l.Since(5, 10)
 	require.NoError(t, err)
 	require.Len(t, evs, 2)
-	require.Equal(t, "v", string(evs[1].PrevKv.Value), "the put is what the delete removed")
+	require.Nil(t, evs[1].PrevKv, "there was nothing before the revision")
 	require.EqualValues(t, 5, evs[1].Rev)
+
+	old := rev()
+	read, _, err := NewParser(0, slot).Parse(&old)
+	require.NoError(t, err)
+	require.False(t, read[1].Bare(), "nothing is missing")
 }

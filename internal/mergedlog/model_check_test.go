@@ -189,17 +189,23 @@ func kvString(kv *mvccpb.KeyValue) string {
 		kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
 }
 
-// checkPrevious replays the released events: what one says of the value before it is what the one before it set.
+// checkPrevious replays the released events: what one says of the value before it is what there was before its stamp, and nothing
+// if a put follows a delete.
 func (m *model) checkPrevious() {
 	from := m.log.Floor()
 	state := m.stateAt(from - 1)
 	evs, _, err := m.log.Since(from, 0)
 	require.NoError(m.t, err)
+	before, stamp := map[string]string{}, int64(0)
 	for _, e := range evs {
+		if e.Rev > stamp {
+			before, stamp = maps.Clone(state), e.Rev
+		}
 		key := string(e.Kv.Key)
-		if prev, ok := state[key]; ok {
+		want, ok := before[key]
+		if _, there := state[key]; ok && (there || e.Type == mvccpb.Event_DELETE) {
 			require.NotNil(m.t, e.PrevKv)
-			require.Equal(m.t, prev, kvString(e.PrevKv))
+			require.Equal(m.t, want, kvString(e.PrevKv))
 		} else {
 			require.Nil(m.t, e.PrevKv)
 		}

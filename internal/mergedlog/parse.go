@@ -45,14 +45,14 @@ type parser struct {
 	fenced       bool // the revision set the fence record
 	epoch, fence int64
 
-	slots     []slotClock                 // ascending, once the records are read
-	puts      map[string]*mvccpb.KeyValue // what the revision has put so far, once one of its deletes has asked
-	indexed   int                         // events that puts knows of
-	looked    int                         // entries looked at for deletes: linear in the events, says the test
-	locks     []Lock                      // locks that changed hands
-	records   int                         // mark records in the revision
-	exclusive int64                       // stamp of a mark record with reason Exclusive or Parted
-	part      record.Part                 // of a mark record with reason Parted
+	slots     []slotClock         // ascending, once the records are read
+	created   map[string]struct{} // keys that evs[:indexed] created, once a delete has asked
+	indexed   int                 // events that created knows of
+	looked    int                 // entries looked at for deletes: linear in the events, says the test
+	locks     []Lock              // locks that changed hands
+	records   int                 // mark records in the revision
+	exclusive int64               // stamp of a mark record with reason Exclusive or Parted
+	part      record.Part         // of a mark record with reason Parted
 }
 
 // parse reads one revision. Reserved records come first: the clock of a slot says which stamp a delete has.
@@ -200,8 +200,8 @@ func (p *parser) parseEvent(ev *mvccpb.Event) error {
 			return p.foreign(ev, fmt.Errorf("%w: delete without a stamp", record.ErrMalformed))
 		}
 		e.Kv.ModRevision = e.Rev
-		if put := p.putBefore(ev.Kv.Key); put != nil {
-			e.PrevKv = put
+		if ev.PrevKv == nil && p.createdHere(ev.Kv.Key) {
+			e.NativeCreate = p.rev
 			p.evs = append(p.evs, e)
 			return nil
 		}
@@ -235,20 +235,21 @@ func (p *parser) parseEvent(ev *mvccpb.Event) error {
 	return nil
 }
 
-// putBefore returns what an earlier event of the same member revision put at the key of a delete: a transaction may do
-// both, and the native previous value is that before the transaction. A revision may delete any number of keys, so that each
-// of them must not cost a look at all the others.
-func (p *parser) putBefore(key []byte) *mvccpb.KeyValue {
+// createdHere reports whether an earlier event of the member revision created the key, so that there was nothing before it. No
+// revision is written any more that puts and deletes a key. One may delete any number of keys, so that each of them must not cost a
+// look at all the others.
+func (p *parser) createdHere(key []byte) bool {
 	for ; p.indexed < len(p.evs); p.indexed++ {
 		p.looked++
-		if e := &p.evs[p.indexed]; e.Type == mvccpb.Event_PUT {
-			if p.puts == nil {
-				p.puts = map[string]*mvccpb.KeyValue{}
+		if e := &p.evs[p.indexed]; e.NativeCreate == p.rev {
+			if p.created == nil {
+				p.created = map[string]struct{}{}
 			}
-			p.puts[string(e.Kv.Key)] = e.Kv
+			p.created[string(e.Kv.Key)] = struct{}{}
 		}
 	}
-	return p.puts[string(key)]
+	_, ok := p.created[string(key)]
+	return ok
 }
 
 // deleteStamp finds the stamp of a delete: the clock of the key's slot, or that of the exclusive transaction

@@ -6,10 +6,12 @@ import (
 	"container/heap"
 	"slices"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// partials are the transactions across members of which some parts were seen, but not all.
+// partials are the transactions of several parts of which some were seen, but not all.
 type partials struct {
 	byStamp map[int64]*partial
 	order   stampHeap // those in byStamp, and some that were; the first is
@@ -42,19 +44,45 @@ func (ps *partials) add(part record.Part, evs []Event) []Event {
 		return nil
 	}
 	ps.remove(part.Stamp)
-	slices.SortStableFunc(p.evs, byOrder)
+	slices.SortStableFunc(p.evs, func(a, b Event) int { return byOrder(&a, &b) })
+	fromBefore(len(p.evs), func(i int) *Event { return &p.evs[i] })
 	return p.evs
 }
 
 // byOrder compares events of one stamp that were read from several members: as etcd has them, in the order of the
 // operations, and those of a range delete by key.
-func byOrder(a, b Event) int {
+func byOrder(a, b *Event) int {
 	return cmp.Or(cmp.Compare(a.Order, b.Order), bytes.Compare(a.Kv.Key, b.Kv.Key))
 }
 
-// SortParts brings the events of one stamp, read from several members, into the order in which a log releases them.
-func SortParts(evs []*Event) {
-	slices.SortStableFunc(evs, func(a, b *Event) int { return byOrder(*a, *b) })
+// JoinParts makes of the events of one stamp, read from several members or several revisions of one, those that a log releases.
+// It changes them.
+func JoinParts(evs []*Event) {
+	slices.SortStableFunc(evs, byOrder)
+	fromBefore(len(evs), func(i int) *Event { return evs[i] })
+}
+
+// fromBefore gives deletes of keys that the same transaction has put or deleted before the pair from before the transaction as
+// the previous one, as etcd does. On the member, which takes such a transaction in several revisions, it is the one that was put.
+func fromBefore(n int, at func(i int) *Event) {
+	revs, several := map[int]int64{}, false
+	for i := 0; i < n && !several; i++ {
+		e := at(i)
+		rev, seen := revs[e.Member]
+		revs[e.Member], several = e.MemberRev, seen && rev != e.MemberRev
+	}
+	if !several {
+		return
+	}
+	before := make(map[string]*mvccpb.KeyValue, n)
+	for i := range n {
+		e := at(i)
+		if prev, again := before[string(e.Kv.Key)]; !again {
+			before[string(e.Kv.Key)] = e.PrevKv
+		} else if e.Type == mvccpb.Event_DELETE {
+			e.PrevKv = prev
+		}
+	}
 }
 
 func (ps *partials) remove(stamp int64) {

@@ -131,17 +131,49 @@ func TestMalformedParts(t *testing.T) {
 	}
 }
 
-func TestSortParts(t *testing.T) {
+func TestJoinParts(t *testing.T) {
 	ev := func(order int, key string) *Event {
 		return &Event{Order: order, Kv: &mvccpb.KeyValue{Key: []byte(key)}}
 	}
 	evs := []*Event{ev(3, "a"), ev(1, "c"), ev(0, "z"), ev(1, "b"), ev(1, "d")}
-	SortParts(evs)
+	JoinParts(evs)
 	var keys string
 	for _, e := range evs {
 		keys += string(e.Kv.Key)
 	}
 	require.Equal(t, "zbcda", keys)
+}
+
+// TestPreviousIsFromBeforeTheTransaction: a member takes a transaction that puts and deletes a key in several revisions.
+func TestPreviousIsFromBeforeTheTransaction(t *testing.T) {
+	pair := func(key, value string) *mvccpb.KeyValue {
+		return &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value)}
+	}
+	put := func(order int, rev int64, key string, prev *mvccpb.KeyValue) *Event {
+		return &Event{Order: order, MemberRev: rev, Type: mvccpb.Event_PUT, Kv: pair(key, "new"), PrevKv: prev}
+	}
+	del := func(order int, rev int64, key string, prev *mvccpb.KeyValue) *Event {
+		return &Event{Order: order, MemberRev: rev, Type: mvccpb.Event_DELETE, Kv: pair(key, ""), PrevKv: prev}
+	}
+	old, fresh := pair("k", "old"), pair("k", "new")
+	for name, x := range map[string]struct {
+		evs  []*Event
+		want []*mvccpb.KeyValue
+	}{
+		"created and deleted":            {[]*Event{put(0, 7, "k", nil), del(1, 8, "k", fresh)}, []*mvccpb.KeyValue{nil, nil}},
+		"put and deleted":                {[]*Event{put(0, 7, "k", old), del(1, 8, "k", fresh)}, []*mvccpb.KeyValue{old, old}},
+		"deleted and created":            {[]*Event{del(0, 7, "k", old), put(1, 8, "k", nil)}, []*mvccpb.KeyValue{old, nil}},
+		"deleted, created and deleted":   {[]*Event{del(0, 7, "k", old), put(1, 8, "k", nil), del(2, 9, "k", fresh)}, []*mvccpb.KeyValue{old, nil, old}},
+		"in the order of the operations": {[]*Event{put(1, 7, "b", nil), put(0, 7, "a", nil), del(2, 8, "b", pair("b", "new"))}, []*mvccpb.KeyValue{nil, nil, nil}},
+	} {
+		JoinParts(x.evs)
+		var got []*mvccpb.KeyValue
+		for i, e := range x.evs {
+			got = append(got, e.PrevKv)
+			require.Equal(t, i, e.Order, name)
+		}
+		require.Equal(t, x.want, got, name)
+	}
 }
 
 // waiting reports whether a call has not returned yet, in a bubble of synctest.

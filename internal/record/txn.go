@@ -39,16 +39,28 @@ type Holder struct {
 	ID       TxnID
 	Primary  int           // member that the decision is on
 	Patience time.Duration // how long its writer should be let alone at least; in milliseconds, up to a minute
+	Round    int           // how many of its parts have landed on the member
 }
 
+// holderSize is that of a holder in round 0; a later round comes behind.
 const holderSize = 8 + len(TxnID{}) + 2 + 2
+
+// At returns the holder when so many parts have landed on the member.
+func (h Holder) At(round int) Holder {
+	h.Round = round
+	return h
+}
 
 // Value encodes the holder.
 func (h Holder) Value() []byte {
-	b := append(make([]byte, 0, holderSize), Infinity()...)
+	b := append(make([]byte, 0, holderSize+2), Infinity()...)
 	b = append(b, h.ID[:]...)
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Primary))
-	return binary.BigEndian.AppendUint16(b, uint16(min(h.Patience.Milliseconds(), math.MaxUint16)))
+	b = binary.BigEndian.AppendUint16(b, uint16(min(h.Patience.Milliseconds(), math.MaxUint16)))
+	if h.Round > 0 {
+		b = binary.BigEndian.AppendUint16(b, uint16(h.Round))
+	}
+	return b
 }
 
 // ParseHolder decodes a slot's clock or the record `lock`; held is false if nobody has locked it.
@@ -56,18 +68,23 @@ func ParseHolder(b []byte) (h Holder, held bool, err error) {
 	if len(b) < 8 || binary.BigEndian.Uint64(b) != math.MaxUint64 {
 		return Holder{}, false, nil
 	}
-	if len(b) != holderSize {
+	if len(b) != holderSize && len(b) != holderSize+2 {
 		return Holder{}, false, fmt.Errorf("%w: lock of %d bytes", ErrMalformed, len(b))
 	}
 	copy(h.ID[:], b[8:])
 	b = b[8+len(h.ID):]
+	if rest := b[4:]; len(rest) > 0 {
+		if h.Round = int(binary.BigEndian.Uint16(rest)); h.Round == 0 {
+			return Holder{}, false, fmt.Errorf("%w: lock that tells its first round", ErrMalformed)
+		}
+	}
 	h.Primary = int(binary.BigEndian.Uint16(b))
 	h.Patience = time.Duration(binary.BigEndian.Uint16(b[2:])) * time.Millisecond
 	return h, true, nil
 }
 
-// Part is the mark of one part of a transaction across members: it says how many there are, and how its events stand
-// among those of the others.
+// Part is the mark of one part of a transaction that was made under locks: what it does in one revision of a member. It says
+// how many there are, and how its events stand among those of the others.
 type Part struct {
 	Stamp int64
 	Of    int // parts in all
@@ -78,7 +95,7 @@ type Part struct {
 // Run says that the next Events events of a part are those of the operation Op of the transaction.
 type Run struct{ Op, Events int }
 
-// maxParts bounds Of: a part is a member.
+// maxParts bounds Of: most transactions have one part on a member.
 const maxParts = 1 << 16
 
 // Value encodes the mark.
@@ -118,7 +135,7 @@ func ParsePart(b []byte) (p Part, err error) {
 }
 
 // Decision is what makes a transaction across members sure to happen: it lands on the primary, with the primary's own
-// part, and holds the parts that the other members still have to take.
+// first part, and holds those that members still have to take; each member takes its own in this order.
 type Decision struct {
 	Stamp int64
 	Parts []DecidedPart

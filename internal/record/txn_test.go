@@ -48,6 +48,7 @@ func TestHolderRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := Holder{ID: drawTxnID(t), Primary: rapid.IntRange(0, math.MaxUint16).Draw(t, "primary")}
 		h.Patience = time.Duration(rapid.IntRange(0, math.MaxUint16).Draw(t, "patience")) * time.Millisecond
+		h = h.At(rapid.IntRange(0, math.MaxUint16).Draw(t, "round"))
 		v := h.Value()
 		got, held, err := ParseHolder(v)
 		require.NoError(t, err)
@@ -65,6 +66,8 @@ func TestHolderRoundTrip(t *testing.T) {
 		}
 		_, _, err = ParseHolder(append(v, 0))
 		require.ErrorIs(t, err, ErrMalformed)
+		_, _, err = ParseHolder(append(h.At(0).Value(), 0, 0))
+		require.ErrorIs(t, err, ErrMalformed, "one holder has one value")
 	})
 }
 
@@ -184,6 +187,7 @@ func TestTxnGolden(t *testing.T) {
 	require.Equal(t, "\x00txn/0123456789abcdef", string(TxnKey(id)))
 	h := Holder{ID: id, Primary: 0x102, Patience: 0x304 * time.Millisecond}
 	require.Equal(t, "\xff\xff\xff\xff\xff\xff\xff\xff0123456789abcdef\x01\x02\x03\x04", string(h.Value()))
+	require.Equal(t, "\xff\xff\xff\xff\xff\xff\xff\xff0123456789abcdef\x01\x02\x03\x04\x05\x06", string(h.At(0x506).Value()))
 	p := Part{Stamp: 0x102, Of: 3, Index: 1, Runs: []Run{{Op: 2, Events: 300}}}
 	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x01\x02\x06\x03\x01\x02\xac\x02", string(p.Value()))
 	d := Decision{Stamp: 0x102, Parts: []DecidedPart{{Member: 1, Txn: []byte("xyz")}, {Member: 2}}}
@@ -210,6 +214,7 @@ func FuzzParsePart(f *testing.F) {
 
 func FuzzParseHolder(f *testing.F) {
 	f.Add(Holder{ID: NewTxnID(), Primary: 2, Patience: time.Second}.Value())
+	f.Add(Holder{ID: NewTxnID(), Round: 7}.Value())
 	f.Add(Number(9))
 	f.Add(Infinity())
 	f.Fuzz(func(t *testing.T, b []byte) {

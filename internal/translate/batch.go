@@ -31,11 +31,7 @@ func (g *Guarded) Cost() int {
 	if g.read {
 		return cost(g.Txn)
 	}
-	n := max(len(g.Txn.Compare), len(g.Txn.Success), 1+len(g.keys))
-	if g.apart {
-		n++
-	}
-	return n
+	return max(len(g.Txn.Compare), len(g.Txn.Success), 1+len(g.keys))
 }
 
 func cost(t *pb.TxnRequest) int {
@@ -67,7 +63,7 @@ func Fits(n, costliest, maxTxnOps int) bool {
 func (b *Batch) CanTogether(maxTxnOps int) bool {
 	compares, effects := 3, frame
 	for _, op := range b.Ops {
-		if op.apart {
+		if op.read {
 			return false
 		}
 		compares += len(op.Txn.Compare)
@@ -336,11 +332,7 @@ func results(rs []*pb.ResponseOp, n int) ([]Result, error) {
 	}
 	out := make([]Result, n)
 	for i := range out {
-		op := rs[i]
-		if t := op.GetResponseTxn(); t != nil && len(t.Responses) == 1 { // see Run.undoes
-			op = t.Responses[0]
-		}
-		switch r := op.Response.(type) {
+		switch r := rs[i].Response.(type) {
 		case *pb.ResponseOp_ResponsePut:
 			if kv := r.ResponsePut.PrevKv; kv != nil {
 				out[i].Prev = []*mvccpb.KeyValue{kv}

@@ -69,7 +69,11 @@ func (w *world) passenger(keys map[string]bool, index int) (passenger, bool) {
 	}
 	stamp := w.stamp()
 	g, err := a.plan.Guard(a.run, a.view.state, stamp, index, w.ring.Slot)
-	if a.stale(stamp) {
+	switch {
+	case a.mixed():
+		require.ErrorIs(w.t, err, translate.ErrRounds)
+		return passenger{}, false
+	case a.stale(stamp):
 		require.ErrorIs(w.t, err, translate.ErrStale)
 		return passenger{}, false
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
-	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
 // Cross is a transaction whose shares are all locked: nothing that it was evaluated on can change. It is a View.
@@ -109,7 +108,7 @@ func (x *Cross) shareOf(key []byte) int {
 }
 
 // Decided is a transaction as it lands at a stamp: Txn on the primary, and with it, by the decision in it, each of Parts
-// on its member.
+// on its member; those of one member in their order.
 type Decided struct {
 	Stamp   int64
 	Txn     *pb.TxnRequest
@@ -140,104 +139,128 @@ func (x *Cross) Decide(run *Run, h record.Holder, stamp, epoch int64) (*Decided,
 	return d, nil
 }
 
-// part is what a transaction does on one member.
-type part struct {
+// work is what a transaction does on one member, in one part or, if it puts and deletes a key, in several, one after the other.
+type work struct {
 	share   *Share
-	ops     []*pb.RequestOp
-	runs    []record.Run
+	rounds  rounds
+	parts   []part
 	entries []*pb.RequestOp // of leases
 }
 
-func (p *part) add(step, events int, op *pb.RequestOp) {
-	if events > 0 {
-		p.ops = append(p.ops, op)
-		p.runs = append(p.runs, record.Run{Op: step, Events: events})
+// part is what a transaction does in one revision of a member. The last of the member gives up the locks.
+type part struct {
+	share *Share
+	round int
+	last  bool
+	ops   []*pb.RequestOp
+	runs  []record.Run
+}
+
+// add puts an operation with so many events, those of a step of the run, into one of the member's parts.
+func (w *work) add(round, step, events int, op *pb.RequestOp) {
+	for len(w.parts) <= round {
+		w.parts = append(w.parts, part{share: w.share, round: len(w.parts)})
 	}
+	p := &w.parts[round]
+	p.ops = append(p.ops, op)
+	p.runs = append(p.runs, record.Run{Op: step, Events: events})
+}
+
+// remove is add for a delete.
+func (w *work) remove(x Range, step, events int) {
+	if events > 0 {
+		w.add(w.rounds.remove(x), step, events, deleteOp(&pb.DeleteRangeRequest{Key: x.Key, RangeEnd: x.End}))
+	}
+}
+
+// finished returns the parts of all members, in the order in which each member has to take its own.
+func finished(works []work) (parts []part) {
+	for _, w := range works {
+		if len(w.parts) == 0 {
+			w.parts = []part{{share: w.share}}
+		}
+		last := &w.parts[len(w.parts)-1]
+		last.last, last.ops = true, append(last.ops, w.entries...)
+		parts = append(parts, w.parts...)
+	}
+	return parts
 }
 
 // parts gives every operation of the run to its members, and counts the events that it makes there: all keys are locked,
 // so that what there is of them is known.
 func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
-	parts := make([]part, len(x.shares))
+	works := make([]work, len(x.shares))
 	for i := range x.shares {
-		parts[i].share = &x.shares[i]
+		works[i].share = &x.shares[i]
 	}
-	of := func(key []byte) *part { return &parts[x.shareOf(key)] }
+	of := func(key []byte) *work { return &works[x.shareOf(key)] }
 	there := x.presence()
 	results := make([]Result, len(run.Steps))
-	nest := run.undoes()
-	wrap := func(op *pb.RequestOp) *pb.RequestOp {
-		if nest {
-			return txnOp(&pb.TxnRequest{Success: []*pb.RequestOp{op}})
-		}
-		return op
-	}
 	for i, s := range run.Steps {
 		switch {
 		case s.Put != nil:
-			put := storedPut(s.Put, x.states[string(s.Put.Key)], stamp, run.Recreates(i))
+			state := x.states[string(s.Put.Key)]
+			if there.count(s.Put.Key) == 0 {
+				state = State{} // deleted before, or never there: the put creates it
+			}
+			put := storedPut(s.Put, state, stamp)
 			put.PrevKv = false
-			of(s.Put.Key).add(i, 1, wrap(putOp(put)))
+			w := of(s.Put.Key)
+			w.add(w.rounds.put(s.Put.Key), i, 1, putOp(put))
 			there.set(s.Put.Key, true)
 		case s.Delete == nil:
 		case len(s.Delete.RangeEnd) == 0:
 			n := there.count(s.Delete.Key)
-			of(s.Delete.Key).add(i, n, wrap(deleteOp(&pb.DeleteRangeRequest{Key: s.Delete.Key})))
+			of(s.Delete.Key).remove(Range{Key: s.Delete.Key}, i, n)
 			there.set(s.Delete.Key, false)
 			results[i].Deleted = int64(n)
 		default:
-			k, e, empty := validate.Clip(s.Delete.Key, s.Delete.RangeEnd)
-			name := Range{k, e}.String()
-			for j := range parts {
+			r, empty := userRange(s.Delete)
+			name := r.String()
+			for j := range works {
 				place, concerned := x.deleted[j][name]
 				if empty || !concerned {
 					continue
 				}
 				n := there.remove(j, place)
-				parts[j].add(i, n, wrap(deleteOp(&pb.DeleteRangeRequest{Key: k, RangeEnd: e})))
+				works[j].remove(r, i, n)
 				results[i].Deleted += int64(n)
 			}
 		}
 	}
 	state := func(key []byte) State { return x.states[string(key)] }
-	touched := make([][]touch, len(parts))
+	touched := make([][]touch, len(works))
 	for _, t := range run.touched() {
 		i := x.shareOf(t.key)
 		touched[i] = append(touched[i], t)
 	}
-	for i := range parts {
-		parts[i].entries = run.attach(nil, touched[i], state)
+	for i := range works {
+		works[i].entries = run.attach(nil, touched[i], state)
 	}
-	return parts, results
+	return finished(works), results
 }
 
-// frame is what a part leaves behind its operations: the locks are given up, so that nothing below the stamp lands on what
-// they held, the mark says which part it is, and the clock is raised.
+// frame is what a part leaves behind its operations: the mark that says which part it is, and the clock. The last part of a
+// member gives up the locks, so that nothing below the stamp lands on what they held; the others leave them to the next.
 func (p *part) frame(h record.Holder, stamp, epoch int64, of, index int) []*pb.RequestOp {
-	ops := append(p.entries, letGo(h, p.share.Leases)...)
-	if p.share.Whole {
-		fence := record.Pair(epoch, stamp)
-		ops = append(ops, freeMember(), txnOp(&pb.TxnRequest{
-			// In a later epoch, nothing below the stamp is left that could land.
-			Compare: []*pb.Compare{valueAbove([]byte(record.KeyFence), record.Number(epoch)), valueBelow([]byte(record.KeyFence), fence)},
-			Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: fence})},
-		}))
-	}
-	for _, s := range p.share.Slots {
-		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
+	var ops []*pb.RequestOp
+	if p.last {
+		ops = p.share.release(h, stamp, epoch)
+	} else {
+		ops = p.share.lockFor(h.At(p.round + 1))
 	}
 	mark := record.Part{Stamp: stamp, Of: of, Index: index, Runs: p.runs}
 	return append(ops, putOp(&pb.PutRequest{Key: record.MarkKey(0), Value: mark.Value()}), raiseClock(epoch, stamp))
 }
 
 // apply is guarded by the locks alone: once the transaction is decided, the part belongs here whatever the epoch or the
-// fence, and when it is here, the locks are not.
+// fence, and when it is here, the locks are not, or not for it.
 func (p *part) apply(h record.Holder, stamp, epoch int64, of, index int) *pb.TxnRequest {
 	ops := append(p.ops, p.frame(h, stamp, epoch, of, index)...)
-	return &pb.TxnRequest{Compare: p.share.held(h), Success: grouped(ops, p.share.maxOps)}
+	return &pb.TxnRequest{Compare: p.share.held(h.At(p.round)), Success: grouped(ops, p.share.maxOps)}
 }
 
-// decide is the primary's part with the decision, which makes the others' sure.
+// decide is the first part with the decision, which makes the others sure.
 func (p *part) decide(h record.Holder, stamp, epoch int64, others []record.DecidedPart) *pb.TxnRequest {
 	fence := []byte(record.KeyFence)
 	held := p.share.held(h)

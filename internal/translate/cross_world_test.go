@@ -59,6 +59,7 @@ func newCrossWorld(t *rapid.T, slots int) *crossWorld {
 		m.put(record.KeyClock, record.Pair(1, 1))
 		w.log.Open(i, mergedlog.MemberState{Rev: server.Revision(), Epoch: 1, Fence: 1, Clock: 1})
 		server.Watch(func(rev int64, evs []*mvccpb.Event) {
+			requireOneFate(t, evs)
 			w.streams[i] = append(w.streams[i], mergedlog.MemberRevision{Rev: rev, Events: evs})
 		})
 		w.members = append(w.members, m)
@@ -143,12 +144,34 @@ func (w *crossWorld) all(of func(m *member) string) (out []string) {
 	return out
 }
 
-// fits checks a request against etcd's own counting.
+// fits checks a request against etcd's own counting, and that a stricter etcd would take it too: none of its deletes has the key
+// of one of its puts.
 func (w *crossWorld) fits(req *pb.TxnRequest) *pb.TxnRequest {
+	puts, deletes := changes(req.Success)
+	for _, key := range puts {
+		for _, d := range deletes {
+			require.False(w.t, d.Contains(key), "%q is put and deleted by %v", key, req)
+		}
+	}
 	if err := validate.Txn(req, w.ops); !errors.Is(err, validate.ErrReservedKey) {
 		require.NoError(w.t, err, "%v", req)
 	}
 	return req
+}
+
+func changes(ops []*pb.RequestOp) (puts [][]byte, deletes []translate.Range) {
+	for _, op := range ops {
+		switch o := op.Request.(type) {
+		case *pb.RequestOp_RequestPut:
+			puts = append(puts, o.RequestPut.Key)
+		case *pb.RequestOp_RequestDeleteRange:
+			deletes = append(deletes, translate.Range{Key: o.RequestDeleteRange.Key, End: o.RequestDeleteRange.RangeEnd})
+		case *pb.RequestOp_RequestTxn:
+			p, d := changes(o.RequestTxn.Success)
+			puts, deletes = append(puts, p...), append(deletes, d...)
+		}
+	}
+	return puts, deletes
 }
 
 func (w *crossWorld) send(member int, req *pb.TxnRequest) *pb.TxnResponse {
@@ -332,7 +355,11 @@ func (x *crossed) tryDecide(run *translate.Run, cross *translate.Cross, stamp, e
 	primary := w.members[x.holder.Primary]
 	require.ErrorIs(w.t, d.Decode(w.send(x.holder.Primary, d.Txn)), want)
 	if want == nil {
-		x.landed(&x.shares[0], stamp, epoch)
+		if d.Parts == nil || d.Parts[0].Member != x.holder.Primary {
+			x.landed(&x.shares[0], stamp, epoch)
+		} else {
+			x.stillHeld(&x.shares[0])
+		}
 		var kept []record.DecidedPart
 		for _, kv := range primary.get(string(record.TxnKey(x.holder.ID)), "").Kvs {
 			decision, err := record.ParseDecision(kv.Value)
@@ -366,21 +393,52 @@ func (x *crossed) landed(s *translate.Share, stamp, decided int64) {
 	require.Empty(w.t, m.get(record.KeyLock, "").Kvs[0].Value)
 }
 
-// apply lands the other parts in any order, some of them twice.
+// stillHeld checks that nobody else gets a member's locks between two parts.
+func (x *crossed) stillHeld(s *translate.Share) {
+	w := x.w
+	l, err := s.DecodeLock(w.epoch, w.send(s.Member, s.Lock(w.epoch, record.Holder{ID: record.NewTxnID()})))
+	require.NoError(w.t, err)
+	require.True(w.t, l.Refused)
+}
+
+// apply lands the other parts in any order of the members, some of them twice, and some before their turn.
 func (x *crossed) apply(d *translate.Decided) {
 	w, epoch := x.w, x.w.epoch
-	for _, p := range rapid.Permutation(d.Parts).Draw(w.t, "order") {
+	rest := slices.Clone(d.Parts)
+	for len(rest) > 0 {
 		require.Less(w.t, w.log.Closed(), d.Stamp, "a part is missing")
-		req := &pb.TxnRequest{}
-		require.NoError(w.t, proto.Unmarshal(p.Txn, req))
+		i := rapid.IntRange(0, len(rest)-1).Draw(w.t, "next")
+		m := rest[i].Member
 		if w.rarely("late epoch") { // a decided part lands in any epoch
 			w.nextEpoch(d.Stamp)
 		}
-		require.True(w.t, w.send(p.Member, req).Succeeded)
-		x.landed(&x.shares[slices.IndexFunc(x.shares, func(s translate.Share) bool { return s.Member == p.Member })], d.Stamp, epoch)
-		rev := w.members[p.Member].get("\x00", "").Header.Revision
-		require.False(w.t, w.send(p.Member, req).Succeeded, "applied twice")
-		require.Equal(w.t, rev, w.members[p.Member].get("\x00", "").Header.Revision)
+		if first := slices.IndexFunc(rest, func(p record.DecidedPart) bool { return p.Member == m }); first < i {
+			x.refused(rest[i])
+			continue
+		}
+		require.True(w.t, w.send(m, decidedTxn(w.t, rest[i])).Succeeded)
+		s := &x.shares[slices.IndexFunc(x.shares, func(s translate.Share) bool { return s.Member == m })]
+		if slices.ContainsFunc(rest[i+1:], func(p record.DecidedPart) bool { return p.Member == m }) {
+			x.stillHeld(s)
+		} else {
+			x.landed(s, d.Stamp, epoch)
+		}
+		x.refused(rest[i])
+		rest = slices.Delete(rest, i, i+1)
 		w.deliver()
 	}
+}
+
+func decidedTxn(t require.TestingT, p record.DecidedPart) *pb.TxnRequest {
+	req := &pb.TxnRequest{}
+	require.NoError(t, proto.Unmarshal(p.Txn, req))
+	return req
+}
+
+// refused sends a part that is not the next one of its member.
+func (x *crossed) refused(p record.DecidedPart) {
+	w := x.w
+	rev := w.members[p.Member].get("\x00", "").Header.Revision
+	require.False(w.t, w.send(p.Member, decidedTxn(w.t, p)).Succeeded, "applied twice, or too early")
+	require.Equal(w.t, rev, w.members[p.Member].get("\x00", "").Header.Revision)
 }

@@ -39,10 +39,9 @@ type Run struct {
 	// The caller sets it, for all of Leases.
 	Records map[int64][]byte
 
-	// See Recreates.
+	// See deletes.
 	passed  int   // steps that were looked at
 	removed cover // what these delete
-	anew    []int // those that put what an earlier one deletes, ascending
 }
 
 // Evaluate decides the branches on a view, as etcd does: all compares of all levels on the state before the transaction.
@@ -76,7 +75,7 @@ func (r *Run) add(req *pb.TxnRequest, v View) error {
 				continue
 			}
 			kv := v.Get(o.RequestPut.Key)
-			if kv == nil || r.Recreates(len(r.Steps)-1) {
+			if kv == nil || r.deletes(o.RequestPut.Key) {
 				return rpctypes.ErrGRPCKeyNotFound
 			}
 			if o.RequestPut.IgnoreLease {
@@ -96,6 +95,14 @@ func (r *Run) add(req *pb.TxnRequest, v View) error {
 	return nil
 }
 
+// deletes reports whether a step that was added deletes the key.
+func (r *Run) deletes(key []byte) bool {
+	for ; r.passed < len(r.Steps); r.passed++ {
+		r.removed.meets(r.Steps[r.passed])
+	}
+	return r.removed.has(key)
+}
+
 // Writes reports whether the run would change anything in the view: it puts, or deletes a key that is there. Range deletes
 // count as changes: whether they find anything is not in the view.
 func (r *Run) Writes(v View) bool { return r.WritesBeside(nil, v) }
@@ -112,8 +119,7 @@ func (r *Run) WritesBeside(empty map[string]bool, v View) bool {
 				return true
 			}
 		default:
-			k, e, nothing := validate.Clip(s.Delete.Key, s.Delete.RangeEnd)
-			if !nothing && !empty[Range{k, e}.String()] {
+			if x, nothing := userRange(s.Delete); !nothing && !empty[x.String()] {
 				return true
 			}
 		}

@@ -17,7 +17,11 @@ type Exclusive struct {
 
 // Exclude builds the exclusive member transaction for run. ReadRev is the native revision at which the compared ranges
 // were read: the guard refuses if anything in them changed since (their keys were put, or some key of the member was deleted).
+// ErrRounds: lock the member.
 func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, epoch int64) (*Exclusive, error) {
+	if run.Rounds() {
+		return nil, ErrRounds
+	}
 	x := &Exclusive{Epoch: epoch, Stamp: stamp}
 	be := record.Number(stamp)
 	cs := append(guardMember(epoch, stamp), valueBelow([]byte(record.KeyClock), record.Pair(epoch, stamp)))

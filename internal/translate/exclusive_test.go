@@ -27,7 +27,11 @@ func (w *world) exclusive() {
 		epoch += rapid.SampledFrom([]int64{-1, 1}).Draw(w.t, "epoch")
 	}
 	x, err := a.plan.Exclude(a.run, a.view.state, a.view.rev, stamp, epoch)
-	if a.stale(stamp) {
+	switch {
+	case a.mixed():
+		require.ErrorIs(w.t, err, translate.ErrRounds)
+		return
+	case a.stale(stamp):
 		require.ErrorIs(w.t, err, translate.ErrStale)
 		return
 	}

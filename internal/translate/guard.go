@@ -2,7 +2,6 @@ package translate
 
 import (
 	"errors"
-	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -31,8 +30,7 @@ type Guarded struct {
 	keys  [][]byte       // pinned keys, in the order of the refusal's reads
 	write int            // effects that answer the user, at the front of Success
 	mark  int            // index of its mark record
-	read  bool           // built by Read
-	apart bool           // it takes a transaction of its own
+	read  bool           // built by Read: it takes a transaction of its own
 }
 
 // touch is what a run does to one key.
@@ -40,9 +38,6 @@ type touch struct {
 	key          []byte
 	put, deleted bool
 }
-
-// headed reports whether the key ends with the stamp in its header. Then its slot clock need not show it.
-func (t touch) headed() bool { return t.put && !t.deleted }
 
 func (r *Run) touched() []touch {
 	ts := make([]touch, 0, len(r.Steps)+len(r.Compared))
@@ -68,26 +63,14 @@ func (r *Run) touched() []touch {
 	return ts
 }
 
-// Recreates reports whether an earlier step deletes the key that step i puts: etcd lets a few shapes of transactions do
-// so, and the put then creates the key anew.
-func (r *Run) Recreates(i int) bool {
-	for ; r.passed <= i; r.passed++ {
-		switch s := r.Steps[r.passed]; {
-		case s.Delete != nil:
-			r.removed.add(Range{s.Delete.Key, s.Delete.RangeEnd})
-		case s.Put != nil && r.removed.has(s.Put.Key):
-			r.anew = append(r.anew, r.passed)
-		}
-	}
-	_, anew := slices.BinarySearch(r.anew, i)
-	return anew
-}
-
 // Guard builds the operation that applies run at stamp, in the shared mode of section 4. state must hold every key that
 // the run touches, as the run was evaluated on it: that is what is pinned. mark is the operation's index in its member
-// transaction. ErrStale: take a newer stamp.
+// transaction. ErrStale: take a newer stamp. ErrRounds: lock the keys.
 func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark int, slotOf func([]byte) int) (*Guarded, error) {
-	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}, mark: mark, apart: run.undoes()}
+	if run.Rounds() {
+		return nil, ErrRounds
+	}
+	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}, mark: mark}
 	be := record.Number(stamp)
 	touched := run.touched()
 	g.Txn.Compare = make([]*pb.Compare, 0, 3*len(touched))
@@ -99,7 +82,7 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 		if _, added := below.find(s); added {
 			g.Txn.Compare = append(g.Txn.Compare, valueBelow(record.SlotKey(s), be))
 		}
-		if !t.headed() {
+		if !t.put { // a key that is put has the stamp in its header
 			set.find(s)
 		}
 		var err error
@@ -147,38 +130,15 @@ func (p *Plan) pin(cs []*pb.Compare, key []byte, s State, stamp int64, be []byte
 // effects are the native operations of the run's writes, one for each, in order; there is room for more behind them.
 func (r *Run) effects(state func([]byte) State, stamp int64, more int) []*pb.RequestOp {
 	ops := make([]*pb.RequestOp, 0, len(r.Steps)+more)
-	nest := r.undoes()
-	for i, s := range r.Steps {
-		var op *pb.RequestOp
+	for _, s := range r.Steps {
 		switch {
 		case s.Put != nil:
-			op = putOp(storedPut(s.Put, state(s.Put.Key), stamp, r.Recreates(i)))
+			ops = append(ops, putOp(storedPut(s.Put, state(s.Put.Key), stamp)))
 		case s.Delete != nil:
-			op = deleteOp(nativeDelete(s.Delete))
-		default:
-			continue
+			ops = append(ops, deleteOp(nativeDelete(s.Delete)))
 		}
-		if nest {
-			op = txnOp(&pb.TxnRequest{Success: []*pb.RequestOp{op}})
-		}
-		ops = append(ops, op)
 	}
 	return ops
-}
-
-// undoes reports whether a step deletes what an earlier one puts. Etcd lets that pass if the put and, behind it, the
-// delete are in nested transactions, and there they must stay on the member.
-func (r *Run) undoes() bool {
-	var later cover
-	for _, s := range slices.Backward(r.Steps) {
-		switch {
-		case s.Delete != nil:
-			later.add(Range{s.Delete.Key, s.Delete.RangeEnd})
-		case s.Put != nil && later.has(s.Put.Key):
-			return true
-		}
-	}
-	return false
 }
 
 // nativeDelete is the user's delete without the reserved names in its range. One of only those stays, as an empty
@@ -187,22 +147,26 @@ func nativeDelete(d *pb.DeleteRangeRequest) *pb.DeleteRangeRequest {
 	if len(d.RangeEnd) == 0 {
 		return d
 	}
-	k, e, empty := validate.Clip(d.Key, d.RangeEnd)
+	r, empty := userRange(d)
 	if empty {
-		k, e = []byte(record.FirstUserKey), []byte(record.FirstUserKey)
+		r = Range{[]byte(record.FirstUserKey), []byte(record.FirstUserKey)}
 	}
-	return &pb.DeleteRangeRequest{Key: k, RangeEnd: e, PrevKv: d.PrevKv}
+	return &pb.DeleteRangeRequest{Key: r.Key, RangeEnd: r.End, PrevKv: d.PrevKv}
+}
+
+// userRange is the part of a delete's range that users' keys may be in.
+func userRange(d *pb.DeleteRangeRequest) (r Range, empty bool) {
+	r.Key, r.End, empty = validate.Clip(d.Key, d.RangeEnd)
+	return r, empty
 }
 
 // storedPut is the user's put with the header in front of the value. The lease is in the header alone: to the member the
 // key has none, so the member never deletes it by itself.
-func storedPut(put *pb.PutRequest, s State, stamp int64, anew bool) *pb.PutRequest {
+func storedPut(put *pb.PutRequest, s State, stamp int64) *pb.PutRequest {
 	h := record.Header{Stamp: stamp, Create: stamp, Lease: put.Lease}
 	value := put.Value
 	if s.KV != nil {
-		if !anew {
-			h.Create = s.KV.CreateRevision
-		}
+		h.Create = s.KV.CreateRevision
 		if put.IgnoreLease {
 			h.Lease = s.KV.Lease
 		}
@@ -223,7 +187,6 @@ func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
 		Slots: []int{s},
 		Below: []int{s},
 		read:  true,
-		apart: true,
 		Txn: &pb.TxnRequest{
 			Compare: []*pb.Compare{valueBelow(record.SlotKey(s), be)},
 			Success: []*pb.RequestOp{

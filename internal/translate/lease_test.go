@@ -74,7 +74,6 @@ func TestEntries(t *testing.T) {
 	step(put("a", ""), none, none)
 	step(leased(8), none, a)
 	step(remove("a", ""), none, none)
-	step(both(leased(8), remove("a", "")), none, none)
 }
 
 // TestEntriesOfUnknownStates: who puts over other writers' puts knows the key's lease from before them.

@@ -36,6 +36,7 @@ func newMember(t tester) *member {
 	server := etcdfake.New(1)
 	r, err := ring.New([]string{"m"}, slots, ring.Policy{})
 	require.NoError(t, err)
+	server.Watch(func(_ int64, evs []*mvccpb.Event) { requireOneFate(t, evs) })
 	m := &member{t: t, kv: server.Client(nil), ring: r}
 	m.put(record.KeyFence, record.Pair(1, 0))
 	m.put(record.KeyClock, record.Pair(1, 0))
@@ -47,6 +48,16 @@ func newMember(t tester) *member {
 		m.put(string(record.LeaseKey(id)), record.LeaseRecord{Grant: 1}.Encode())
 	}
 	return m
+}
+
+// requireOneFate demands that no revision of a member puts and deletes one key.
+func requireOneFate(t require.TestingT, evs []*mvccpb.Event) {
+	fate := map[string]mvccpb.Event_EventType{}
+	for _, e := range evs {
+		was, again := fate[string(e.Kv.Key)]
+		require.False(t, again && was != e.Type, "%q is put and deleted in one revision", e.Kv.Key)
+		fate[string(e.Kv.Key)] = e.Type
+	}
 }
 
 // put writes a record as another process would, and returns the native revision.

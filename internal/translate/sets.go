@@ -48,26 +48,36 @@ type cover struct {
 
 // add adds a range in etcd's convention.
 func (c *cover) add(r Range) {
-	switch {
-	case len(r.End) == 0:
+	if len(r.End) == 0 {
 		if c.keys == nil {
 			c.keys = map[string]struct{}{}
 		}
 		c.keys[string(r.Key)] = struct{}{}
-	default:
-		end := r.End
-		if len(end) == 1 && end[0] == 0 {
-			end = nil
-		} else if slices.Compare(r.Key, end) >= 0 {
-			return // empty
-		}
-		if c.ranges == nil {
-			c.ranges = adt.NewIntervalTree()
-		}
-		if ivl := adt.NewBytesAffineInterval(r.Key, end); c.ranges.Find(ivl) == nil {
-			c.ranges.Insert(ivl, nil)
-		}
+		return
 	}
+	ivl, empty := interval(r)
+	if empty {
+		return
+	}
+	if c.ranges == nil {
+		c.ranges = adt.NewIntervalTree()
+	}
+	if c.ranges.Find(ivl) == nil {
+		c.ranges.Insert(ivl, nil)
+	}
+}
+
+// interval is a range in etcd's convention as trees take it.
+func interval(r Range) (ivl adt.Interval, empty bool) {
+	switch {
+	case len(r.End) == 0:
+		return adt.NewBytesAffinePoint(r.Key), false
+	case len(r.End) == 1 && r.End[0] == 0:
+		return adt.NewBytesAffineInterval(r.Key, nil), false
+	case slices.Compare(r.Key, r.End) >= 0:
+		return ivl, true
+	}
+	return adt.NewBytesAffineInterval(r.Key, r.End), false
 }
 
 // has reports whether a key lies in some range.

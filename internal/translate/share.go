@@ -158,21 +158,49 @@ func heldBy(h record.Holder, whole bool, slots []int) []*pb.Compare {
 // evaluated on.
 func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 	cs := append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil))
-	v := h.Value()
-	var then []*pb.RequestOp
+	then := s.lockFor(h)
 	if s.Whole {
 		cs = append(cs, slotsFree())
-		then = append(then, putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: v}))
 	}
-	for _, slot := range s.Slots {
+	for i, slot := range s.Slots {
 		cs = append(cs, valueBelow(record.SlotKey(slot), record.Infinity()))
-		then = append(then, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: v, PrevKv: true}))
+		then[i].GetRequestPut().PrevKv = true
 	}
 	then = append(then, s.reads()...)
 	for _, id := range s.Leases {
 		then = append(then, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}
 	return &pb.TxnRequest{Compare: cs, Success: grouped(then, s.maxOps), Failure: whyNot()}
+}
+
+// lockFor puts the share's locks.
+func (s *Share) lockFor(h record.Holder) []*pb.RequestOp {
+	v := h.Value()
+	if s.Whole {
+		return []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: v})}
+	}
+	ops := make([]*pb.RequestOp, 0, len(s.Slots)+2) // for part.frame
+	for _, slot := range s.Slots {
+		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: v}))
+	}
+	return ops
+}
+
+// release gives up the share's locks, and what the transaction holds, when it has landed.
+func (s *Share) release(h record.Holder, stamp, epoch int64) []*pb.RequestOp {
+	ops := letGo(h, s.Leases)
+	if s.Whole {
+		fence := record.Pair(epoch, stamp)
+		ops = append(ops, freeMember(), txnOp(&pb.TxnRequest{
+			// In a later epoch, nothing below the stamp is left that could land.
+			Compare: []*pb.Compare{valueAbove([]byte(record.KeyFence), record.Number(epoch)), valueBelow([]byte(record.KeyFence), fence)},
+			Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: fence})},
+		}))
+	}
+	for _, slot := range s.Slots {
+		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: record.Number(stamp)}))
+	}
+	return ops
 }
 
 // Claim builds the request that locks the member for h though slots of it are locked: nobody locks more of them, and once
@@ -186,7 +214,7 @@ func (s *Share) Claim(epoch int64, h record.Holder) *pb.TxnRequest {
 }
 
 func (s *Share) claims(h record.Holder) []*pb.RequestOp {
-	ops := []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: h.Value()})}
+	ops := s.lockFor(h)
 	for _, id := range s.Leases {
 		ops = append(ops, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}

@@ -207,17 +207,21 @@ func (a *attempt) touched() map[string]bool {
 			keys[string(s.Delete.Key)] = false
 		}
 	}
-	for _, s := range a.run.Steps { // an own delete, wherever it stands: deletes of etcd's own may also run before a put
-		if s.Delete != nil && len(s.Delete.RangeEnd) == 0 {
-			keys[string(s.Delete.Key)] = false
-		}
-	}
 	for _, k := range a.run.Compared {
 		if _, ok := keys[string(k)]; !ok {
 			keys[string(k)] = false
 		}
 	}
 	return keys
+}
+
+// mixed says that a key is put and deleted, which is not for one revision of a member.
+func (a *attempt) mixed() bool {
+	return slices.ContainsFunc(a.run.Steps, func(p translate.Step) bool {
+		return p.Put != nil && slices.ContainsFunc(a.run.Steps, func(s translate.Step) bool {
+			return s.Delete != nil && translate.Range{Key: s.Delete.Key, End: s.Delete.RangeEnd}.Contains(p.Put.Key)
+		})
+	})
 }
 
 // stale says that the writer knows already that its stamp is too low.

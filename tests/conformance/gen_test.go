@@ -204,8 +204,8 @@ func (g *generator) compare(among []string) *pb.Compare {
 }
 
 // txn draws a transaction of at most the given depth of nesting. Duplicate keys happen by themselves, except where etcd does not
-// notice that a key is put and deleted at once, and then tells watches a previous value that never was: between nested transactions,
-// so that all of one transaction put or all delete, and below a delete without an end, so that there are none.
+// notice that a key is put and deleted at once, see mixed: between nested transactions, so that all of one transaction put or all
+// delete, and below a delete without an end, so that there are none.
 func (g *generator) txn(among []string, depth int) *pb.TxnRequest {
 	g.nestedDeletes = g.oneIn(2, "nested deletes")
 	return g.level(among, depth, false)
@@ -244,6 +244,52 @@ func (g *generator) op(among []string, depth int, nested, readOnly bool) *pb.Req
 	default:
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: g.level(among, depth-1, true)}}
 	}
+}
+
+// mixed is a transaction that puts and deletes keys in the ways that etcd lets pass: in nested transactions of which those that put
+// come first, and below deletes without an end. None of its puts keeps anything: of a deleted key that ends etcd's servers.
+func (g *generator) mixed() *pb.TxnRequest {
+	among := g.among()
+	req := &pb.TxnRequest{}
+	add := func(op *pb.RequestOp, nested bool) {
+		if nested {
+			op = &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{Success: []*pb.RequestOp{op}}}}
+		}
+		req.Success = append(req.Success, op)
+	}
+	remove := func(end []byte, nested bool) {
+		d := &pb.DeleteRangeRequest{Key: []byte(sample(g, among, "key")), RangeEnd: end, PrevKv: g.oneIn(2, "prev kv")}
+		add(&pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: d}}, nested)
+	}
+	endless := func() {
+		if g.oneIn(2, "endless") {
+			remove([]byte{0}, g.oneIn(3, "nested"))
+		}
+	}
+	endless()
+	for _, k := range rapid.SliceOfNDistinct(rapid.SampledFrom(among), 1, min(3, len(among)), rapid.ID).Draw(g.T, "puts") {
+		put := &pb.PutRequest{Key: []byte(k), Value: g.value(), PrevKv: g.oneIn(3, "prev kv")}
+		add(&pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}}, !g.oneIn(3, "flat"))
+	}
+	endless()
+	for range rapid.IntRange(0, 3).Draw(g.T, "deletes") {
+		d := g.del(among)
+		remove(d.RangeEnd, !g.oneIn(4, "flat"))
+	}
+	if g.oneIn(3, "read") {
+		add(&pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}}}, false)
+	}
+	endless()
+	return req
+}
+
+// compaction does not name a revision that puts and deletes a key: compacted there, an etcd loses the key.
+func (g *generator) compaction() *pb.CompactionRequest {
+	rev := g.rev()
+	for g.revs.mixed[rev] {
+		rev--
+	}
+	return &pb.CompactionRequest{Revision: rev, Physical: g.oneIn(2, "physical")}
 }
 
 // broken damages a request so that validation has to refuse it, most of the time.

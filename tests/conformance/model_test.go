@@ -56,9 +56,8 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 	get := request(func(g *generator) any { return g.get(keys) })
 	txn := request(func(g *generator) any { return g.txn(g.among(), 2) })
 	lease := request((*generator).leased)
-	compact := request(func(g *generator) any {
-		return &pb.CompactionRequest{Revision: g.rev(), Physical: g.oneIn(2, "physical")}
-	})
+	compact := request(func(g *generator) any { return g.compaction() })
+	mixed := request(func(g *generator) any { return g.mixed() })
 	crowd := func(t *rapid.T) {
 		p.run(t, p.draw(t, func(g *generator) any { return g.crowd() }))
 		p.revs.crowded()
@@ -69,6 +68,10 @@ func (p *pair) actions(ws *watches) map[string]func(*rapid.T) {
 		"get": get, "get again": get, "get more": get,
 		"txn": txn, "txn again": txn, "txn more": txn,
 		"lease": lease, "lease again": lease,
+		"put and delete": func(t *rapid.T) {
+			mixed(t)
+			p.revs.mixed[p.revs.current()] = true
+		},
 		"delete":     request(func(g *generator) any { return g.del(g.among()) }),
 		"get stream": request(func(g *generator) any { return g.stream() }),
 		"broken or crowd": func(t *rapid.T) {

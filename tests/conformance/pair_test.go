@@ -61,7 +61,7 @@ func (p *pair) reset(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reset meta: %w", err)
 	}
-	p.revs, p.compacted = &revisions{base: plain, meta: []int64{meta}}, plain
+	p.revs, p.compacted = &revisions{base: plain, meta: []int64{meta}, mixed: map[int64]bool{}}, plain
 	return nil
 }
 

@@ -17,6 +17,8 @@ type revisions struct {
 	meta    []int64 // strictly increasing
 	present int64   // the newest meta revision known, with or without an event; at least the newest of an event
 	crowds  []int64 // plain revisions at which there are more keys than usual
+
+	mixed map[int64]bool // plain revisions that may put and delete a key
 }
 
 // crowded notes that there are more keys than usual at the newest revision.

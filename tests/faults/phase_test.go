@@ -97,10 +97,10 @@ func phaseOfTxn(txn *pb.TxnRequest) phase {
 	switch {
 	case decided:
 		return decide
+	case parted && held: // it may leave the locks to the member's next part
+		return part
 	case locks:
 		return lock
-	case parted && held:
-		return part
 	case held:
 		return unlock
 	case tidied:
