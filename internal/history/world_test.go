@@ -252,44 +252,6 @@ func (c *change) operation(stamp int64, slot int) {
 	}
 }
 
-// cross lands a transaction across members at a new stamp. Its operations go to the members in turn; the last one is a
-// range delete, of which each of them has some.
-func (w *world) cross() {
-	w.clock++
-	of := len(w.members)
-	for i, m := range w.members {
-		c := m.begin()
-		part := record.Part{Stamp: w.clock, Of: of, Index: i}
-		do := func(op int, change func()) {
-			before := len(c.landed)
-			change()
-			n := len(c.landed) - before
-			for j := range c.landed[before:] {
-				c.landed[before+j].parted, c.landed[before+j].order = true, op
-			}
-			if n > 0 {
-				part.Runs = append(part.Runs, record.Run{Op: op, Events: n})
-			}
-		}
-		slot := w.draw(keysPerMember / 2)
-		a, b := keyName(i, 2*slot), keyName(i, 2*slot+1)
-		for n, key := range []string{b, a} {
-			if w.draw(2) == 0 {
-				do(n*of+w.draw(of), func() { c.put(key, w.clock) })
-			}
-		}
-		if len(part.Runs) == 0 {
-			do(10*of, func() {
-				c.del(a, w.clock)
-				c.del(b, w.clock)
-			})
-		}
-		c.slot(testSlot([]byte(a)), w.clock)
-		c.record(string(record.MarkKey(0)), part.Value())
-		c.commit()
-	}
-}
-
 // exclusive lands a transaction that has the member for itself.
 func (c *change) exclusive(stamp int64) {
 	if c.fence >= stamp || c.clock >= stamp {
