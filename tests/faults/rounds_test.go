@@ -139,6 +139,9 @@ func TestDeathBetweenRounds(t *testing.T) {
 	require.Equal(t, "old", string(past.Kvs[0].Value))
 
 	resp := <-watch
+	for resp.IsProgressNotify() { // others of the stream have asked for it
+		resp = <-watch
+	}
 	require.NoError(t, resp.Err())
 	evs := resp.Events
 	require.Len(t, evs, 2, "all of a revision comes at once")
