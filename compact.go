@@ -52,6 +52,8 @@ func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, cu
 	}
 	c.noteCompacted(r.Revision)
 	f.log.SetCompacted(r.Revision)
+	ctx, cancel := c.whileOpen(ctx)
+	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	for i, m := range c.members {
 		g.Go(func() error {
@@ -144,5 +146,7 @@ func (f *feed) lo(ctx context.Context, member int, r int64) (int64, error) {
 			return lo, nil
 		}
 	}
+	ctx, cancel := f.c.whileOpen(ctx)
+	defer cancel()
 	return f.history.Lo(ctx, member, r)
 }

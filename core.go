@@ -36,6 +36,7 @@ type core struct {
 	clock   *clock.Clock
 	leases  *lease.Lessor
 	commit  *commit.Pipeline
+	doubts  *mergedlog.Doubts
 	cache   *statecache.Cache
 	metrics *metrics
 	latches *latch.Set
@@ -51,6 +52,7 @@ type core struct {
 
 	ctx    context.Context // ends with Close or a fatal error
 	cancel context.CancelFunc
+	late   context.Context // ends when Close does not wait any longer for what is under way
 	wg     sync.WaitGroup
 
 	closing sync.Once
@@ -65,6 +67,7 @@ type core struct {
 func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 	c := &core{cfg: cfg, self: rand.Uint64() | 1, ready: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.late = endsAfter(c.ctx, linger)
 	if c.metrics, err = newMetrics(cfg.Metrics, c); err != nil {
 		c.cancel()
 		return nil, err
@@ -87,7 +90,8 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 		return nil, err
 	}
 	c.commit = commit.New(c.commitConfig())
-	f, err := openFeed(ctx, c)
+	context.AfterFunc(endsAfter(c.ctx, 2*linger), c.commit.Abandon)
+	f, err := c.openFirst(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +118,10 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	if c.ring, err = ring.New(c.id.Names, c.id.Slots, policy); err != nil {
 		return err
 	}
+	c.doubts = mergedlog.NewDoubts(len(c.ring.Names()), c.ring.Slot)
 	for i, name := range c.ring.Names() {
 		cli := byName[name].Client
-		m := &member{index: i, name: name, cli: cli, kv: wire.KV(cli), open: c.ctx, seen: c.metrics.memberRequest}
+		m := &member{index: i, name: name, cli: cli, kv: wire.KV(cli), open: c.ctx, seen: c.metrics.memberRequest, stopped: c.stopped, reached: c.doubts.Reached}
 		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout, most: min(sharedReads, c.cfg.MemberTxnOps)}
 		c.members = append(c.members, m)
 	}
@@ -125,7 +130,7 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 
 func (c *core) commitConfig() commit.Config {
 	cfg := commit.Config{
-		Clock: c.clock, Log: currentLog{c}, MaxTxnOps: c.cfg.MemberTxnOps, Timeout: c.cfg.MemberTimeout, Logger: c.cfg.Logger,
+		Clock: c.clock, Doubts: c.doubts, MaxTxnOps: c.cfg.MemberTxnOps, Timeout: c.cfg.MemberTimeout, Logger: c.cfg.Logger,
 		Grace:     c.grace,
 		OnBatch:   c.metrics.batch,
 		OnRefusal: c.metrics.refusal,
@@ -174,17 +179,38 @@ func (c *core) supervise(f *feed) {
 	}
 }
 
+// reopenAfter is how long the opening of a feed rests after it failed.
+const reopenAfter = time.Second
+
 // reopen opens a feed, again until it works or the core is over.
 func (c *core) reopen() (*feed, error) {
 	for {
 		f, err := openFeed(c.ctx, c)
-		if err == nil {
+		switch {
+		case err == nil:
 			return f, nil
-		}
-		c.cfg.Logger.Warn("could not reopen the merged log", zap.Error(err))
-		if err := pause(c.ctx, time.Second); err != nil {
+		case errors.Is(err, errFatal):
+			c.fail(err)
 			return nil, err
 		}
+		c.cfg.Logger.Warn("could not reopen the merged log", zap.Error(err))
+		if overrun := errors.Is(err, mergedlog.ErrOverrun); overrun && c.ctx.Err() == nil {
+			continue
+		}
+		if err := pause(c.ctx, reopenAfter); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// openFirst opens the first feed, again where compaction overtakes it.
+func (c *core) openFirst(ctx context.Context) (*feed, error) {
+	for {
+		f, err := openFeed(ctx, c)
+		if err == nil || !errors.Is(err, mergedlog.ErrOverrun) || ctx.Err() != nil {
+			return f, err
+		}
+		c.cfg.Logger.Info("compaction overtook the opening of the merged log; it is opened again", zap.Error(err))
 	}
 }
 
@@ -196,6 +222,7 @@ func (c *core) setFeed(f *feed) {
 		c.feed = f
 		close(c.ready)
 	case f == nil && c.feed != nil:
+		close(c.feed.replaced)
 		c.feed = nil
 		c.ready = make(chan struct{})
 	}
@@ -208,6 +235,19 @@ func (c *core) fail(err error) {
 	c.fatal = fmt.Errorf("metaetcd: client stopped: %w", err)
 	c.mu.Unlock()
 	c.cancel()
+	c.commit.Stop(final{c.whyOver()})
+	c.leases.Shut()
+}
+
+// stopped returns why nothing may be sent to members any more: the core has failed. One that is closed finishes what it began.
+func (c *core) stopped() error {
+	if c.ctx.Err() == nil {
+		return nil
+	}
+	if err := c.whyOver(); !errors.Is(err, ErrClosed) {
+		return final{err}
+	}
+	return nil
 }
 
 // present returns the feed, nil while there is none.
@@ -227,7 +267,10 @@ func (c *core) feedFor(ctx context.Context) (*feed, error) {
 			return nil, c.whyOver()
 		}
 		if f != nil {
-			return f, nil
+			if !f.over() {
+				return f, nil
+			}
+			ready = f.replaced
 		}
 		select {
 		case <-ready:
@@ -254,7 +297,10 @@ func (c *core) orOver(ctx context.Context, err error) error {
 		return err
 	}
 	switch status.Code(err) {
-	case codes.Canceled, codes.Unavailable, codes.Unknown:
+	case codes.Canceled, codes.Unavailable, codes.Unknown, codes.DeadlineExceeded:
+		return c.whyOver()
+	}
+	if errors.Is(err, context.Canceled) {
 		return c.whyOver()
 	}
 	return err
@@ -308,19 +354,18 @@ func whileOpen(ctx, open context.Context) (context.Context, context.CancelFunc) 
 
 // lingering is a context for what should be finished though the core is being closed, if it does not take long.
 func (c *core) lingering(timeout time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	stop := context.AfterFunc(c.ctx, func() {
-		t := time.AfterFunc(linger, cancel)
-		context.AfterFunc(ctx, func() { t.Stop() })
-	})
-	return ctx, func() {
-		stop()
-		cancel()
-	}
+	return context.WithTimeout(c.late, timeout)
 }
 
-// linger is how long Close waits for what is under way.
+// linger is how long Close waits for requests that are under way. For outcomes it waits twice as long.
 const linger = 500 * time.Millisecond
+
+// endsAfter returns a context that ends some time after ctx.
+func endsAfter(ctx context.Context, d time.Duration) context.Context {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return late
+}
 
 // spawn runs fn beside its caller, unless the core is being closed.
 func (c *core) spawn(fn func()) bool {
@@ -340,6 +385,9 @@ func (c *core) shutDown() {
 	c.mu.Lock()
 	c.cancel()
 	c.mu.Unlock()
+	if c.commit != nil {
+		c.commit.Shut() // who settles an outcome needs the rest of it, and waits in wg
+	}
 	if c.leases != nil {
 		c.leases.Close()
 	}
@@ -361,30 +409,6 @@ func (c *core) shutDown() {
 
 // currentLog is the newest feed's log, for those that outlive feeds. It is there before the feed serves.
 type currentLog struct{ c *core }
-
-func (l currentLog) Track(member int, epoch int64, stamps ...int64) {
-	if log := l.c.log.Load(); log != nil {
-		log.Track(member, epoch, stamps...)
-	}
-}
-
-func (l currentLog) Untrack(member int, epoch int64, stamps ...int64) {
-	if log := l.c.log.Load(); log != nil {
-		log.Untrack(member, epoch, stamps...)
-	}
-}
-
-func (l currentLog) Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error) {
-	return l.c.log.Load().Outcome(ctx, member, epoch, stamp)
-}
-
-func (l currentLog) Seen(member int, epoch, stamp int64) (mergedlog.Outcome, error) {
-	return l.c.log.Load().Seen(member, epoch, stamp)
-}
-
-func (l currentLog) WaitReached(ctx context.Context, member int, rev int64) error {
-	return l.c.log.Load().WaitReached(ctx, member, rev)
-}
 
 func (l currentLog) fenceHolds(member int, r raised) {
 	if log := l.c.log.Load(); log != nil {

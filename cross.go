@@ -179,6 +179,9 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 		return x.stepAside(ctx)
 	}
 	if err := x.c.checkReads(ctx, f, run); err != nil {
+		if f.overtook(err) {
+			err = errAgain
+		}
 		return nil, false, err
 	}
 	if kept := locked.Unheld(run); len(kept) > 0 {
@@ -410,9 +413,8 @@ func (x *crossing) decide(locked *translate.Cross, run *translate.Run) (*transla
 // send sends the decision, and finds out what became of it.
 func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 	primary := x.holder.Primary
-	log := currentLog{x.c}
-	log.Track(primary, s.Epoch, s.Rev)
-	defer log.Untrack(primary, s.Epoch, s.Rev)
+	x.c.doubts.Track(primary, s.Epoch, mergedlog.Sent{Stamp: s.Rev, Txn: d.Txn})
+	defer x.c.doubts.Untrack(primary, s.Epoch, s.Rev)
 	ctx, cancel := x.c.lingering(x.c.cfg.MemberTimeout)
 	resp, err := x.c.members[primary].send(ctx, d.Txn)
 	cancel()

@@ -19,9 +19,9 @@ import (
 var ErrClosed error = commit.ErrClosed
 
 // ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the client was
-// closed while the write was in flight, or its member's log was compacted before it showed what became of the write. A write
+// closed while the write was in flight, or its answer was lost and its member compacted so that no trace is left. A write
 // that is known to have landed gets it if what it was to answer, like previous values, was compacted before it was read; the
-// message says so. Over gRPC its code is Unknown.
+// message says so. Reads never get it. Over gRPC its code is Unknown.
 var ErrUnknownOutcome error = commit.ErrUnknown
 
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.

@@ -38,13 +38,15 @@ type feed struct {
 	ended  chan struct{} // closed when err is set
 	once   sync.Once
 	err    error
+
+	replaced chan struct{} // closed when the feed has ended, and is not the core's any more
 }
 
 // openFeed starts the streams and closes everything up to the clock's present revision (section 6, start of a process).
 func openFeed(ctx context.Context, c *core) (*feed, error) {
-	f := &feed{c: c, ended: make(chan struct{})}
+	f := &feed{c: c, ended: make(chan struct{}), replaced: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
-	f.log = mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, MaxBytes: c.cfg.LogBytes, OnRecord: f.onRecord})
+	f.log = mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, MaxBytes: c.cfg.LogBytes, Doubts: c.doubts, OnRecord: f.onRecord})
 	raise(&c.closedBefore, c.closed())
 	c.log.Store(f.log)
 	f.gaps = newGapKeeper(f)
@@ -52,6 +54,9 @@ func openFeed(ctx context.Context, c *core) (*feed, error) {
 	f.history = history.New(f.historyConfig())
 	if err := f.start(ctx); err != nil {
 		f.close()
+		if errors.Is(f.err, errLog) { // why it had to end by itself
+			err = f.err
+		}
 		return nil, err
 	}
 	f.hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: c.cfg.ProgressInterval, Logger: c.cfg.Logger})
@@ -81,6 +86,9 @@ func (f *feed) start(ctx context.Context) error {
 		f.log.Open(m.index, r.MemberState, r.held...)
 		f.wg.Add(1)
 		go f.stream(m, r.Rev+1) //nolint:contextcheck // it lives as long as the feed, not as the call
+		if err := f.recall(ctx, m); err != nil {
+			return err
+		}
 	}
 	for {
 		done, err := f.closeUpToClock(ctx)
@@ -204,8 +212,12 @@ func (f *feed) learnCompacted() {
 // streamRetry is how long a stream that broke off rests.
 const streamRetry = 100 * time.Millisecond
 
-// errLog marks errors that end the feed.
-var errLog = errors.New("the merged log cannot go on")
+var (
+	// errLog marks errors that end the feed.
+	errLog = errors.New("the merged log cannot go on")
+	// errFatal marks those of them that end the core.
+	errFatal = fmt.Errorf("%w: the members contradict the protocol", errLog)
+)
 
 // follow appends a member's events until the watch breaks off, or the log cannot go on (errLog).
 func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
@@ -223,12 +235,22 @@ func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
 		}
 		f.refreshCache(resp.Events)
 		if err := f.log.Append(m.index, revisionsOf(resp.Events)); err != nil {
-			return fmt.Errorf("%w: %w", errLog, err)
+			return logError(err)
 		}
 		f.gaps.kick()
 		f.locks.kick()
 	}
 	return nil
+}
+
+// logError is the error of a feed whose log failed with err.
+func logError(err error) error {
+	for _, fatal := range []error{mergedlog.ErrForeignWrite, mergedlog.ErrClockBroken, mergedlog.ErrOutOfOrder} {
+		if errors.Is(err, fatal) {
+			return fmt.Errorf("%w: %w", errFatal, err)
+		}
+	}
+	return fmt.Errorf("%w: %w", errLog, err)
 }
 
 // refreshCache keeps what this process knows of keys up to date with other processes' writes.
@@ -305,14 +327,21 @@ func (f *feed) close() {
 	f.wg.Wait()
 }
 
-// over reports whether the feed has ended.
-func (f *feed) over() bool {
-	select {
-	case <-f.ended:
-		return true
-	default:
-		return false
+// over reports whether the feed has ended, or is about to: its log shows nothing new.
+func (f *feed) over() bool { return f.log.Err() != nil }
+
+// overtook reports whether err says that the feed is over. There will be another one, or the core is over as well.
+func (f *feed) overtook(err error) bool {
+	end := f.log.Err()
+	return end != nil && errors.Is(err, end)
+}
+
+// orEnd returns an error that a read met, or the feed's end if the read may have failed because of it.
+func (f *feed) orEnd(err error) error {
+	if end := f.log.Err(); err != nil && end != nil {
+		return end
 	}
+	return err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

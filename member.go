@@ -25,9 +25,12 @@ type member struct {
 	cli    *clientv3.Client
 	kv     pb.KVClient
 	points *pointReader
-	open   context.Context                            // ends with the core
-	seen   func(member int, method string, err error) // counts requests
-	away   atomic.Bool                                // it did not answer a transaction across members; see awaitBack
+	open   context.Context // ends with the core
+	// stopped returns why nothing may be sent any more; nil: it may. reached is told the revisions that answers show.
+	stopped func() error
+	reached func(member int, rev int64)
+	seen    func(member int, method string, err error) // counts requests
+	away    atomic.Bool                                // it did not answer a transaction across members; see awaitBack
 }
 
 // whileOpen ends a request's context with the core: a member that does not answer must not hold up Close.
@@ -43,8 +46,14 @@ func (m *member) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 
 // send is txn for writes: those in flight are awaited by Close.
 func (m *member) send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := m.stopped(); err != nil {
+		return nil, err
+	}
 	resp, err := m.kv.Txn(ctx, req)
 	m.seen(m.index, "txn", err)
+	if err == nil {
+		m.reached(m.index, resp.Header.GetRevision())
+	}
 	return resp, err
 }
 
@@ -128,6 +137,7 @@ func (m *member) present(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	m.reached(m.index, resp.Header.Revision)
 	return resp.Header.Revision, nil
 }
 

@@ -200,7 +200,7 @@ func (c *core) pairsAt(
 	for try := 1; ; try++ {
 		resp, err := b.read(ctx, native, own)
 		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !c.behind(ctx, f, b.members, r) {
-			return resp, err
+			return resp, f.orEnd(err)
 		}
 	}
 }
@@ -212,6 +212,8 @@ const behindTries = 3
 // member that hold no stamp, like those that change leases and fences, say nothing of r: another process may have compacted
 // up to one of them that this one had not seen. Then it has by the time this returns.
 func (c *core) behind(ctx context.Context, f *feed, members []int, r int64) bool {
+	ctx, cancel := c.whileOpen(ctx)
+	defer cancel()
 	rec, err := c.members[0].readRecords(ctx)
 	if err != nil || r < rec.compacted {
 		return false
@@ -274,6 +276,8 @@ func (f *feed) snapshot(ctx context.Context, r int64, members []int, key, end []
 		if err := f.log.WaitClosed(ctx, r); err != nil {
 			return nil, err
 		}
+		ctx, cancel := f.c.whileOpen(ctx)
+		defer cancel()
 		return f.history.Snapshot(ctx, r, members, key, end)
 	}
 	return snaps, err
@@ -291,13 +295,14 @@ func (c *core) current(ctx context.Context, read func(f *feed) error) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.As(err, new(askedError)):
-			if err := c.catchUp(ctx, f); err != nil {
-				return err
-			}
-		case f.over() && c.ctx.Err() == nil && ctx.Err() == nil:
-			// The log restarted under the read.
-		default:
+			err = c.catchUp(ctx, f)
+		}
+		switch {
+		case err == nil:
+		case !f.overtook(err):
 			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
 		}
 	}
 }

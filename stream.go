@@ -81,7 +81,7 @@ func (s *stream) run(ctx context.Context, f *feed) error {
 	for try := 1; ; try++ {
 		err := s.pieces(ctx, f, end, members)
 		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !s.c.behind(ctx, f, members, s.at) {
-			return err
+			return f.orEnd(err)
 		}
 	}
 }

@@ -44,6 +44,8 @@ func (s source) Since(from int64, maxEvents int) ([]*mergedlog.Event, int64, err
 }
 
 func (s source) Replay(ctx context.Context, key, end []byte, from, to int64, fn func(evs []*mergedlog.Event) error) error {
+	ctx, cancel := s.f.c.whileOpen(ctx)
+	defer cancel()
 	return s.f.history.Replay(ctx, key, end, from, to, fn)
 }
 
@@ -52,6 +54,7 @@ func (s source) Err() error {
 	if !s.f.over() {
 		return nil
 	}
+	<-s.f.ended
 	if errors.Is(s.f.err, mergedlog.ErrOverrun) {
 		if rev := s.Compacted(); rev > 0 {
 			return &watchhub.CompactedError{Rev: rev}

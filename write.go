@@ -421,6 +421,12 @@ func (c *core) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 				return translate.Read(r.Key, stamp, mark, c.ring.Slot), nil
 			},
 		})
+		if errors.Is(err, ErrUnknownOutcome) { // nothing was to be written: it is free to be asked again
+			if c.ctx.Err() != nil {
+				return nil, c.whyOver()
+			}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -17,7 +17,7 @@ func (l *lane) await(op *Op) {
 		case <-op.ctx.Done():
 		case <-l.p.closing:
 			if aside {
-				op.finish(Result{Err: ErrClosed})
+				op.finish(Result{Err: l.p.ended()})
 			}
 			return
 		case <-late.C:
@@ -25,7 +25,7 @@ func (l *lane) await(op *Op) {
 			continue
 		}
 		if aside && !l.comeBack(op) {
-			op.finish(Result{Err: ErrClosed})
+			op.finish(Result{Err: l.p.ended()})
 		}
 		wake(l.wakeTake)
 		wake(l.wakeSend)

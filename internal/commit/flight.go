@@ -3,7 +3,6 @@ package commit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -212,7 +211,7 @@ func (f *flight) send(ops []boarded) {
 	for i, o := range ops {
 		b.Ops[i] = o.guarded
 	}
-	p.cfg.Log.Track(f.l.index, f.epoch, stampsOf(ops)...)
+	p.cfg.Doubts.Track(f.l.index, f.epoch, sentOf(ops)...)
 	b.Together = f.l.together() && b.CanTogether(p.cfg.MaxTxnOps)
 	if h := p.cfg.OnBatch; h != nil {
 		h(f.l.index, len(ops))
@@ -268,13 +267,13 @@ func (f *flight) takeBack() {
 	f.parts = nil
 	given := l.requeueLocked(ops)
 	l.mu.Unlock()
-	l.p.cfg.Log.Untrack(l.index, f.epoch, numbers...)
+	l.p.cfg.Doubts.Untrack(l.index, f.epoch, numbers...)
 	l.p.surrender(l.index+1, given...)
 }
 
 func (f *flight) sendAlone() {
 	ops := []boarded{{Op: f.alone, guarded: &translate.Guarded{}}}
-	f.l.p.cfg.Log.Track(f.l.index, f.epoch, f.alone.stamp)
+	f.l.p.cfg.Doubts.Track(f.l.index, f.epoch, mergedlog.Sent{Stamp: f.alone.stamp, Txn: f.exclusive.Txn})
 	resp, err := f.txn(f.exclusive.Txn)
 	var out translate.Outcome
 	if err == nil {
@@ -321,20 +320,13 @@ func OutOfSpace(err error) bool {
 // lookBack finds out what became of operations that the server has decided, without saying so: its log up to its present
 // revision shows their marks, or they did not land. (A fence, which settle needs, is a put, and there is no space for it.)
 func (f *flight) lookBack(ops []boarded, cause error) {
-	p := f.l.p
 	if len(ops) == 0 {
 		f.pause(resendAfter)
 		return
 	}
-	for !f.caughtUp() {
-		if !f.pause(resendAfter) {
-			f.deliver(ops, func(int) Result { return Result{Err: fmt.Errorf("%w: %w", ErrUnknown, cause)} })
-			return
-		}
-	}
 	for i := range ops {
-		out, err := p.cfg.Log.Seen(f.l.index, f.epoch, ops[i].stamp)
-		r := settled(out, err)
+		out, err := f.decided(ops[i].stamp)
+		r := f.settled(out, err)
 		if err == nil && out.Kind == 0 {
 			r = Result{Err: cause}
 			f.giveUp(f.l.index+1, ops[i].stamp)
@@ -343,13 +335,31 @@ func (f *flight) lookBack(ops []boarded, cause error) {
 	}
 }
 
-// caughtUp waits until the log has seen all that the member has committed by now.
-func (f *flight) caughtUp() bool {
+// decided returns what has become of a stamp by now; Kind 0: nothing.
+func (f *flight) decided(stamp int64) (mergedlog.Outcome, error) {
+	for {
+		out, err := f.seen(stamp)
+		if err == nil || final(err) || !f.pause(resendAfter) {
+			return out, err
+		}
+	}
+}
+
+// seen returns what the log shows of a stamp, when it has seen all that the member has committed by now.
+func (f *flight) seen(stamp int64) (mergedlog.Outcome, error) {
 	p := f.l.p
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Timeout)
 	defer cancel()
 	rev, err := f.l.member.Present(ctx)
-	return err == nil && p.cfg.Log.WaitReached(ctx, f.l.index, rev) == nil
+	if err != nil {
+		return mergedlog.Outcome{}, err
+	}
+	return p.cfg.Doubts.Seen(ctx, f.l.index, f.epoch, stamp, rev)
+}
+
+// final reports whether an error of Doubts stays.
+func final(err error) bool {
+	return errors.Is(err, mergedlog.ErrUntracked) || errors.Is(err, mergedlog.ErrForgotten)
 }
 
 // Definite reports whether an error of a request says that the server refused it: nothing of it landed. ResourceExhausted by
@@ -380,6 +390,15 @@ func stampsOf(ops []boarded) []int64 {
 	return out
 }
 
+// sentOf are the operations as Doubts know them.
+func sentOf(ops []boarded) []mergedlog.Sent {
+	out := make([]mergedlog.Sent, len(ops))
+	for i, o := range ops {
+		out[i] = mergedlog.Sent{Stamp: o.stamp, Txn: o.guarded.Txn}
+	}
+	return out
+}
+
 // refused is the result of operations that left nothing, in another epoch.
 func refused(int) Result { return Result{Outcome: translate.Outcome{Fenced: true}} }
 
@@ -397,7 +416,7 @@ func (f *flight) deliver(ops []boarded, result func(i int) Result) {
 			}
 		}
 	}
-	l.p.cfg.Log.Untrack(l.index, f.epoch, stamps...)
+	l.p.cfg.Doubts.Untrack(l.index, f.epoch, stamps...)
 	l.p.release(f.stamps(stamps...)...)
 	l.mu.Lock()
 	for _, o := range ops {
@@ -412,9 +431,9 @@ func (f *flight) deliver(ops []boarded, result func(i int) Result) {
 }
 
 // settled is the result of an operation whose outcome the log has told, or could not tell.
-func settled(out mergedlog.Outcome, err error) Result {
+func (f *flight) settled(out mergedlog.Outcome, err error) Result {
 	if err != nil {
-		return Result{Err: fmt.Errorf("%w: %w", ErrUnknown, err)}
+		return Result{Err: f.l.p.unknown(err)}
 	}
 	landed := out.Kind == mergedlog.Landed
 	return Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
@@ -434,7 +453,7 @@ func (f *flight) settle(ops []boarded, cause error) {
 		high = max(high, o.stamp)
 	}
 	for i := range ops {
-		r := settled(f.outcome(ops[i].stamp, high))
+		r := f.settled(f.outcome(ops[i].stamp, high))
 		f.deliver(ops[i:i+1], func(int) Result { return r })
 	}
 }
@@ -443,11 +462,10 @@ func (f *flight) outcome(stamp, high int64) (mergedlog.Outcome, error) {
 	p := f.l.p
 	for {
 		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Grace())
-		out, err := p.cfg.Log.Outcome(ctx, f.l.index, f.epoch, stamp)
-		waited := ctx.Err() != nil
+		out, err := p.cfg.Doubts.Outcome(ctx, f.l.index, f.epoch, stamp)
 		cancel()
-		if err == nil || !waited || p.ctx.Err() != nil {
-			return out, err // an error without waiting: the log has ended
+		if err == nil || final(err) || p.ctx.Err() != nil {
+			return out, err
 		}
 		rctx, rcancel := context.WithTimeout(p.ctx, p.cfg.Timeout)
 		if err := f.l.member.Raise(rctx, f.epoch, high); err != nil {

@@ -245,25 +245,25 @@ func TestOutOfSpaceMayHaveLanded(t *testing.T) {
 	})
 }
 
-// A log that was replaced meanwhile cannot tell.
+// What was compacted meanwhile cannot be told.
 func TestOutOfSpaceAndNoLog(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil, func(cfg *commit.Config) { cfg.Log = forgetful{cfg.Log} })
+		p := c.start(nil, func(cfg *commit.Config) { cfg.Doubts = forgetful{cfg.Doubts} })
 		c.members[0].setFault(once(func(context.Context, *pb.TxnRequest, func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
 			return nil, rpctypes.ErrGRPCNoSpace
 		}))
 		_, err := p.try(ctx, put("a", ""))
 		require.ErrorIs(t, err, commit.ErrUnknown)
-		require.ErrorIs(t, err, mergedlog.ErrUntracked)
+		require.ErrorIs(t, err, mergedlog.ErrForgotten)
 		require.False(t, p.Holds(2))
 		require.Empty(t, c.reasons(2), "it may have landed: it is not marked elsewhere")
 	})
 }
 
-type forgetful struct{ commit.Log }
+type forgetful struct{ commit.Doubts }
 
-func (forgetful) Seen(int, int64, int64) (mergedlog.Outcome, error) {
-	return mergedlog.Outcome{}, mergedlog.ErrUntracked
+func (forgetful) Seen(context.Context, int, int64, int64, int64) (mergedlog.Outcome, error) {
+	return mergedlog.Outcome{}, mergedlog.ErrForgotten
 }
 
 func TestBusyServersAreAskedAgain(t *testing.T) {
@@ -459,16 +459,52 @@ func TestCloseWithoutAnAnswer(t *testing.T) {
 	})
 }
 
+// TestLogEnds: an outcome that one log has not shown is waited for, because another log will, until the pipeline ends.
 func TestLogEnds(t *testing.T) {
-	for _, end := range []error{errors.New("gone"), context.DeadlineExceeded} {
-		bubble(t, 1, func(t *testing.T, c *cluster) {
-			p := c.start(nil)
-			c.members[0].setFault(loseRequest)
-			out := p.later(ctx, put("a", ""))
-			p.log.Fail(end)
-			require.True(t, out.over())
-			require.ErrorIs(t, out.err, commit.ErrUnknown)
-			require.False(t, p.Stalled(0))
-		})
-	}
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		c.members[0].setFault(loseRequest)
+		out := p.later(ctx, put("a", ""))
+		p.log.Fail(errors.New("gone"))
+		time.Sleep(time.Minute)
+		require.False(t, out.over())
+		p.Close()
+		require.True(t, out.over())
+		require.ErrorIs(t, out.err, commit.ErrUnknown)
+		require.NotErrorIs(t, out.err, commit.ErrClosed)
+	})
+}
+
+// TestStop: a pipeline that is stopped sends nothing any more, and what waits gets the reason.
+func TestStop(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		keys := c.keysOn(0, 5)
+		open := c.members[0].hang()
+		flying := []*pending{p.later(ctx, put(keys[0], ""))}
+		queued := []*pending{p.later(ctx, put(keys[1], "")), p.later(ctx, put(keys[2], ""))}
+		slow := func() *pending {
+			member, op := c.op(put(keys[3], ""))
+			op.Ready = make(chan struct{})
+			return p.doLater(ctx, member, op)
+		}()
+		given, err := p.Take(ctx)
+		require.NoError(t, err)
+		time.Sleep(1100 * time.Millisecond) // one stands aside, and the lane has stalled
+		reason := errors.New("the reason")
+		p.Stop(reason)
+		for _, op := range append(queued, slow) {
+			require.True(t, op.over())
+			require.ErrorIs(t, op.err, reason)
+		}
+		_, err = p.try(ctx, put(keys[4], ""))
+		require.ErrorIs(t, err, reason)
+		require.False(t, flying[0].over())
+		open()
+		require.True(t, flying[0].over())
+		require.NoError(t, flying[0].err, "it has landed")
+		p.Surrender(given)
+		p.Close()
+		require.Empty(t, c.reasons(given.Rev), "nothing is sent any more")
+	})
 }

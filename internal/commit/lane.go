@@ -71,7 +71,7 @@ func (l *lane) enqueue(op *Op) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return ErrClosed
+		return l.p.ended()
 	}
 	l.queue = append(l.queue, op)
 	if len(l.queue) >= l.patience { // the member may be away for long
@@ -111,7 +111,7 @@ func (l *lane) unstampLocked(ops []*Op) []stamp {
 func (l *lane) requeueLocked(ops []*Op) []stamp {
 	given := l.unstampLocked(ops)
 	if l.closed {
-		finish(ops, ErrClosed)
+		finish(ops, l.p.ended())
 	} else {
 		l.queue = slices.Insert(l.queue, 0, ops...)
 	}
@@ -136,7 +136,7 @@ func (l *lane) works() bool {
 	return l.worksLocked()
 }
 
-func (l *lane) worksLocked() bool { return l.stalled == 0 && !l.done }
+func (l *lane) worksLocked() bool { return l.stalled == 0 && !l.done && !l.p.stopped() }
 
 func (l *lane) overdue() bool {
 	l.mu.Lock()
@@ -153,17 +153,20 @@ func (l *lane) stallLocked() []stamp {
 	return given
 }
 
-// close ends what waits. Its stamps are marked by a last flight.
+// close ends what waits. Its stamps are marked by a last flight, if anything may be sent.
 func (l *lane) close() {
 	l.mu.Lock()
 	stamped := l.stamped
 	ops := append(l.queue, stamped...)
 	given := l.unstampLocked(stamped)
 	l.given = append(l.given, given...)
+	if l.p.stopped() {
+		l.given = nil
+	}
 	l.queue, l.stamped, l.closed = nil, nil, true
 	l.mu.Unlock()
 	l.p.release(given...)
-	finish(ops, ErrClosed)
+	finish(ops, l.p.ended())
 	wake(l.wakeTake)
 	wake(l.wakeSend)
 }

@@ -27,7 +27,7 @@ func (p *Pipeline) Landed(s Stamp) { p.release(stamp{s.Rev, s.Epoch}) }
 // Surrender gives up a stamp that has left no mark on any member and never will: some lane marks it.
 func (p *Pipeline) Surrender(s Stamp) { p.surrender(0, stamp{s.Rev, s.Epoch}) }
 
-// Settle finds out what became of a stamp that was sent to a member, tracked in the log, and whose answer err does not say:
+// Settle finds out what became of a stamp that was sent to a member, tracked in the doubts, and whose answer err does not say:
 // from the member's log, as section 8 has it. It fails with err itself if the server refused the request, so that the stamp is
 // to be surrendered; with ErrUnknown if it can no longer be found out.
 func (p *Pipeline) Settle(member int, s Stamp, err error) (mergedlog.Outcome, error) {
@@ -35,24 +35,24 @@ func (p *Pipeline) Settle(member int, s Stamp, err error) (mergedlog.Outcome, er
 		return mergedlog.Outcome{}, err
 	}
 	f := &flight{l: p.lanes[member], epoch: s.Epoch}
-	if !OutOfSpace(err) {
-		out, lost := f.outcome(s.Rev, s.Rev)
-		if lost != nil {
-			lost = fmt.Errorf("%w: %w", ErrUnknown, lost)
-		}
-		return out, lost
+	find := func() (mergedlog.Outcome, error) { return f.outcome(s.Rev, s.Rev) }
+	if OutOfSpace(err) {
+		find = func() (mergedlog.Outcome, error) { return f.decided(s.Rev) }
 	}
-	for !f.caughtUp() {
-		if !f.pause(resendAfter) {
-			return mergedlog.Outcome{}, fmt.Errorf("%w: %w", ErrUnknown, err)
-		}
-	}
-	out, lost := p.cfg.Log.Seen(member, s.Epoch, s.Rev)
+	out, lost := find()
 	switch {
 	case lost != nil:
-		return out, fmt.Errorf("%w: %w", ErrUnknown, lost)
+		return out, p.unknown(lost)
 	case out.Kind == 0:
 		return out, err
 	}
 	return out, nil
+}
+
+// unknown is the error of an operation whose outcome could not be found out.
+func (p *Pipeline) unknown(err error) error {
+	if why := p.ended(); why != nil && p.ctx.Err() != nil {
+		return fmt.Errorf("%w: %s", ErrUnknown, why.Error()) // it is not ErrClosed
+	}
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }

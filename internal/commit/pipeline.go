@@ -2,6 +2,7 @@ package commit
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -19,13 +20,12 @@ type Clock interface {
 	Epoch() int64
 }
 
-// Log settles unknown outcomes; see internal/mergedlog.
-type Log interface {
-	Track(member int, epoch int64, stamps ...int64)
+// Doubts settle unknown outcomes; see internal/mergedlog.
+type Doubts interface {
+	Track(member int, epoch int64, sent ...mergedlog.Sent)
 	Untrack(member int, epoch int64, stamps ...int64)
 	Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error)
-	Seen(member int, epoch, stamp int64) (mergedlog.Outcome, error)
-	WaitReached(ctx context.Context, member int, rev int64) error
+	Seen(ctx context.Context, member int, epoch, stamp, rev int64) (mergedlog.Outcome, error)
 }
 
 // Member is where a lane's flights go.
@@ -42,7 +42,7 @@ type Member struct {
 // Config is what a pipeline works with. The hooks may be nil.
 type Config struct {
 	Clock     Clock
-	Log       Log
+	Doubts    Doubts
 	Members   []Member
 	MaxTxnOps int           // the members' max-txn-ops; 0: etcd's 128
 	MaxBytes  int           // bytes of a batch, about; 0: 1 MiB
@@ -63,6 +63,7 @@ type Pipeline struct {
 	wg      sync.WaitGroup
 	lanes   []*lane
 	once    sync.Once
+	reason  error // why it is closed; set before closing is closed
 
 	mu   sync.Mutex
 	held map[int64]int64 // stamps taken whose fate is not known yet, and their epochs
@@ -96,20 +97,50 @@ func New(cfg Config) *Pipeline {
 	return p
 }
 
-// Close ends the lanes. Operations that wait get ErrClosed, and their stamps are marked. What is in flight is awaited, but
-// not for long: the outcomes that are missing then are ErrUnknown, and what has no mark is for others to fence off, as
-// after a crash. It is idempotent.
-func (p *Pipeline) Close() {
+// Shut ends the lanes, without waiting: operations that wait get ErrClosed, and their stamps are marked. It is idempotent.
+func (p *Pipeline) Shut() { p.end(ErrClosed) }
+
+// Stop is Shut where nothing may be sent any more: what waits gets reason, and stamps are left for others to fence off, as after
+// a crash. What is in flight may still land, and is told so.
+func (p *Pipeline) Stop(reason error) { p.end(reason) }
+
+func (p *Pipeline) end(reason error) {
 	p.once.Do(func() {
+		p.reason = reason
 		close(p.closing)
 		for _, l := range p.lanes {
 			l.close()
 		}
 	})
+}
+
+// Abandon ends the waiting for outcomes: those that are missing are ErrUnknown. It comes after Shut or Stop.
+func (p *Pipeline) Abandon() { p.cancel() }
+
+// Close is Shut, and returns when nothing is left of the pipeline. What is in flight is awaited, but not for long: the outcomes
+// that are missing then are ErrUnknown, and what has no mark is for others to fence off, as after a crash. It is idempotent.
+func (p *Pipeline) Close() {
+	p.Shut()
 	timer := time.AfterFunc(stallAfter, p.cancel)
 	p.wg.Wait()
 	timer.Stop()
 	p.cancel()
+}
+
+// ended returns why the pipeline is closed; nil: it is not.
+func (p *Pipeline) ended() error {
+	select {
+	case <-p.closing:
+		return p.reason
+	default:
+		return nil
+	}
+}
+
+// stopped reports whether nothing may be sent any more.
+func (p *Pipeline) stopped() bool {
+	err := p.ended()
+	return err != nil && !errors.Is(err, ErrClosed)
 }
 
 // Do lands op on a member: it returns when the operation landed, was refused or failed, or when ctx ends. In the last
@@ -165,7 +196,7 @@ type stamp struct{ n, epoch int64 }
 // can take wait for a lane to recover.
 func (p *Pipeline) surrender(index int, stamps ...stamp) {
 	p.release(stamps...)
-	for len(stamps) > 0 {
+	for len(stamps) > 0 && !p.stopped() {
 		for i := range p.lanes {
 			if p.lanes[(index+i)%len(p.lanes)].carry(stamps) {
 				return
@@ -190,4 +221,4 @@ func (p *Pipeline) found() []stamp {
 	return s
 }
 
-var _ Log = (*mergedlog.Log)(nil)
+var _ Doubts = (*mergedlog.Doubts)(nil)

@@ -26,9 +26,10 @@ type process struct {
 // tracker is a merged log that remembers which stamps were sent where.
 type tracker struct {
 	*mergedlog.Log
-	mu   sync.Mutex
-	sent map[taken]map[int]bool // to which members; false: not tracked any more
-	open int                    // tracked, and not untracked yet
+	doubts *mergedlog.Doubts
+	mu     sync.Mutex
+	sent   map[taken]map[int]bool // to which members; false: not tracked any more
+	open   int                    // tracked, and not untracked yet
 }
 
 func (l *tracker) Untrack(member int, epoch int64, stamps ...int64) {
@@ -40,13 +41,13 @@ func (l *tracker) Untrack(member int, epoch int64, stamps ...int64) {
 		}
 	}
 	l.mu.Unlock()
-	l.Log.Untrack(member, epoch, stamps...)
+	l.doubts.Untrack(member, epoch, stamps...)
 }
 
-func (l *tracker) Track(member int, epoch int64, stamps ...int64) {
+func (l *tracker) Track(member int, epoch int64, sent ...mergedlog.Sent) {
 	l.mu.Lock()
-	for _, s := range stamps {
-		k := taken{epoch, s}
+	for _, s := range sent {
+		k := taken{epoch, s.Stamp}
 		if l.sent[k] == nil {
 			l.sent[k] = map[int]bool{}
 		}
@@ -56,14 +57,24 @@ func (l *tracker) Track(member int, epoch int64, stamps ...int64) {
 		}
 	}
 	l.mu.Unlock()
-	l.Log.Track(member, epoch, stamps...)
+	l.doubts.Track(member, epoch, sent...)
+}
+
+func (l *tracker) Outcome(ctx context.Context, member int, epoch, stamp int64) (mergedlog.Outcome, error) {
+	return l.doubts.Outcome(ctx, member, epoch, stamp)
+}
+
+func (l *tracker) Seen(ctx context.Context, member int, epoch, stamp, rev int64) (mergedlog.Outcome, error) {
+	return l.doubts.Seen(ctx, member, epoch, stamp, rev)
 }
 
 // start starts a process. lag is how far its streams are behind; nil: not at all.
 func (c *cluster) start(lag func() time.Duration, with ...func(*commit.Config)) *process {
-	p := &process{c: c, log: &tracker{Log: mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot}), sent: map[taken]map[int]bool{}}}
+	doubts := mergedlog.NewDoubts(len(c.members), c.ring.Slot)
+	log := mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, Doubts: doubts})
+	p := &process{c: c, log: &tracker{Log: log, doubts: doubts, sent: map[taken]map[int]bool{}}}
 	cfg := commit.Config{
-		Clock: c.clock, Log: p.log, Grace: func() time.Duration { return 20 * time.Millisecond },
+		Clock: c.clock, Doubts: p.log, Grace: func() time.Duration { return 20 * time.Millisecond },
 		OnBatch: func(_, ops int) {
 			p.mu.Lock()
 			defer p.mu.Unlock()

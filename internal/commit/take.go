@@ -121,7 +121,7 @@ func (l *lane) wanting() (ops []*Op, closed bool) {
 // fail ends operations that got no stamps.
 func (l *lane) fail(ops []*Op, err error) {
 	if l.p.ctx.Err() != nil {
-		err = ErrClosed
+		err = l.p.ended()
 	}
 	l.mu.Lock()
 	l.alone = l.alone && !ops[0].exclusive()

@@ -107,12 +107,17 @@ func New(cfg Config) *Lessor {
 // Run starts to reap, in the background.
 func (l *Lessor) Run() { l.spawn(l.reapers) }
 
-// Close returns when nothing of the lessor is left. What waits for it gets context.Canceled. It is idempotent.
-func (l *Lessor) Close() {
+// Shut ends the lessor, without waiting: what waits for it gets context.Canceled. It is idempotent.
+func (l *Lessor) Shut() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.stop()
+}
+
+// Close is Shut, and returns when nothing of the lessor is left.
+func (l *Lessor) Close() {
+	l.Shut()
 	l.wg.Wait()
 }
 
@@ -165,6 +170,8 @@ func passing(err error) bool {
 
 // coordinator sends a transaction to the coordinator.
 func (l *Lessor) coordinator(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	ctx, cancel := l.whileOpen(ctx)
+	defer cancel()
 	return persist(ctx, func(ctx context.Context) (*pb.TxnResponse, error) {
 		resp, err := l.cfg.KV.Txn(ctx, req)
 		if err != nil {
@@ -176,6 +183,8 @@ func (l *Lessor) coordinator(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRe
 
 // member sends a transaction to a member.
 func (l *Lessor) member(ctx context.Context, i int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	ctx, cancel := l.whileOpen(ctx)
+	defer cancel()
 	return persist(ctx, func(ctx context.Context) (*pb.TxnResponse, error) {
 		resp, err := l.cfg.Members[i].Txn(ctx, req)
 		if err != nil {

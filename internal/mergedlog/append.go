@@ -69,6 +69,7 @@ func (l *Log) integrateLocked(m *member) error {
 // noteMarksLocked takes the marks of the parsed revision, each with the events of its stamp.
 func (l *Log) noteMarksLocked(m *member) error {
 	p := &m.parser
+	l.cfg.Doubts.marked(m.id, m.log, p.rev, p.marks)
 	evs := p.evs
 	for _, mk := range p.marks {
 		n := 0
@@ -77,7 +78,6 @@ func (l *Log) noteMarksLocked(m *member) error {
 		}
 		own := evs[:n:n]
 		evs = evs[n:]
-		m.settle(mk, p.rev)
 		if mk.reason == record.Fenced && !m.locks.whole() && mk.stamp > m.ordered {
 			l.fenced.Add(1)
 		}
@@ -117,7 +117,6 @@ func (l *Log) noteFenceLocked(m *member, epoch, fence int64) {
 	for _, o := range l.members[1:] {
 		l.minFence = min(l.minFence, o.Fence)
 	}
-	m.wakeDoubts(m.dead)
 }
 
 // noteReachedLocked does what waited for the stream's position: raises count, waiters go on.
@@ -132,6 +131,7 @@ func (l *Log) noteReachedLocked(m *member) {
 		}
 	}
 	m.raises = rest
+	l.cfg.Doubts.stands(m.id, m.log, m.MemberState)
 	m.waiters.wake(m.Rev)
 }
 
@@ -173,7 +173,6 @@ func (l *Log) failLocked(err error) {
 	for _, m := range l.members {
 		m.waiters.wake(forever)
 		m.settling.waiters.wake(forever)
-		m.wakeDoubts(func(doubt) bool { return true })
 	}
 	l.releasedLocked()
 	l.broadcastLocked()

@@ -149,7 +149,7 @@ func (w *world) decide(x *crossing) {
 	f := flight{w.epoch, w.clock}
 	primary := x.shares[0]
 	if w.onSend != nil {
-		w.onSend(primary.m.id, f)
+		w.onSend(primary.m.id, f, nil)
 	}
 	if w.draw(4) == 0 { // a fence is faster
 		w.raise(primary.m, w.epoch, f.stamp)

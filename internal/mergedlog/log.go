@@ -31,6 +31,8 @@ var (
 	ErrNotFenced = errors.New("metaetcd: a member is not fenced at the starting revision")
 	// ErrUntracked reports a question for the outcome of a stamp that is not tracked.
 	ErrUntracked = errors.New("metaetcd: stamp is not tracked")
+	// ErrForgotten reports that what became of a stamp was compacted before this process could look.
+	ErrForgotten = errors.New("metaetcd: the member was compacted before its log showed what became of a write")
 )
 
 // MemberRevision is everything that a member committed at one of its revisions, in order: native events with
@@ -68,6 +70,9 @@ type Config struct {
 
 	// MaxBytes bounds the memory of released events, counted by keys, values and a constant. Default: 64 MiB.
 	MaxBytes int64
+
+	// Doubts are told what the streams show. Logs that follow one another share them. Default: the log's own.
+	Doubts *Doubts
 
 	// OnRecord is told the puts of the record `compacted`, and the puts and deletes of the records of leases, in the order of
 	// each member's stream, and before anything of that member revision, or of a later one of the member, is visible. A
@@ -110,10 +115,12 @@ type Log struct {
 
 // member is what the log knows about one member. The fields behind append are guarded by the log's mu.
 type member struct {
+	id     int
 	append sync.Mutex // serializes Append; before mu
 	parser parser
 
 	MemberState
+	log      int   // of Doubts.open
 	ordered  int64 // highest fence that a transaction set at its own stamp, for its order
 	locks    locks
 	raises   []raise // answers of raises that the stream has not reached yet
@@ -121,7 +128,6 @@ type member struct {
 	tail     tail
 	waiters  waiters // for the stream's position
 	settling settling
-	doubts   map[doubt]verdict
 }
 
 // raise is the answer of a fence raise: F >= fence held at native revision rev, in that epoch.
@@ -134,13 +140,16 @@ func newLog(cfg Config, bound int) *Log {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = defaultMaxBytes
 	}
+	if cfg.Doubts == nil {
+		cfg.Doubts = NewDoubts(cfg.Members, cfg.SlotOf)
+	}
 	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes}}
 	for i := range cfg.Members {
 		l.members = append(l.members, &member{
+			id:     i,
 			parser: parser{member: i, slotOf: cfg.SlotOf, onRecord: cfg.OnRecord},
 			index:  index{bound: bound},
 			locks:  locks{},
-			doubts: map[doubt]verdict{},
 		})
 	}
 	return l
@@ -159,6 +168,7 @@ func (l *Log) Open(member int, s MemberState, held ...Lock) {
 	m.index.base = s.Clock
 	l.noteLocksLocked(m, held)
 	l.noteFenceLocked(m, s.Epoch, s.Fence)
+	m.log = l.cfg.Doubts.open(member, m.MemberState)
 	l.noteReachedLocked(m)
 	l.noteSettledLocked(m)
 }

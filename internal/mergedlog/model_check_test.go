@@ -111,7 +111,7 @@ func (m *model) checkOutcomes() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, d := range m.doubts {
-		got, err := m.log.Outcome(ctx, d.member, d.epoch, d.stamp)
+		got, err := m.log.cfg.Doubts.Outcome(ctx, d.member, d.epoch, d.stamp)
 		want, ok := m.outcome(d)
 		if !ok {
 			require.ErrorIs(m.t, err, context.Canceled, "stamp %d", d.stamp)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"pgregory.net/rapid"
 )
 
@@ -46,9 +47,9 @@ func newModel(t *rapid.T) *model {
 	for i := range n {
 		m.opened[i] = -1
 	}
-	m.w.onSend = func(member int, f flight) {
+	m.w.onSend = func(member int, f flight, _ *pb.TxnRequest) {
 		if m.opened[member] >= 0 && m.w.draw(3) == 0 {
-			m.log.Track(member, f.epoch, f.stamp)
+			m.log.cfg.Doubts.Track(member, f.epoch, Sent{Stamp: f.stamp})
 			m.doubts = append(m.doubts, modelDoubt{member, f})
 		}
 	}

@@ -79,20 +79,18 @@ func TestWaitReached(t *testing.T) {
 func TestFail(t *testing.T) {
 	l := testLog(t, 1)
 	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 6), put("b", 11, 11, 8))))
-	l.Track(0, 1, 100)
 	advanced := l.Advanced()
 	ctx := context.Background()
 	results := make(chan error)
 	go func() { results <- l.WaitClosed(ctx, 100) }()
 	go func() { results <- l.WaitReached(ctx, 0, 100) }()
-	go func() { _, err := l.Outcome(ctx, 0, 1, 100); results <- err }()
 	l.Fail(nil)
 	require.NoError(t, l.Err())
 
 	boom := errors.New("boom")
 	l.Fail(boom)
 	l.Fail(errors.New("later"))
-	for range 3 {
+	for range 2 {
 		require.Equal(t, boom, <-results)
 	}
 	<-advanced
@@ -142,8 +140,8 @@ func TestOutcome(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := testLog(t, 2)
-			l.Track(0, epoch, stamp)
-			l.Track(1, epoch, stamp) // nothing shows up here
+			l.cfg.Doubts.Track(0, epoch, Sent{Stamp: stamp})
+			l.cfg.Doubts.Track(1, epoch, Sent{Stamp: stamp}) // nothing shows up here
 			ctx, cancel := bounded()
 			defer cancel()
 			type result struct {
@@ -152,7 +150,7 @@ func TestOutcome(t *testing.T) {
 			}
 			before := make(chan result)
 			go func() {
-				o, err := l.Outcome(ctx, 0, epoch, stamp)
+				o, err := l.cfg.Doubts.Outcome(ctx, 0, epoch, stamp)
 				before <- result{o, err}
 			}()
 			for i := range c.revs {
@@ -167,14 +165,14 @@ func TestOutcome(t *testing.T) {
 			require.NoError(t, got.err)
 			require.Equal(t, c.want.Kind, got.Kind)
 			cancel()
-			after, err := l.Outcome(ctx, 0, epoch, stamp)
+			after, err := l.cfg.Doubts.Outcome(ctx, 0, epoch, stamp)
 			require.NoError(t, err)
 			require.Equal(t, c.want, after)
 
-			_, err = l.Outcome(ctx, 1, epoch, stamp)
+			_, err = l.cfg.Doubts.Outcome(ctx, 1, epoch, stamp)
 			require.ErrorIs(t, err, context.Canceled)
-			l.Untrack(0, epoch, stamp)
-			_, err = l.Outcome(ctx, 0, epoch, stamp)
+			l.cfg.Doubts.Untrack(0, epoch, stamp)
+			_, err = l.cfg.Doubts.Outcome(ctx, 0, epoch, stamp)
 			require.ErrorIs(t, err, ErrUntracked)
 		})
 	}
@@ -203,12 +201,12 @@ func cloneKv(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
 // TestOutcomeOfRaise: the answer of a raise kills a stamp as the fence record does.
 func TestOutcomeOfRaise(t *testing.T) {
 	l := testLog(t, 2)
-	l.Track(0, 1, 8)
+	l.cfg.Doubts.Track(0, 1, Sent{Stamp: 8})
 	results := make(chan Outcome)
 	ctx, cancel := bounded()
 	defer cancel()
 	go func() {
-		o, _ := l.Outcome(ctx, 0, 1, 8)
+		o, _ := l.cfg.Doubts.Outcome(ctx, 0, 1, 8)
 		results <- o
 	}()
 	l.FenceHolds(0, 1, 8, 12)
@@ -234,14 +232,14 @@ func TestConcurrency(t *testing.T) {
 					stamp := 6 + (i*perRev+j)*members + int64(m)
 					evs = append(evs, put(fmt.Sprintf("%d-%d", m, j), rev, rev, stamp))
 				}
-				l.Track(m, 1, 6+i*perRev*members+int64(m))
+				l.cfg.Doubts.Track(m, 1, Sent{Stamp: 6 + i*perRev*members + int64(m)})
 				if err := l.Append(m, at(rev, evs...)); err != nil {
 					t.Error(err)
 				}
-				if o, err := l.Outcome(ctx, m, 1, 6+i*perRev*members+int64(m)); err != nil || o.Kind != Landed {
+				if o, err := l.cfg.Doubts.Outcome(ctx, m, 1, 6+i*perRev*members+int64(m)); err != nil || o.Kind != Landed {
 					t.Error(o, err)
 				}
-				l.Untrack(m, 1, 6+i*perRev*members+int64(m))
+				l.cfg.Doubts.Untrack(m, 1, 6+i*perRev*members+int64(m))
 				l.FenceHolds(m, 1, 6+(i-1)*perRev*members, rev)
 			}
 		})

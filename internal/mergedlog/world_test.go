@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -24,7 +25,7 @@ type world struct {
 	flying    []flight
 	landed    []worldEvent
 	crossings []*crossing
-	onSend    func(member int, f flight)
+	onSend    func(member int, f flight, txn *pb.TxnRequest)
 	nextValue int
 }
 
@@ -48,6 +49,14 @@ type worldMember struct {
 	keys    map[string]*mvccpb.KeyValue
 	history []worldRev                    // revision i+1 at i
 	states  []map[string]*mvccpb.KeyValue // native, revision i at i
+
+	underway []request // sent to the member, and not there yet
+}
+
+// request is a flight with what it will do, if nothing is in its way: on keys i and i+1, which share a slot.
+type request struct {
+	flight
+	i, kind int
 }
 
 type worldRev struct {
@@ -92,7 +101,7 @@ func worldSlot(key []byte) int {
 // step does one random thing.
 func (w *world) step() {
 	m := w.members[w.draw(len(w.members))]
-	switch x := w.draw(25); {
+	switch x := w.draw(28); {
 	case x < 6:
 		w.take(1 + w.draw(5))
 	case x < 13:
@@ -107,8 +116,12 @@ func (w *world) step() {
 		w.raise(m, w.epoch, 1+int64(w.draw(int(w.clock))))
 	case x < 24:
 		w.cross()
-	default:
+	case x < 25:
 		w.rebuild()
+	case x < 26:
+		w.send(m)
+	default:
+		w.arrive(m)
 	}
 }
 
@@ -189,7 +202,7 @@ func (w *world) refuse(m *worldMember) {
 	for len(stamps) < 3 && len(w.flying) > 0 {
 		f := w.pick()
 		if w.onSend != nil {
-			w.onSend(m.id, f)
+			w.onSend(m.id, f, nil)
 		}
 		if f.epoch == m.state.Epoch {
 			stamps = append(stamps, f.stamp)
@@ -219,18 +232,65 @@ func (w *world) batch(m *worldMember) {
 		free = free[1:]
 		f := w.pick()
 		if w.onSend != nil {
-			w.onSend(m.id, f)
+			w.onSend(m.id, f, nil)
 		}
 		if w.draw(8) == 0 || f.epoch != m.state.Epoch {
 			continue // lost on the way, or of another epoch: leaves nothing
 		}
-		w.operation(t, f.stamp, i)
+		w.operation(t, f.stamp, i, w.draw(kinds))
 	}
 	t.commit(w)
 }
 
+// send sends a request to the member, that takes its time.
+func (w *world) send(m *worldMember) {
+	if len(w.flying) == 0 {
+		return
+	}
+	r := request{w.pick(), 2 * w.draw(2), w.draw(kinds)}
+	if w.onSend != nil {
+		w.onSend(m.id, r.flight, w.wouldPut(m, r))
+	}
+	m.underway = append(m.underway, r)
+}
+
+// arrive lets a request come to the member, or get lost.
+func (w *world) arrive(m *worldMember) {
+	if len(m.underway) == 0 {
+		return
+	}
+	i := w.draw(len(m.underway))
+	r := m.underway[i]
+	m.underway = slices.Delete(m.underway, i, i+1)
+	if w.draw(4) == 0 || r.epoch != m.state.Epoch {
+		return
+	}
+	t := m.begin()
+	w.operation(t, r.stamp, r.i, r.kind)
+	t.commit(w)
+}
+
+// wouldPut is what an operation puts if it lands.
+func (w *world) wouldPut(m *worldMember, r request) *pb.TxnRequest {
+	a, b := []byte(w.key(m.id, r.i)), []byte(w.key(m.id, r.i+1))
+	slot := record.SlotKey(worldSlot(a))
+	keys := [kinds][][]byte{{a}, {a}, {a}, {a, b}, {slot}, {a, slot}, {}}[r.kind]
+	txn := &pb.TxnRequest{}
+	for i, key := range keys {
+		op := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key}}}
+		if i > 0 { // however deep
+			op = &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{Success: []*pb.RequestOp{op}}}}
+		}
+		txn.Success = append(txn.Success, op)
+	}
+	return txn
+}
+
+// kinds is how many operations there are.
+const kinds = 7
+
 // operation lands one operation on the keys i and i+1, which share a slot.
-func (w *world) operation(t *worldTxn, stamp int64, i int) {
+func (w *world) operation(t *worldTxn, stamp int64, i, kind int) {
 	m := t.m
 	a, b := w.key(m.id, i), w.key(m.id, i+1)
 	slot := worldSlot([]byte(a))
@@ -242,7 +302,7 @@ func (w *world) operation(t *worldTxn, stamp int64, i int) {
 		t.mark(stamp, record.SlotAhead)
 		return
 	}
-	switch w.draw(7) {
+	switch kind {
 	case 0, 1, 2:
 		t.put(w, a, stamp)
 	case 3:

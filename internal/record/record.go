@@ -34,6 +34,7 @@ const (
 	slotPrefix = "\x00slot/"
 	slotEnd    = "\x00slot0"
 	markPrefix = "\x00mark/"
+	markEnd    = "\x00mark0"
 	txnPrefix  = "\x00txn/"
 	txnEnd     = "\x00txn0"
 )
@@ -102,6 +103,9 @@ func SlotOf(key []byte) int {
 
 // SlotRange is the range that holds the clocks of all slots.
 func SlotRange() (key, end []byte) { return []byte(slotPrefix), []byte(slotEnd) }
+
+// MarkRange is the range that holds all marks.
+func MarkRange() (key, end []byte) { return []byte(markPrefix), []byte(markEnd) }
 
 // MarkKey names the i-th mark of one member transaction; i is in [0, 65536).
 func MarkKey(i int) []byte {
