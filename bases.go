@@ -125,7 +125,7 @@ func (b *bases) readBase(ctx context.Context, native *pb.RangeRequest, i int) (*
 		if native.KeysOnly {
 			snapshot.SetUnread(kv)
 		} else if err := record.ToUser(kv); err != nil {
-			return nil, err
+			return nil, m.foreign(kv.Key)
 		}
 	}
 	return resp, nil
@@ -236,11 +236,11 @@ func (b *bases) readPairs(ctx context.Context, i int, runs [][]*mvccpb.KeyValue,
 			for len(found) > 0 && bytes.Compare(found[0].Key, kv.Key) < 0 {
 				found = found[1:] // replaced or removed by the tail
 			}
-			if len(found) == 0 || !bytes.Equal(found[0].Key, kv.Key) {
-				return fmt.Errorf("metaetcd: member %s does not show key %q again at revision %d", m.name, kv.Key, b.snaps[i].Lo)
+			if len(found) == 0 || !bytes.Equal(found[0].Key, kv.Key) { // another member has shown it
+				return fmt.Errorf("%w: member %s does not have key %q", snapshot.ErrOverlap, m.name, kv.Key)
 			}
-			if err := b.fill(kv, found[0], level, learn); err != nil {
-				return err
+			if b.fill(kv, found[0], level, learn) != nil {
+				return m.foreign(kv.Key)
 			}
 		}
 	}
@@ -251,7 +251,7 @@ func (b *bases) readPairs(ctx context.Context, i int, runs [][]*mvccpb.KeyValue,
 func (b *bases) fill(kv, stored *mvccpb.KeyValue, level snapshot.Level, learn bool) error {
 	h, value, err := record.ParseHeader(stored.Value)
 	if err != nil {
-		return fmt.Errorf("key %q: %w", kv.Key, err)
+		return err
 	}
 	kv.ModRevision, kv.CreateRevision, kv.Version, kv.Lease = h.Stamp, h.Create, stored.Version+h.VersionBase, h.Lease
 	if level == snapshot.Values {

@@ -14,6 +14,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/history"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // presentFor returns a closed revision that is present when Compact(rev) is called. One that is known to be there already may be
@@ -63,7 +64,7 @@ func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, cu
 				m.seen(m.index, "compact", err)
 			}
 			if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // already further: nothing to do
-				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+				return wire.Name(m.name, err)
 			}
 			return nil
 		})

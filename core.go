@@ -121,7 +121,7 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	c.doubts = mergedlog.NewDoubts(len(c.ring.Names()), c.ring.Slot)
 	for i, name := range c.ring.Names() {
 		cli := byName[name].Client
-		m := &member{index: i, name: name, cli: cli, kv: wire.KV(cli), open: c.ctx, seen: c.metrics.memberRequest, stopped: c.stopped, reached: c.doubts.Reached}
+		m := &member{index: i, name: name, cli: cli, kv: wire.KV(cli), open: c.ctx, seen: c.metrics.memberRequest, stopped: c.stopped, reached: c.doubts.Reached, log: c.cfg.Logger}
 		m.points = &pointReader{m: m, ctx: c.ctx, spawn: c.spawn, timeout: c.cfg.MemberTimeout, most: min(sharedReads, c.cfg.MemberTxnOps)}
 		c.members = append(c.members, m)
 	}
@@ -184,7 +184,7 @@ const reopenAfter = time.Second
 
 // reopen opens a feed, again until it works or the core is over.
 func (c *core) reopen() (*feed, error) {
-	for {
+	for first := true; ; first = false {
 		f, err := openFeed(c.ctx, c)
 		switch {
 		case err == nil:
@@ -193,7 +193,9 @@ func (c *core) reopen() (*feed, error) {
 			c.fail(err)
 			return nil, err
 		}
-		c.cfg.Logger.Warn("could not reopen the merged log", zap.Error(err))
+		if first {
+			c.cfg.Logger.Warn("could not reopen the merged log; trying again", zap.Error(err))
+		}
 		if overrun := errors.Is(err, mergedlog.ErrOverrun); overrun && c.ctx.Err() == nil {
 			continue
 		}

@@ -3,6 +3,7 @@ package metaetcd
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -12,6 +13,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/internal/validate"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // ErrClosed is what waits on a client gets when the client is closed, and what asks it later. A write that gets it was not in
@@ -26,6 +28,25 @@ var ErrUnknownOutcome error = commit.ErrUnknown
 
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
 var ErrReservedKey error = validate.ErrReservedKey
+
+// MemberError is an error of one cluster of the meta cluster: that it has no space left, does not permit a request or finds it too
+// large, does not answer. Member is its name, or empty for the coordinator.
+//
+// errors.As finds it in what New and the methods of a Client return, and errors.Is finds etcd's own error in it, as of package
+// rpctypes. A client that was passed to Install, and clients of the services that Register offers, get etcd's own error itself
+// instead, which names nobody: code that was written for etcd compares it with ==.
+type MemberError = wire.Error
+
+// ForeignKeyError says that a member holds a key that metaetcd did not write. Reads whose range includes it fail, and so do range
+// deletes. The cure is to stop all clients, to delete the key on its member, and to see to it that nobody else can write there.
+type ForeignKeyError struct {
+	Member string
+	Key    []byte
+}
+
+func (e *ForeignKeyError) Error() string {
+	return fmt.Sprintf("metaetcd: member %s holds the key %q, which metaetcd did not write: stop all clients, delete it there, and let nobody else write to members", e.Member, e.Key)
+}
 
 // TopologyError is how New refuses a configuration that cannot be, or that does not fit what the meta cluster was created
 // with. It says which member it is about, or that it is the coordinator or the configuration as a whole. Its Kind is one of
@@ -51,7 +72,7 @@ var (
 	ErrForeignMember error = topology.ErrForeignMember
 	// ErrLostMember: the member is empty, and the meta cluster is not new.
 	ErrLostMember error = topology.ErrLostMember
-	// ErrNotEmpty: what would be a member or the coordinator holds data that is not metaetcd's.
+	// ErrNotEmpty: what is or would be a member, or the coordinator, holds data that is not metaetcd's.
 	ErrNotEmpty error = topology.ErrNotEmpty
 	// ErrSlots: Sharding.Slots is not what was recorded.
 	ErrSlots error = topology.ErrSlots
@@ -132,4 +153,23 @@ func (e final) GRPCStatus() *status.Status {
 		code = codes.Canceled
 	}
 	return status.New(code, e.Error())
+}
+
+// namedError is an error of one cluster as a Client's own methods return it. clientv3 makes etcd's own error of one whose gRPC status
+// has etcd's text; so this one has another.
+type namedError struct{ *MemberError }
+
+func (e namedError) Unwrap() error { return e.MemberError }
+
+// GRPCStatus implements the interface that package status looks for.
+func (e namedError) GRPCStatus() *status.Status {
+	return status.New(status.Code(e.MemberError), e.Error())
+}
+
+// named lets an error of a service keep its cluster, if it is to.
+func named(names bool, err error) error {
+	if e, ok := errors.AsType[*MemberError](err); ok && names && !errors.Is(err, ErrUnknownOutcome) {
+		return namedError{e}
+	}
+	return err
 }

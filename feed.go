@@ -19,6 +19,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/watchhub"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // feed is one unbroken run of the members' streams: the merged log they fill, and the watchers on it. When compaction
@@ -123,13 +124,13 @@ func (f *feed) closeUpToClock(ctx context.Context) (bool, error) {
 		g.Go(func() error {
 			r, err := m.raise(gctx, epoch, now)
 			if err != nil {
-				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+				return wire.Name(m.name, err)
 			}
 			f.log.FenceHolds(m.index, r.epoch, r.fence, r.rev)
 			mu.Lock()
 			ok = ok && r.epoch == epoch
 			mu.Unlock()
-			return f.log.WaitReached(gctx, m.index, r.rev)
+			return m.notReached(r.rev, f.log.WaitReached(gctx, m.index, r.rev))
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -168,9 +169,9 @@ func (f *feed) finishDecided(ctx context.Context, now int64) error {
 		g.Go(func() error {
 			rev, err := m.present(gctx)
 			if err != nil {
-				return fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+				return wire.Name(m.name, err)
 			}
-			return f.log.WaitReached(gctx, m.index, rev)
+			return m.notReached(rev, f.log.WaitReached(gctx, m.index, rev))
 		})
 	}
 	return g.Wait()
@@ -194,7 +195,9 @@ func (f *feed) stream(m *member, from int64) {
 		if f.ctx.Err() != nil {
 			return
 		}
-		f.c.cfg.Logger.Info("a member's stream broke off and is opened again", zap.String("member", m.name), zap.Error(err))
+		if m.unwatched.Begins() {
+			f.c.cfg.Logger.Warn("a member's stream broke off; trying again", zap.String("member", m.name), zap.Error(err))
+		}
 		_ = pause(f.ctx, streamRetry)
 		from = f.log.Position(m.index).Rev + 1
 	}
@@ -223,16 +226,21 @@ var (
 func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(f.ctx))
 	defer cancel()
-	for resp := range w.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithPrevKV(), clientv3.WithRev(from)) {
+	for resp := range w.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithPrevKV(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
 		err := resp.Err()
 		switch {
 		case errors.Is(err, rpctypes.ErrCompacted):
 			return fmt.Errorf("%w: %w", errLog, mergedlog.ErrOverrun)
 		case err != nil:
 			return err
-		case len(resp.Events) == 0:
+		}
+		if m.unwatched.Ends() {
+			f.c.cfg.Logger.Info("a member's stream is there again", zap.String("member", m.name))
+		}
+		if len(resp.Events) == 0 {
 			continue
 		}
+		raise(&m.newest, resp.Events[len(resp.Events)-1].Kv.ModRevision)
 		f.refreshCache(resp.Events)
 		if err := f.log.Append(m.index, revisionsOf(resp.Events)); err != nil {
 			return logError(err)

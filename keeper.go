@@ -17,6 +17,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // lockTick is how often locks are looked at while there are any.
@@ -254,7 +255,7 @@ func (m *member) readDecided(ctx context.Context) (map[record.TxnID]record.Decis
 	key, end := record.TxnRange()
 	resp, err := m.txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: key, RangeEnd: end})}})
 	if err != nil {
-		return nil, fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+		return nil, wire.Name(m.name, err)
 	}
 	out := map[record.TxnID]record.Decision{}
 	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {

@@ -66,7 +66,13 @@ func (c *Client) Compact(ctx context.Context, rev int64, opts ...clientv3.Compac
 // kvServer is etcd's KV service over the meta cluster: validation, routing and answers are etcd's.
 type kvServer struct {
 	pb.UnsafeKVServer
-	c *core
+	c     *core
+	names bool // errors keep the cluster that they come from, for those who are not written for etcd
+}
+
+// fault is what the service returns for an error of a request.
+func (s *kvServer) fault(ctx context.Context, err error) error {
+	return named(s.names, s.c.grpcError(ctx, err))
 }
 
 var _ pb.KVServer = (*kvServer)(nil)
@@ -81,7 +87,7 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.Rang
 		resp, err = s.read(ctx, f, r)
 		return err
 	})
-	return resp, s.c.grpcError(ctx, err)
+	return resp, s.fault(ctx, err)
 }
 
 // read serves a range request from one snapshot.
@@ -112,7 +118,7 @@ func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (_ *pb.PutResponse
 	}
 	resp, err := s.c.write(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: r}}}})
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	put := resp.Responses[0].GetResponsePut()
 	put.Header = resp.Header
@@ -127,7 +133,7 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (_
 	}
 	resp, err := s.c.write(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}}})
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	del := resp.Responses[0].GetResponseDeleteRange()
 	del.Header = resp.Header
@@ -141,7 +147,7 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (_ *pb.TxnResponse
 		return nil, err
 	}
 	resp, err := s.c.write(ctx, r)
-	return resp, s.c.grpcError(ctx, err)
+	return resp, s.fault(ctx, err)
 }
 
 // Compact drops the history below a revision (section 7): the record first, by compare-and-swap, so that every process
@@ -159,7 +165,7 @@ func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (_ *pb.
 		return asked(s.c.compact(ctx, f, r, at), true)
 	})
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	return &pb.CompactionResponse{Header: h}, nil
 }

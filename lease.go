@@ -23,7 +23,12 @@ import (
 // leaseServer is etcd's Lease service over the meta cluster.
 type leaseServer struct {
 	pb.UnsafeLeaseServer
-	c *core
+	c     *core
+	names bool // see kvServer
+}
+
+func (s *leaseServer) fault(ctx context.Context, err error) error {
+	return named(s.names, s.c.grpcError(ctx, err))
 }
 
 var _ pb.LeaseServer = (*leaseServer)(nil)
@@ -51,11 +56,11 @@ func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (
 	defer func() { s.c.metrics.request("LeaseGrant", start, err) }()
 	id, ttl, err := s.c.leases.Grant(ctx, r.ID, r.TTL)
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	h, err := s.c.presentHeader(ctx)
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	return &pb.LeaseGrantResponse{Header: h, ID: id, TTL: ttl}, nil
 }
@@ -65,12 +70,12 @@ func (s *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest)
 	defer func() { s.c.metrics.request("LeaseRevoke", start, err) }()
 	rev, err := s.c.leases.Revoke(ctx, r.ID)
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	h := s.c.header()
 	if h.Revision = rev; rev == 0 {
 		if h, err = s.c.presentHeader(ctx); err != nil {
-			return nil, s.c.grpcError(ctx, err)
+			return nil, s.fault(ctx, err)
 		}
 	}
 	return &pb.LeaseRevokeResponse{Header: h}, nil
@@ -81,7 +86,7 @@ func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLive
 	defer func() { s.c.metrics.request("LeaseTimeToLive", start, err) }()
 	left, ttl, keys, err := s.c.leases.TimeToLive(ctx, r.ID, r.Keys)
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	return &pb.LeaseTimeToLiveResponse{Header: s.c.knownHeader(), ID: r.ID, TTL: left, GrantedTTL: ttl, Keys: keys}, nil
 }
@@ -91,7 +96,7 @@ func (s *leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest)
 	defer func() { s.c.metrics.request("LeaseLeases", start, err) }()
 	ids, err := s.c.leases.Leases(ctx)
 	if err != nil {
-		return nil, s.c.grpcError(ctx, err)
+		return nil, s.fault(ctx, err)
 	}
 	resp := &pb.LeaseLeasesResponse{Header: s.c.knownHeader(), Leases: make([]*pb.LeaseStatus, len(ids))}
 	for i, id := range ids {

@@ -4,18 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // member is one member cluster as this process talks to it.
@@ -31,6 +34,14 @@ type member struct {
 	reached func(member int, rev int64)
 	seen    func(member int, method string, err error) // counts requests
 	away    atomic.Bool                                // it did not answer a transaction across members; see awaitBack
+
+	log       *zap.Logger
+	unwatched backoff.Outage // its stream
+	newest    atomic.Int64   // the highest revision that it has shown
+	old       backoff.Outage // it answers at older ones
+
+	mu   sync.Mutex
+	from []byte // where Health looks for foreign keys next; nil: at the first
 }
 
 // whileOpen ends a request's context with the core: a member that does not answer must not hold up Close.
@@ -49,12 +60,34 @@ func (m *member) send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse,
 	if err := m.stopped(); err != nil {
 		return nil, err
 	}
+	newest := m.newest.Load()
 	resp, err := m.kv.Txn(ctx, req)
 	m.seen(m.index, "txn", err)
 	if err == nil {
 		m.reached(m.index, resp.Header.GetRevision())
+		if !serializable(req) {
+			m.look(newest, resp.Header.GetRevision())
+		}
 	}
-	return resp, err
+	return resp, wire.Name(m.name, err)
+}
+
+// serializable reports whether any server may answer a transaction, as it is.
+func serializable(req *pb.TxnRequest) bool {
+	return len(req.Compare) == 0 && len(req.Success) > 0 && req.Success[0].GetRequestRange().GetSerializable()
+}
+
+// look notes a revision that the member answered at, linearizably. If it is below one that the member had shown before, its data are
+// not what they were.
+func (m *member) look(shown, rev int64) {
+	switch {
+	case rev >= shown:
+		raise(&m.newest, rev)
+		m.old.Ends()
+	case m.old.Begins():
+		m.log.Error("a member has lost its data or has gone back to older ones; nothing works that needs it",
+			zap.String("member", m.name), zap.Int64("revision", rev), zap.Int64("was", shown))
+	}
 }
 
 // rangeAt reads the member at a revision that this process has seen on it. The answer cannot depend on which server
@@ -69,7 +102,15 @@ func (m *member) rangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRe
 		resp, err = m.kv.Range(ctx, req)
 	}
 	m.seen(m.index, "range", err)
-	return resp, err
+	return resp, wire.Name(m.name, err)
+}
+
+// notReached names the member whose stream was waited for in vain.
+func (m *member) notReached(rev int64, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("metaetcd: member %s: its stream has not reached revision %d: %w", m.name, rev, err)
+	}
+	return err
 }
 
 // records is what a member's reserved records say at one of its revisions.
@@ -102,7 +143,7 @@ func (m *member) readWith(ctx context.Context, more ...*pb.RequestOp) (records, 
 	req.Success = append(req.Success, more...)
 	resp, err := m.txn(ctx, req)
 	if err != nil {
-		return records{}, nil, fmt.Errorf("metaetcd: member %s: %w", m.name, err)
+		return records{}, nil, err
 	}
 	values := make([][]byte, len(keys))
 	for i := range keys {
@@ -132,12 +173,14 @@ func (m *member) awaitOpening(ctx context.Context) (records, error) {
 
 // present returns the member's present revision, linearizably.
 func (m *member) present(ctx context.Context) (int64, error) {
+	newest := m.newest.Load()
 	resp, err := m.kv.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyTopology), CountOnly: true})
 	m.seen(m.index, "range", err)
 	if err != nil {
-		return 0, err
+		return 0, wire.Name(m.name, err)
 	}
 	m.reached(m.index, resp.Header.Revision)
+	m.look(newest, resp.Header.Revision)
 	return resp.Header.Revision, nil
 }
 

@@ -138,9 +138,9 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	cli := &Client{core: c, kvs: &kvServer{c: c}, watches: &watchServer{c: c}, leases: &leaseServer{c: c}}
 	// clientv3's watcher and lessor log through their client.
 	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) //nolint:contextcheck // it outlives the call
-	cli.kv = clientv3.NewKVFromKVClient(bridge.KVClient(cli.kvs), carrier)
+	cli.kv = clientv3.NewKVFromKVClient(bridge.KVClient(&kvServer{c: c, names: true}), carrier)
 	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watches), carrier)
-	cli.lessor = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(cli.leases), carrier, firstKeepAlive)
+	cli.lessor = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(&leaseServer{c: c, names: true}), carrier, firstKeepAlive)
 	return cli, nil
 }
 
@@ -227,7 +227,10 @@ func (c *Client) Revision(ctx context.Context) (rev int64, err error) {
 // at the higher of the two, or above.
 func (c *Client) ClosedRevision() int64 { return c.core.closed() }
 
-// Health returns nil if the coordinator and every member answer; otherwise an error that names those that do not.
+// Health returns nil if all is well; otherwise an error that names the clusters with something amiss. A member or the coordinator
+// does not answer; it has an alarm (a *MemberError: errors.Is finds rpctypes.ErrNoSpace or rpctypes.ErrCorrupt), which is seen if its
+// user may ask for it; a member has lost its data; it holds a key that somebody else wrote (a *ForeignKeyError). Of each member's
+// keys, a call looks at 1,000 and moves their names; the next one goes on behind them.
 func (c *Client) Health(ctx context.Context) error { return c.core.health(ctx) }
 
 // Close ends the client: its watchers are cancelled, its leases are not kept alive any more, and what waits gets ErrClosed.

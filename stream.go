@@ -40,7 +40,7 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, out pb.KV_RangeStreamServer) 
 		// What was sent cannot be taken back: a stream that has begun ends with its revision.
 		return asked(err, r.Revision > 0 || st.sent > 0)
 	})
-	return s.c.grpcError(ctx, err)
+	return s.fault(ctx, err)
 }
 
 // stream is one RangeStream call.

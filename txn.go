@@ -271,7 +271,7 @@ func (c *core) readState(ctx context.Context, m *member, plan *translate.Plan) (
 	for _, r := range plan.Compared {
 		kvs := rs[0].GetResponseRange().GetKvs()
 		if plan.ComparesValues(r) {
-			err = usersView(kvs)
+			err = m.usersView(kvs)
 		} else {
 			err = c.showHeads(ctx, m, kvs, rd.rev)
 		}
@@ -286,11 +286,11 @@ func (c *core) readState(ctx context.Context, m *member, plan *translate.Plan) (
 	return rd, nil
 }
 
-// usersView makes pairs what their users know of them.
-func usersView(kvs []*mvccpb.KeyValue) error {
+// usersView makes pairs of the member what their users know of them.
+func (m *member) usersView(kvs []*mvccpb.KeyValue) error {
 	for _, kv := range kvs {
-		if err := record.ToUser(kv); err != nil {
-			return err
+		if record.ToUser(kv) != nil {
+			return m.foreign(kv.Key)
 		}
 	}
 	return nil

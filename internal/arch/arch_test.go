@@ -44,9 +44,9 @@ var rooms = []room{
 	{name: "mergedlog", imports: []string{"record"}, pure: true},
 	{name: "snapshot", imports: []string{"keyrange", "mergedlog"}, pure: true},
 	{name: "watchhub", imports: []string{"mergedlog"}},
-	{name: "clock", imports: []string{"backoff", "record", "request"}},
-	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring"}},
-	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate"}},
+	{name: "clock", imports: []string{"backoff", "record", "request", "wire"}},
+	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
+	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate", "wire"}},
 	{name: "commit", imports: []string{"mergedlog", "translate"}},
 	{name: "history", imports: []string{"keyrange", "mergedlog", "record", "watchhub"}},
 	{name: "", imports: []string{

@@ -26,6 +26,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // Member is a cluster whose records tell where a lost clock has to go on.
@@ -194,7 +196,7 @@ func (c *Clock) exchange(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRespon
 	defer cancel()
 	resp, err := c.cfg.Coordinator.Txn(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("metaetcd: coordinator: %w", err)
+		return nil, wire.Name("", err)
 	}
 	if got := resp.Header.ClusterId; got != c.cfg.CoordinatorID {
 		return nil, &WrongCoordinatorError{Want: c.cfg.CoordinatorID, Got: got}

@@ -76,16 +76,18 @@ func (c *Clock) persist(ctx context.Context, attempt func(context.Context) error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)() //nolint:contextcheck // the clock's end ends the call as well
+	var last error
 	for retry := (backoff.Backoff{}); ; {
 		err := attempt(ctx)
 		if err == nil || permanent(err) {
 			return err
 		}
+		last = backoff.Last(ctx, last, err)
 		if !retry.Wait(ctx) {
 			if c.ctx.Err() != nil {
 				return ErrClosed
 			}
-			return fmt.Errorf("metaetcd: opening the clock: %w (last error: %w)", ctx.Err(), err)
+			return fmt.Errorf("metaetcd: opening the clock: %w (last error: %w)", ctx.Err(), last)
 		}
 	}
 }

@@ -2,9 +2,10 @@ package clock
 
 import (
 	"context"
-	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // Inspection is what a look at a coordinator shows.
@@ -20,7 +21,7 @@ func Inspect(ctx context.Context, coordinator pb.KVClient, cluster uint64) (Insp
 	defer cancel()
 	resp, err := coordinator.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{readBelow, readAbove, readRecords}})
 	if err != nil {
-		return Inspection{}, fmt.Errorf("metaetcd: coordinator: %w", err)
+		return Inspection{}, wire.Name("", err)
 	}
 	for _, r := range resp.Responses[:2] {
 		if kvs := r.GetResponseRange().Kvs; len(kvs) > 0 {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // fence is a member's fence record.
@@ -24,7 +25,7 @@ func (c *Clock) eachMember(ctx context.Context, f func(ctx context.Context, i in
 	for i, m := range c.cfg.Members {
 		g.Go(func() error {
 			if err := f(ctx, i, m); err != nil {
-				return fmt.Errorf("metaetcd: member %s: %w", m.Name, err)
+				return wire.Name(m.Name, err)
 			}
 			return nil
 		})

@@ -20,6 +20,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // Clock is the epoch of the coordinator; see internal/clock.
@@ -77,6 +78,8 @@ type Lessor struct {
 	dying   singleflight.Group // reaps, by grant
 	unknown singleflight.Group // renewals of leases that have no timer, by lease
 	places  chan struct{}      // of reaps in the background
+
+	unwatched, unreaped backoff.Outage
 
 	mu        sync.Mutex
 	closed    bool
@@ -146,6 +149,7 @@ func (l *Lessor) whileOpen(ctx context.Context) (context.Context, context.Cancel
 
 // persist repeats a request until it is answered, is refused for certain, or ctx ends.
 func persist[T any](ctx context.Context, request func(ctx context.Context) (T, error)) (T, error) {
+	var last error
 	for retry := (backoff.Backoff{}); ; {
 		once, cancel := context.WithTimeout(ctx, requestTimeout)
 		resp, err := request(once)
@@ -153,8 +157,9 @@ func persist[T any](ctx context.Context, request func(ctx context.Context) (T, e
 		if err == nil || !passing(err) {
 			return resp, err
 		}
+		last = backoff.Last(ctx, last, err)
 		if !retry.Wait(ctx) {
-			return resp, fmt.Errorf("%w (last error: %w)", ctx.Err(), err)
+			return resp, fmt.Errorf("%w (last error: %w)", ctx.Err(), last)
 		}
 	}
 }
@@ -175,7 +180,7 @@ func (l *Lessor) coordinator(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRe
 	return persist(ctx, func(ctx context.Context) (*pb.TxnResponse, error) {
 		resp, err := l.cfg.KV.Txn(ctx, req)
 		if err != nil {
-			return nil, fmt.Errorf("metaetcd: coordinator: %w", err)
+			return nil, wire.Name("", err)
 		}
 		return resp, nil
 	})
@@ -188,7 +193,7 @@ func (l *Lessor) member(ctx context.Context, i int, req *pb.TxnRequest) (*pb.Txn
 	return persist(ctx, func(ctx context.Context) (*pb.TxnResponse, error) {
 		resp, err := l.cfg.Members[i].Txn(ctx, req)
 		if err != nil {
-			return nil, fmt.Errorf("metaetcd: member %s: %w", l.cfg.Members[i].Name, err)
+			return nil, wire.Name(l.cfg.Members[i].Name, err)
 		}
 		return resp, nil
 	})

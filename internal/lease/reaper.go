@@ -32,7 +32,9 @@ const (
 func (l *Lessor) reapers() {
 	for l.ctx.Err() == nil {
 		if err := l.watchSentinels(l.ctx); err != nil && l.ctx.Err() == nil {
-			l.cfg.Logger.Info("leases are not watched for a moment", zap.Error(err))
+			if l.unwatched.Begins() {
+				l.cfg.Logger.Warn("the coordinator's leases cannot be watched; trying again", zap.Error(err))
+			}
 			pause(l.ctx, reapRetry)
 		}
 	}
@@ -63,6 +65,9 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 			}
 			if resp.Created {
 				again.Reset(0) // for what came before
+				if l.unwatched.Ends() {
+					l.cfg.Logger.Info("the coordinator's leases are watched again")
+				}
 			}
 			for _, ev := range resp.Events {
 				if rec, ok := l.book.Living(sentinelOf(ev.Kv.Key)); ok {
@@ -161,10 +166,13 @@ func (l *Lessor) see(g grant) {
 		_, err := l.reap(l.ctx, g)
 		<-l.places
 		if err == nil || errors.Is(err, errAlive) {
+			if l.unreaped.Ends() {
+				l.cfg.Logger.Info("leases are reaped again")
+			}
 			return
 		}
-		if l.ctx.Err() == nil {
-			l.cfg.Logger.Info("a lease could not be reaped and is tried again", zap.Int64("lease", g.id), zap.Error(err))
+		if l.ctx.Err() == nil && l.unreaped.Begins() {
+			l.cfg.Logger.Warn("a lease could not be reaped and is tried again", zap.Int64("lease", g.id), zap.Error(err))
 		}
 		wait = reapRetry + rand.N(reapRetry)
 	}

@@ -74,6 +74,8 @@ type keeper struct {
 	log   *zap.Logger
 	woken chan struct{}
 
+	outage backoff.Outage // of the shared stream
+
 	mu      sync.Mutex
 	running bool
 	queue   []*renewal // to be sent
@@ -174,7 +176,9 @@ func (k *keeper) run() {
 		if answered {
 			retry.Reset()
 		}
-		k.log.Info("the stream of keep-alives broke off and is opened again", zap.Error(err))
+		if k.outage.Begins() {
+			k.log.Warn("the stream of keep-alives broke off; trying again", zap.Error(err))
+		}
 		k.mu.Lock()
 		if len(k.sent) > 0 {
 			delete(k.runs, k.sent[0].grant) // it may be the one that held up the others
@@ -216,7 +220,9 @@ func (k *keeper) serve() (answered bool, err error) {
 		if r == nil {
 			return answered, errNotAsked(resp)
 		}
-		answered = true
+		if answered = true; k.outage.Ends() {
+			k.log.Info("keep-alives are answered again")
+		}
 		for _, done := range r.done {
 			done(resp.TTL)
 		}

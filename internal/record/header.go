@@ -16,6 +16,9 @@ type Header struct {
 	Lease       int64 // the user's lease; 0: none
 }
 
+// TooHigh is above every stamp: a value that begins with text is not taken for one with a header.
+const TooHigh = 1 << 61
+
 // MaxHeaderSize bounds the bytes that a header takes.
 const MaxHeaderSize = 8 + 3*binary.MaxVarintLen64
 
@@ -51,7 +54,7 @@ func ParseHeader(stored []byte) (h Header, user []byte, err error) {
 		f[i], rest = n, rest[w:]
 	}
 	h.Create, h.VersionBase, h.Lease = h.Stamp-int64(f[0]), int64(f[1]), int64(f[2])
-	if h.Stamp <= 0 || f[0] >= uint64(h.Stamp) || h.VersionBase < 0 {
+	if h.Stamp <= 0 || h.Stamp >= TooHigh || f[0] >= uint64(h.Stamp) || h.VersionBase < 0 {
 		return Header{}, nil, fmt.Errorf("%w: value header with stamp %d, create stamp %d", ErrMalformed, h.Stamp, h.Create)
 	}
 	return h, rest, nil

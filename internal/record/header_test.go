@@ -17,8 +17,8 @@ import (
 func drawStamp() *rapid.Generator[int64] {
 	return rapid.OneOf(
 		rapid.Int64Range(1, 300),
-		rapid.Int64Range(1, math.MaxInt64),
-		rapid.SampledFrom([]int64{1, 127, 128, 255, 256, 1<<14 - 1, 1 << 14, 1<<32 - 1, 1 << 32, math.MaxInt64 - 1, math.MaxInt64}),
+		rapid.Int64Range(1, TooHigh-1),
+		rapid.SampledFrom([]int64{1, 127, 128, 255, 256, 1<<14 - 1, 1 << 14, 1<<32 - 1, 1 << 32, TooHigh - 2, TooHigh - 1}),
 	)
 }
 
@@ -166,5 +166,14 @@ func FuzzParseHeader(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, h, again)
 		require.Equal(t, string(user), string(rest))
+	})
+}
+
+// TestTextIsNoHeader: what somebody else writes to a member is mostly text.
+func TestTextIsNoHeader(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringMatching(`[ -~].{0,40}`).Draw(t, "text")
+		_, _, err := ParseHeader([]byte(text))
+		require.ErrorIs(t, err, ErrMalformed)
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // maxChunk bounds the records that one transaction creates. Each is a nested transaction of one operation, and etcd's limit on
@@ -44,7 +45,7 @@ func (o *opening) create(ctx context.Context, v *view) (again bool, err error) {
 			continue
 		}
 		if again, err = o.createMember(ctx, i); err != nil {
-			return false, fmt.Errorf("metaetcd: member %s: creating its records: %w", o.names[i], err)
+			return false, wire.Name(o.names[i], fmt.Errorf("creating its records: %w", err))
 		}
 		if again {
 			return true, nil

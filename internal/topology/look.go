@@ -15,6 +15,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // rpcTimeout bounds one request.
@@ -48,7 +49,7 @@ func (o *opening) look(ctx context.Context) (*view, error) {
 	for i, m := range o.members {
 		g.Go(func() (err error) {
 			if v.members[i], err = lookAt(ctx, m.KV); err != nil {
-				return fmt.Errorf("metaetcd: member %s: %w", m.Name, err)
+				return wire.Name(m.Name, err)
 			}
 			return nil
 		})

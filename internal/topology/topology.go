@@ -23,12 +23,14 @@ import (
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // DefaultSlots is the number of slots of a meta cluster that asks for none.
@@ -65,6 +67,7 @@ func Open(ctx context.Context, coordinator pb.KVClient, members []Member, spec S
 	if err != nil {
 		return Info{}, err
 	}
+	var last error
 	for retry := (backoff.Backoff{}); ; {
 		again, err := o.attempt(ctx)
 		switch {
@@ -73,11 +76,14 @@ func Open(ctx context.Context, coordinator pb.KVClient, members []Member, spec S
 		case err != nil && !transient(err):
 			return Info{}, err
 		}
+		if err != nil {
+			last = backoff.Last(ctx, last, err)
+		}
 		if !retry.Wait(ctx) {
-			if err == nil {
+			if last == nil {
 				return Info{}, fmt.Errorf("metaetcd: creating the topology: %w", ctx.Err())
 			}
-			return Info{}, fmt.Errorf("metaetcd: opening the topology: %w (last error: %w)", ctx.Err(), err)
+			return Info{}, fmt.Errorf("metaetcd: opening the topology: %w (last error: %w)", ctx.Err(), last)
 		}
 	}
 }
@@ -135,7 +141,32 @@ func (o *opening) attempt(ctx context.Context) (again bool, err error) {
 		return false, err
 	}
 	o.suspect = nil
+	if err := o.lookForStrays(ctx, v); err != nil {
+		return false, err
+	}
 	return o.create(ctx, v)
+}
+
+// strayKeys is how many keys of each member are looked at.
+const strayKeys = 1000
+
+// lookForStrays refuses members that somebody else has written to, as far as their first keys show it.
+func (o *opening) lookForStrays(ctx context.Context, v *view) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, m := range v.members {
+		if m.topo == nil {
+			continue
+		}
+		g.Go(func() error {
+			owned := func(key []byte) bool { return o.ring.MemberOf(key) == i }
+			stray, _, err := Stray(ctx, o.members[i].KV, owned, []byte(record.FirstUserKey), strayKeys)
+			if stray != nil {
+				return o.mismatch(ErrNotEmpty, i, "", fmt.Sprintf("the key %q: delete it there, and let nobody but metaetcd write to a member", stray))
+			}
+			return wire.Name(o.names[i], err)
+		})
+	}
+	return g.Wait()
 }
 
 func (o *opening) info() Info {
