@@ -29,11 +29,11 @@ var ErrUnknownOutcome error = commit.ErrUnknown
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
 var ErrReservedKey error = validate.ErrReservedKey
 
-// MemberError is an error of one cluster of the meta cluster: that it has no space left, does not permit a request or finds it too
-// large, does not answer. Member is its name, or empty for the coordinator.
+// MemberError is an error of one cluster of the meta cluster: that it has no space left, does not permit a request, does not answer.
+// Member is its name, or empty for the coordinator.
 //
 // errors.As finds it in what New and the methods of a Client return, and errors.Is finds etcd's own error in it, as of package
-// rpctypes. A client that was passed to Install, and clients of the services that Register offers, get etcd's own error itself
+// rpctypes. What is the fault of a request alone, like rpctypes.ErrRequestTooLarge, stays etcd's own error, which compares with ==. A client that was passed to Install, and clients of the services that Register offers, get etcd's own error itself
 // instead, which names nobody: code that was written for etcd compares it with ==.
 type MemberError = wire.Error
 
@@ -168,7 +168,8 @@ func (e namedError) GRPCStatus() *status.Status {
 
 // named lets an error of a service keep its cluster, if it is to.
 func named(names bool, err error) error {
-	if e, ok := errors.AsType[*MemberError](err); ok && names && !errors.Is(err, ErrUnknownOutcome) {
+	e, ok := errors.AsType[*MemberError](err)
+	if ok && names && !errors.Is(err, ErrUnknownOutcome) && status.Code(e) != codes.InvalidArgument { // that is the request's own fault
 		return namedError{e}
 	}
 	return err

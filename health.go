@@ -34,21 +34,31 @@ func (c *core) health(ctx context.Context) error {
 }
 
 func (c *core) coordinatorHealth(ctx context.Context) error {
-	if _, _, err := c.clock.Read(ctx); err != nil {
+	var alarm error
+	var wg sync.WaitGroup
+	wg.Go(func() { alarm = alarms(ctx, "", c.cfg.Coordinator) })
+	_, _, err := c.clock.Read(ctx)
+	wg.Wait()
+	if err != nil {
 		return wire.Name("", err)
 	}
-	return alarms(ctx, "", c.cfg.Coordinator)
+	return alarm
 }
 
 func (c *core) memberHealth(ctx context.Context, m *member) error {
-	_, err := m.readRecords(ctx)
+	var records, alarm, stray error
+	var wg sync.WaitGroup
+	wg.Go(func() { _, records = m.readRecords(ctx) })
+	wg.Go(func() { alarm = alarms(ctx, m.name, m.cli) })
+	wg.Go(func() { stray = c.lookForStrays(ctx, m) })
+	wg.Wait()
 	if m.old.Lasts() {
 		return fmt.Errorf("metaetcd: member %s has lost its data or has gone back to older ones: stop all processes, and bring back what it had", m.name)
 	}
-	if err != nil {
-		return err
+	if records != nil { // the others say no more
+		return records
 	}
-	return errors.Join(alarms(ctx, m.name, m.cli), c.lookForStrays(ctx, m))
+	return errors.Join(alarm, stray)
 }
 
 // alarms returns the alarms of a cluster as errors. They are not seen where its user may not ask for them.

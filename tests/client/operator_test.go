@@ -13,6 +13,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 
 	"github.com/metaetcd/metaetcd"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
@@ -121,7 +122,7 @@ func TestWipedMember(t *testing.T) {
 // TestAuth: with etcd's users on, metaetcd needs one that may read and write all keys, and nobody else can write.
 func TestAuth(t *testing.T) {
 	t.Parallel()
-	cluster := newCluster(t, 2)
+	cluster := newCluster(t, 2, metaetcdtest.WithEtcdConfig(func(cfg *embed.Config) { cfg.BcryptCost = 4 })) // hashing takes long
 	for _, node := range cluster.Nodes() {
 		protect(t, node.DirectClient(t))
 	}
