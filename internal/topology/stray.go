@@ -59,10 +59,10 @@ func bareIn(ctx context.Context, kv pb.KVClient, kvs []*mvccpb.KeyValue) ([]byte
 	if err != nil || len(found.Kvs) == 0 { // deleted meanwhile
 		return nil, err
 	}
-	if _, _, err := record.ParseHeader(found.Kvs[0].Value); err != nil {
-		return first, nil
+	if _, _, bare := record.ParseHeader(found.Kvs[0].Value); bare == nil {
+		return nil, nil
 	}
-	return nil, nil
+	return first, nil
 }
 
 func after(key []byte) []byte { return append(bytes.Clone(key), 0) }
