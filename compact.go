@@ -52,7 +52,7 @@ func (c *core) compact(ctx context.Context, f *feed, r *pb.CompactionRequest, cu
 		return err
 	}
 	c.noteCompacted(r.Revision)
-	f.log.SetCompacted(r.Revision)
+	f.forget()
 	ctx, cancel := c.whileOpen(ctx)
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)

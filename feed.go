@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -23,8 +24,8 @@ import (
 )
 
 // feed is one unbroken run of the members' streams: the merged log they fill, and the watchers on it. When compaction
-// overtakes a stream, events are lost to this process: the feed ends, its watchers are cancelled with ErrCompacted, and
-// the core opens a new one. All of it is safe for concurrent use.
+// overtakes a stream, events are lost to this process: the feed ends, its watchers that compaction has passed are cancelled with
+// ErrCompacted, and the core opens a new one, to which the others come back. All of it is safe for concurrent use.
 type feed struct {
 	c       *core
 	log     *mergedlog.Log
@@ -32,6 +33,9 @@ type feed struct {
 	gaps    *gapKeeper
 	locks   *lockKeeper
 	history *history.History
+
+	passed    atomic.Int64 // up to here the hub needs nothing of the log for the watchers who keep up
+	forgotten atomic.Int64
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -309,7 +313,16 @@ func (f *feed) onRecord(member int, rev int64, kv *mvccpb.KeyValue) {
 	}
 	if rev, err := record.ParseNumber(kv.Value); err == nil {
 		f.c.noteCompacted(rev)
-		f.log.SetCompacted(rev)
+		f.forget()
+	}
+}
+
+// forget drops what is compacted from the log, but nothing that the watchers who keep up are still to see.
+func (f *feed) forget() {
+	r := min(f.c.compacted.Load(), f.passed.Load()+1)
+	if r > f.forgotten.Load() {
+		raise(&f.forgotten, r)
+		f.log.SetCompacted(r)
 	}
 }
 

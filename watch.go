@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/watchhub"
@@ -31,9 +30,13 @@ func (s *watchServer) Watch(stream pb.Watch_WatchServer) error {
 // source is a feed as its watchers see it.
 type source struct{ f *feed }
 
-func (s source) Closed() int64              { return s.f.log.Closed() }
-func (s source) Compacted() int64           { return s.f.c.compacted.Load() }
-func (s source) Told() int64                { return s.f.c.known() }
+func (s source) Closed() int64    { return s.f.log.Closed() }
+func (s source) Compacted() int64 { return s.f.c.compacted.Load() }
+func (s source) Told() int64      { return s.f.c.known() }
+func (s source) Passed(rev int64) {
+	raise(&s.f.passed, rev)
+	s.f.forget()
+}
 func (s source) Await(rev int64)            { s.f.await(min(rev, s.Told())) }
 func (s source) Advanced() <-chan struct{}  { return s.f.log.Advanced() }
 func (s source) Header() *pb.ResponseHeader { return s.f.c.header() }
@@ -56,10 +59,7 @@ func (s source) Err() error {
 	}
 	<-s.f.ended
 	if errors.Is(s.f.err, mergedlog.ErrOverrun) {
-		if rev := s.Compacted(); rev > 0 {
-			return &watchhub.CompactedError{Rev: rev}
-		}
-		return rpctypes.ErrGRPCCompacted
+		return &watchhub.CompactedError{Rev: s.Compacted()}
 	}
 	return s.f.err
 }

@@ -32,6 +32,7 @@ type fakeSource struct {
 	compacted int64
 	told      int64
 	awaited   int64
+	passed    int64
 	floor     int64 // Since fails below it
 	held      bool  // commits do not advance the closed revision
 	silent    bool  // advancing tells nobody
@@ -127,6 +128,12 @@ func (f *fakeSource) Told() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return max(f.told, f.closed, f.compacted)
+}
+
+func (f *fakeSource) Passed(rev int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.passed = rev
 }
 
 func (f *fakeSource) Await(rev int64) {

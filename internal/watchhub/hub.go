@@ -104,6 +104,7 @@ func (h *Hub) dispatch() {
 				h.end(h.terminal(err))
 				return
 			}
+			h.src.Passed(h.position.Load())
 		}
 		select {
 		case <-advanced:

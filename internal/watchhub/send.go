@@ -61,18 +61,25 @@ func (s *stream) ending(err error) error {
 	return err
 }
 
+// errOvertaken ends streams whose log compaction has overtaken. There will be another one: clients come back, each watcher where it was.
+var errOvertaken = status.Error(codes.Unavailable, "metaetcd: compaction overtook the log, which is being reopened")
+
 // finish ends the stream because the hub has ended. The error goes to the stream and not to each watcher: clientv3
-// shows it to every one of them, while it swallows the reason of a single cancellation. Compaction is the exception.
+// shows it to every one of them, while it swallows the reason of a single cancellation. Compaction is the exception: those that
+// it has passed are cancelled, and the others can go on.
 func (s *stream) finish() error {
 	err := s.hub.err
 	if compacted, ok := errors.AsType[*CompactedError](err); ok {
 		s.scratch = s.snapshot(s.scratch[:0])
 		for _, w := range s.scratch {
+			if max(w.floor, w.sender.told+1) >= compacted.Rev {
+				continue
+			}
 			if err := s.overtaken(w, compacted.Rev); err != nil {
 				return err
 			}
 		}
-		return rpctypes.ErrGRPCCompacted
+		return errOvertaken
 	}
 	if _, ok := status.FromError(err); ok {
 		return err

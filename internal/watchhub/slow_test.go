@@ -284,16 +284,18 @@ func TestSourceFails(t *testing.T) {
 	}{
 		"text":      {err: errBoom, code: codes.FailedPrecondition},
 		"status":    {err: rpctypes.ErrGRPCStopped, want: rpctypes.ErrGRPCStopped, code: codes.Unavailable},
-		"compacted": {err: fmt.Errorf("restart: %w", &CompactedError{Rev: 7}), want: rpctypes.ErrGRPCCompacted, code: codes.OutOfRange},
+		"compacted": {err: fmt.Errorf("restart: %w", &CompactedError{Rev: 7}), want: errOvertaken, code: codes.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := setup(t, Options{})
 			c := f.open()
 			c.watch(&pb.WatchCreateRequest{Key: []byte("k")})
+			c.watch(&pb.WatchCreateRequest{Key: []byte("k"), StartRevision: 7}) // lacks nothing
 			f.src.fail(tc.err)
 			if name == "compacted" {
 				r := c.recv()
 				require.True(t, r.Canceled)
+				require.Zero(t, r.WatchId)
 				require.EqualValues(t, 7, r.CompactRevision)
 			}
 			for _, c := range []*client{c, f.open()} {

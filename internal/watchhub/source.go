@@ -28,6 +28,9 @@ type Source interface {
 	Since(from int64, maxEvents int) (evs []*mergedlog.Event, next int64, err error)
 	// Advanced returns a channel that is closed when Closed next grows. Get it before reading Closed.
 	Advanced() <-chan struct{}
+	// Passed says that the dispatcher needs nothing up to a revision any more. Compaction must not take the rest from the log's
+	// memory: watchers that keep up are not compacted.
+	Passed(rev int64)
 	// Replay reads events from before the log's memory: those of a range, in etcd's convention, with stamps in
 	// [from, to], in order, all of a stamp in one call of fn, which keeps the events but not the slice. It fails with
 	// a *CompactedError when compaction overtook it, and with fn's error; after any other the hub tries again.

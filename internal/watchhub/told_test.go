@@ -98,3 +98,21 @@ func TestAnswersCoverWhatWasTold(t *testing.T) {
 	c.send(cancelReq(1))
 	require.EqualValues(t, 7, c.recv().Header.Revision)
 }
+
+// TestPassed: the log may forget what was queued for the watchers that keep up, and nothing above.
+func TestPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := setup(t, Options{})
+		c := f.open()
+		c.watch(&pb.WatchCreateRequest{Key: []byte("k")})
+		f.src.set(func(f *fakeSource) { f.silent = true }) // the dispatcher is a moment behind
+		f.src.commit(put("k", "2"))
+		synctest.Wait()
+		passed := func(f *fakeSource) int { return int(f.passed) }
+		require.EqualValues(t, 1, f.src.count(passed))
+		f.src.release()
+		synctest.Wait()
+		require.EqualValues(t, 2, f.src.count(passed))
+		require.Equal(t, []string{"PUT k=2"}, c.events(1))
+	})
+}
