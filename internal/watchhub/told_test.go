@@ -105,6 +105,7 @@ func TestPassed(t *testing.T) {
 		f := setup(t, Options{})
 		c := f.open()
 		c.watch(&pb.WatchCreateRequest{Key: []byte("k")})
+		synctest.Wait()
 		f.src.set(func(f *fakeSource) { f.silent = true }) // the dispatcher is a moment behind
 		f.src.commit(put("k", "2"))
 		synctest.Wait()
