@@ -90,7 +90,7 @@ func openCore(ctx context.Context, cfg Config) (_ *core, err error) {
 		return nil, err
 	}
 	c.commit = commit.New(c.commitConfig())
-	context.AfterFunc(endsAfter(c.ctx, 2*linger), c.commit.Abandon)
+	context.AfterFunc(endsAfter(c.ctx, 2*linger), c.commit.Abandon) //nolint:contextcheck // it is the core's, not the call's
 	f, err := c.openFirst(ctx)
 	if err != nil {
 		return nil, err

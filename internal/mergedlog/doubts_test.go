@@ -25,7 +25,6 @@ type sender struct {
 	compacted []int64
 	everGone  []bool // history was read, and was compacted
 	sent      []sentStamp
-	forgotten int
 }
 
 type sentStamp struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -15,22 +16,48 @@ import (
 )
 
 // TestRequestsWaitForTheNextLog: between the moment at which compaction overtakes a log and that at which another one serves, nobody
-// is told.
+// is told. Here the log itself finds that it lacks a previous value, and its feed has not ended yet.
 func TestRequestsWaitForTheNextLog(t *testing.T) {
 	t.Parallel()
-	p := newOverrun(t)
-	close(p.adds)
+	cluster := newCluster(t, 2)
+	first := 0
+	if cluster.Members[1].Name() < cluster.Members[0].Name() {
+		first = 1 // it has the record of what is compacted
+	}
+	native, other := cluster.Members[first].DirectClient(t), cluster.Client(t)
+	var member tap
+	cfg := cluster.DirectConfig()
+	for i := range cfg.Members {
+		if cfg.Members[i].Name == cluster.Members[first].Name() {
+			cfg.Members[i].Client = member.dial(t, cluster.Members[first])
+		}
+	}
+	p := struct {
+		*metaetcd.Client
+		keys [2]string
+	}{open(t, cfg), [2]string{keyOn(t, cluster, first, "k"), keyOn(t, cluster, 1-first, "k")}}
+	for _, key := range p.keys {
+		put(t, other, key, "before")
+		_, err := p.Get(within(t, patience), key) // its streams have shown it
+		require.NoError(t, err)
+	}
+	resume := member.stopWatches()
+	put(t, other, p.keys[0], "after")
+	resp, err := native.Get(within(t, patience), p.keys[0])
+	require.NoError(t, err)
+	_, err = native.Compact(within(t, patience), resp.Kvs[0].ModRevision)
+	require.NoError(t, err)
 	ending := make(chan struct{})
 	end := make(chan struct{})
 	var once sync.Once
-	p.member.on(func(ctx context.Context, req *pb.TxnRequest, send func() error) error {
+	member.on(func(ctx context.Context, req *pb.TxnRequest, send func() error) error {
 		if len(req.Success) == 3 && string(req.Success[2].GetRequestRange().GetKey()) == record.KeyCompacted {
 			once.Do(func() { close(ending) })
 			return after(ctx, end, send)
 		}
 		return send()
 	})
-	p.resume()
+	resume()
 	<-ending // the log has failed, and its feed is about to end
 	calls := []func() error{
 		func() error { _, err := p.Get(t.Context(), p.keys[0]); return err },
@@ -50,8 +77,19 @@ func TestRequestsWaitForTheNextLog(t *testing.T) {
 	for _, call := range calls {
 		go func() { done <- call() }()
 	}
+	left := len(calls)
+	for window := time.After(300 * time.Millisecond); ; { // most come to the log that has failed
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			left--
+			continue
+		case <-window:
+		}
+		break
+	}
 	close(end)
-	for range calls {
+	for range left {
 		require.NoError(t, <-done)
 	}
 }
