@@ -8,6 +8,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/hedge"
 )
 
 // errDamaged says that the epoch record is there and digits are not.
@@ -23,28 +25,61 @@ func (c *Clock) add(ctx context.Context, k int64) (clock, epoch int64, err error
 		if in == nil {
 			return 0, 0, errNotOpen
 		}
-		// Highest must be read before the add is sent: others take and land higher stamps while it is under way.
-		highest := c.cfg.Highest()
-		start := time.Now()
-		clock, found, err := c.addIn(ctx, in, k)
+		a, err := c.ask(ctx, in, k)
 		switch {
 		case errors.Is(err, errDamaged):
 			err = c.discard(ctx, in, "the coordinator has lost a part of the clock")
 		case err != nil:
 			return 0, 0, err
-		case found != nil:
-			err = c.follow(ctx, in, found)
-		case clock-k < highest:
+		case a.found != nil:
+			err = c.follow(ctx, in, a.found)
+		case a.back(k):
 			err = c.discard(ctx, in, "the coordinator's clock went backwards",
-				zap.Int64("clock", clock-k), zap.Int64("highest_stamp_seen", highest))
+				zap.Int64("clock", a.clock-k), zap.Int64("highest_stamp_seen", a.highest))
 		default:
-			c.observe(k, time.Since(start))
-			return clock, in.rec.Epoch, nil
+			return a.clock, in.rec.Epoch, nil
 		}
 		if err != nil {
 			return 0, 0, err
 		}
 	}
+}
+
+// answer is what the coordinator says to an add.
+type answer struct {
+	clock   int64
+	found   *records // not nil: the coordinator is not in that epoch, nothing was added, and this is what it holds
+	highest int64    // stamp that was seen before the add was sent
+}
+
+// back reports whether a clock to which k was added stood below a stamp that had been seen before.
+func (a answer) back(k int64) bool { return a.clock-k < a.highest }
+
+// ask sends an add, or a read, and when it is late another one beside it, as a server that hangs, or has lost its leader, does not answer
+// for long. Whoever waits takes the answer that comes first. All attempts are sent after those who wait had come, so any will do.
+// The stamps of the others are given up when they turn up, and are gaps otherwise.
+func (c *Clock) ask(ctx context.Context, in *epochState, k int64) (answer, error) {
+	req := hedge.Request[answer]{
+		Pace: &c.pace[min(k, 1)], Passing: func(err error) bool { return !permanent(err) && !errors.Is(err, errDamaged) }, Go: c.wg.Go,
+		Send: func(ctx context.Context) (answer, error) {
+			highest := c.cfg.Highest() // before the add is sent: others take and land higher stamps while it is under way
+			start := time.Now()
+			clock, found, err := c.addIn(ctx, in, k)
+			if err == nil && found == nil {
+				c.observe(k, time.Since(start))
+			}
+			return answer{clock, found, highest}, err
+		},
+	}
+	if k > 0 {
+		req.Strays = &c.strays
+		req.Stray = func(a answer) {
+			if a.found == nil && !a.back(k) && c.cfg.Unused != nil {
+				c.cfg.Unused(a.clock-k+1, k, in.rec.Epoch)
+			}
+		}
+	}
+	return req.Do(ctx)
 }
 
 // addIn adds k within an epoch. If the coordinator is not in that epoch, nothing was added and found is what it holds.

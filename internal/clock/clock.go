@@ -27,6 +27,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
+	"github.com/metaetcd/metaetcd/internal/hedge"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
@@ -53,6 +54,10 @@ type Config struct {
 	// the answer is not above it, the coordinator went backwards.
 	Highest func() int64
 
+	// Unused is told of stamps first, …, first+k−1 that were taken and that nobody waits for any more: it may have them marked, so that
+	// they are no gap. May be nil.
+	Unused func(first, k, epoch int64)
+
 	// Restore puts on a coordinator that has lost everything what is kept there besides the clock. It is called before a
 	// new clock is created, when all members are in the new epoch: what they hold of older ones is final. What it puts must be
 	// guarded by life, which holds until somebody has created the clock or the coordinator loses its data again; otherwise it
@@ -77,7 +82,7 @@ const (
 )
 
 // Clock is one process's view of the coordinator. It is safe for concurrent use. Adds go out one at a time, and so do
-// reads, beside them: what arrives meanwhile shares the next one.
+// reads, beside them: what arrives meanwhile shares the next one. One that is late is sent again beside itself.
 type Clock struct {
 	cfg Config
 	log *zap.Logger
@@ -90,6 +95,9 @@ type Clock struct {
 	recovery chan struct{}              // holds a token while somebody settles the epoch
 
 	wakeAdd, wakeRead chan struct{}
+
+	pace   [2]hedge.Pace // of reads, of adds
+	strays hedge.Strays  // adds that nobody waits for any more
 
 	mu        sync.Mutex
 	adds      []*batch // wait for an add, oldest first

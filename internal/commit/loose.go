@@ -27,6 +27,15 @@ func (p *Pipeline) Landed(s Stamp) { p.release(stamp{s.Rev, s.Epoch}) }
 // Surrender gives up a stamp that has left no mark on any member and never will: some lane marks it.
 func (p *Pipeline) Surrender(s Stamp) { p.surrender(0, stamp{s.Rev, s.Epoch}) }
 
+// SurrenderAll gives up the stamps first, …, first+k−1 of an epoch, which nobody has used.
+func (p *Pipeline) SurrenderAll(first, k, epoch int64) {
+	stamps := make([]stamp, k)
+	for i := range stamps {
+		stamps[i] = stamp{first + int64(i), epoch}
+	}
+	p.surrender(0, stamps...)
+}
+
 // Settle finds out what became of a stamp that was sent to a member, tracked in the doubts, and whose answer err does not say:
 // from the member's log, as section 8 has it. It fails with err itself if the server refused the request, so that the stamp is
 // to be surrendered; with ErrUnknown if it can no longer be found out.
