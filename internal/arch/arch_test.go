@@ -38,7 +38,7 @@ var rooms = []room{
 	{name: "ring", imports: []string{"keyrange"}, pure: true},
 	{name: "statecache", pure: true},
 	{name: "hedge"},
-	{name: "wire"},
+	{name: "wire", imports: []string{"hedge"}},
 	{name: "validate", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "etcdfake", imports: []string{"keyrange", "request", "validate"}},
 	{name: "translate", imports: []string{"record", "ring", "validate"}, pure: true},
@@ -49,7 +49,7 @@ var rooms = []room{
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate", "wire"}},
 	{name: "commit", imports: []string{"mergedlog", "translate"}},
-	{name: "history", imports: []string{"keyrange", "mergedlog", "record", "watchhub"}},
+	{name: "history", imports: []string{"keyrange", "mergedlog", "record", "watchhub", "wire"}},
 	{name: "", imports: []string{
 		"backoff", "bridge", "clock", "commit", "history", "latch", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
 		"translate", "validate", "watchhub", "wire",

@@ -55,12 +55,12 @@ type answer struct {
 // back reports whether a clock to which k was added stood below a stamp that had been seen before.
 func (a answer) back(k int64) bool { return a.clock-k < a.highest }
 
-// ask sends an add, or a read, and when it is late another one beside it, as a server that hangs, or has lost its leader, does not answer
+// ask sends an add, and when it is late another one beside it, as a server that hangs, or has lost its leader, does not answer
 // for long. Whoever waits takes the answer that comes first. All attempts are sent after those who wait had come, so any will do.
-// The stamps of the others are given up when they turn up, and are gaps otherwise.
+// The stamps of the others are given up when they turn up, and are gaps otherwise. (For reads, see internal/wire.)
 func (c *Clock) ask(ctx context.Context, in *epochState, k int64) (answer, error) {
 	req := hedge.Request[answer]{
-		Pace: &c.pace[min(k, 1)], Passing: func(err error) bool { return !permanent(err) && !errors.Is(err, errDamaged) }, Go: c.wg.Go,
+		Pace: &c.pace, Strays: &c.strays, Passing: func(err error) bool { return !permanent(err) && !errors.Is(err, errDamaged) }, Go: c.wg.Go,
 		Send: func(ctx context.Context) (answer, error) {
 			highest := c.cfg.Highest() // before the add is sent: others take and land higher stamps while it is under way
 			start := time.Now()
@@ -71,12 +71,12 @@ func (c *Clock) ask(ctx context.Context, in *epochState, k int64) (answer, error
 			return answer{clock, found, highest}, err
 		},
 	}
-	if k > 0 {
-		req.Strays = &c.strays
-		req.Stray = func(a answer) {
-			if a.found == nil && !a.back(k) && c.cfg.Unused != nil {
-				c.cfg.Unused(a.clock-k+1, k, in.rec.Epoch)
-			}
+	if k == 0 {
+		return req.Send(ctx)
+	}
+	req.Stray = func(a answer) {
+		if a.found == nil && !a.back(k) && c.cfg.Unused != nil {
+			c.cfg.Unused(a.clock-k+1, k, in.rec.Epoch)
 		}
 	}
 	return req.Do(ctx)

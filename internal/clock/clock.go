@@ -82,7 +82,7 @@ const (
 )
 
 // Clock is one process's view of the coordinator. It is safe for concurrent use. Adds go out one at a time, and so do
-// reads, beside them: what arrives meanwhile shares the next one. One that is late is sent again beside itself.
+// reads, beside them: what arrives meanwhile shares the next one. An add that is late is sent again beside itself.
 type Clock struct {
 	cfg Config
 	log *zap.Logger
@@ -96,8 +96,8 @@ type Clock struct {
 
 	wakeAdd, wakeRead chan struct{}
 
-	pace   [2]hedge.Pace // of reads, of adds
-	strays hedge.Strays  // adds that nobody waits for any more
+	pace   hedge.Pace   // of adds
+	strays hedge.Strays // adds that nobody waits for any more
 
 	mu        sync.Mutex
 	adds      []*batch // wait for an add, oldest first

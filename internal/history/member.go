@@ -10,6 +10,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // Member is the past of one member. It is safe for concurrent use.
@@ -47,7 +48,7 @@ type client struct {
 // FromClient returns the past of the member that cli is connected to. The client is borrowed; its KV and Watcher
 // may have been replaced.
 func FromClient(cli *clientv3.Client) Member {
-	return &client{kv: clientv3.NewKV(cli), watcher: func() clientv3.Watcher { return clientv3.NewWatcher(cli) }}
+	return &client{kv: clientv3.NewKVFromKVClient(wire.KV(cli), cli), watcher: func() clientv3.Watcher { return clientv3.NewWatcher(cli) }}
 }
 
 // Watch uses a watcher of its own, so that nothing is left of it on return. What the caller does not take in time

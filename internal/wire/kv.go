@@ -3,33 +3,78 @@ package wire
 import (
 	"context"
 	"math"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/metaetcd/metaetcd/internal/hedge"
 )
 
 // KV is the KV service of the cluster that cli is connected to: requests and errors as they are on the wire. Reads are
-// retried as clientv3 does; transactions that write are sent once. Batches are bounded by the server's limit, not by the
-// client's default of 2 MiB.
-func KV(cli *clientv3.Client) pb.KVClient { return kv{clientv3.RetryKVClient(cli)} }
+// retried as clientv3 does, and one that is late is sent again, beside itself, if the cluster has several servers: clientv3 picks another
+// one. Transactions that write are sent once. Batches are bounded by the server's limit, not by the client's default of 2 MiB.
+func KV(cli *clientv3.Client) pb.KVClient {
+	return &kv{KVClient: clientv3.RetryKVClient(cli), cli: cli}
+}
 
-type kv struct{ pb.KVClient }
+type kv struct {
+	pb.KVClient
+	cli           *clientv3.Client
+	points, lists hedge.Pace // of reads of single keys, and of all others
+}
 
 var unbounded = []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)}
 
-func (k kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
-	return k.KVClient.Range(ctx, in, append(opts, unbounded...)...)
+func (k *kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
+	opts = append(slices.Clip(opts), unbounded...)
+	pace := &k.points
+	if len(in.RangeEnd) > 0 {
+		pace = &k.lists
+	}
+	return read(ctx, k.cli, pace, in, func(ctx context.Context, in *pb.RangeRequest) (*pb.RangeResponse, error) {
+		return k.KVClient.Range(ctx, in, slices.Clone(opts)...)
+	})
 }
 
-func (k kv) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
-	opts = append(opts, unbounded...)
+func (k *kv) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
+	opts = append(slices.Clip(opts), unbounded...)
 	if !writes(in) {
-		return k.KVClient.Txn(ctx, in, opts...)
+		return read(ctx, k.cli, &k.lists, in, func(ctx context.Context, in *pb.TxnRequest) (*pb.TxnResponse, error) {
+			return k.KVClient.Txn(ctx, in, slices.Clone(opts)...)
+		})
 	}
 	return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.TxnResponse, error) {
 		return k.KVClient.Txn(ctx, in, append(opts, once...)...)
 	})
+}
+
+// read sends a read, and sends it again while it is late. It keeps nothing of the request.
+func read[Req proto.Message, Resp any](
+	ctx context.Context, cli *clientv3.Client, pace *hedge.Pace, in Req, send func(ctx context.Context, in Req) (Resp, error),
+) (Resp, error) {
+	if len(cli.Endpoints()) < 2 {
+		return send(ctx, in)
+	}
+	in = proto.CloneOf(in) // attempts may outlive the call
+	resp, err := hedge.Request[Resp]{Pace: pace, Passing: passing, Send: func(ctx context.Context) (Resp, error) { return send(ctx, in) }}.Do(ctx)
+	if err != nil && err == ctx.Err() { //nolint:errorlint // as gRPC has it
+		err = status.FromContextError(err).Err()
+	}
+	return resp, err
+}
+
+// passing reports whether an error may be that of one server.
+func passing(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return true
+	}
+	return false
 }
 
 // writes reports whether a transaction may change anything.
