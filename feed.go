@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -181,14 +179,11 @@ func (f *feed) finishDecided(ctx context.Context, now int64) error {
 	return g.Wait()
 }
 
-// stream feeds the log with one member's events until the feed ends. clientv3 resumes a watch over broken connections; what
-// ends it all the same, like a member without a leader, is tried again.
+// stream feeds the log with one member's events until the feed ends. A watch that breaks off is opened again.
 func (f *feed) stream(m *member, from int64) {
 	defer f.wg.Done()
-	w := clientv3.NewWatcher(m.cli)
-	defer func() { _ = w.Close() }()
 	for f.ctx.Err() == nil {
-		err := f.follow(m, w, from)
+		err := f.follow(m, from)
 		if errors.Is(err, errLog) {
 			if errors.Is(err, mergedlog.ErrOverrun) {
 				f.learnCompacted()
@@ -227,32 +222,27 @@ var (
 )
 
 // follow appends a member's events until the watch breaks off, or the log cannot go on (errLog).
-func (f *feed) follow(m *member, w clientv3.Watcher, from int64) error {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(f.ctx))
-	defer cancel()
-	for resp := range w.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithPrevKV(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
-		err := resp.Err()
-		switch {
-		case errors.Is(err, rpctypes.ErrCompacted):
-			return fmt.Errorf("%w: %w", errLog, mergedlog.ErrOverrun)
-		case err != nil:
-			return err
-		}
+func (f *feed) follow(m *member, from int64) error {
+	err := wire.Watch(f.ctx, wire.Watches(m.cli), from, true, func(evs []*mvccpb.Event) error {
 		if m.unwatched.Ends() {
 			f.c.cfg.Logger.Info("a member's stream is there again", zap.String("member", m.name))
 		}
-		if len(resp.Events) == 0 {
-			continue
+		if len(evs) == 0 {
+			return nil
 		}
-		raise(&m.newest, resp.Events[len(resp.Events)-1].Kv.ModRevision)
-		f.refreshCache(resp.Events)
-		if err := f.log.Append(m.index, revisionsOf(resp.Events)); err != nil {
+		raise(&m.newest, evs[len(evs)-1].Kv.ModRevision)
+		f.refreshCache(evs)
+		if err := f.log.Append(m.index, revisionsOf(evs)); err != nil {
 			return logError(err)
 		}
 		f.gaps.kick()
 		f.locks.kick()
+		return nil
+	})
+	if errors.As(err, new(*wire.CompactedError)) {
+		return fmt.Errorf("%w: %w", errLog, mergedlog.ErrOverrun)
 	}
-	return nil
+	return err
 }
 
 // logError is the error of a feed whose log failed with err.
@@ -266,7 +256,7 @@ func logError(err error) error {
 }
 
 // refreshCache keeps what this process knows of keys up to date with other processes' writes.
-func (f *feed) refreshCache(evs []*clientv3.Event) {
+func (f *feed) refreshCache(evs []*mvccpb.Event) {
 	for _, e := range slices.Backward(evs) { // a revision may change a key twice: what it leaves counts
 		if isReserved(e.Kv.Key) {
 			continue
@@ -275,7 +265,7 @@ func (f *feed) refreshCache(evs []*clientv3.Event) {
 			continue
 		}
 		st := statecache.State{NativeMod: e.Kv.ModRevision}
-		if e.Type == clientv3.EventTypePut {
+		if e.Type == mvccpb.PUT {
 			h, _, err := record.ParseHeader(e.Kv.Value)
 			if err != nil {
 				continue // the log will say so
@@ -286,10 +276,8 @@ func (f *feed) refreshCache(evs []*clientv3.Event) {
 	}
 }
 
-// revisionsOf groups the events of a response by member revision. A response never splits one.
-func revisionsOf(evs []*clientv3.Event) []mergedlog.MemberRevision {
-	all := make([]*mvccpb.Event, len(evs))
-	copy(all, evs)
+// revisionsOf groups events by member revision.
+func revisionsOf(all []*mvccpb.Event) []mergedlog.MemberRevision {
 	var revs []mergedlog.MemberRevision
 	for len(all) > 0 {
 		n, rev := 1, all[0].Kv.ModRevision

@@ -49,7 +49,7 @@ var rooms = []room{
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate", "wire"}},
 	{name: "commit", imports: []string{"mergedlog", "translate"}},
-	{name: "history", imports: []string{"keyrange", "mergedlog", "record", "watchhub", "wire"}},
+	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "watchhub", "wire"}},
 	{name: "", imports: []string{
 		"backoff", "bridge", "clock", "commit", "history", "latch", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
 		"translate", "validate", "watchhub", "wire",

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/wire"
@@ -37,48 +40,51 @@ func (e *MemberCompactedError) Error() string {
 	return fmt.Sprintf("metaetcd: member is compacted at its revision %d", e.Rev)
 }
 
-var errWatchEnded = errors.New("metaetcd: a watch of a member's history ended")
-
 // client is a Member that asks an etcd.
 type client struct {
-	kv      clientv3.KV
-	watcher func() clientv3.Watcher
+	kv    pb.KVClient
+	watch pb.WatchClient
 }
 
 // FromClient returns the past of the member that cli is connected to. The client is borrowed; its KV and Watcher
 // may have been replaced.
-func FromClient(cli *clientv3.Client) Member {
-	return &client{kv: clientv3.NewKVFromKVClient(wire.KV(cli), cli), watcher: func() clientv3.Watcher { return clientv3.NewWatcher(cli) }}
-}
+func FromClient(cli *clientv3.Client) Member { return &client{wire.KV(cli), wire.Watches(cli)} }
 
-// Watch uses a watcher of its own, so that nothing is left of it on return. What the caller does not take in time
-// piles up in the watcher: fn has to be quick.
+// errDone ends a watch that fn wants no more of.
+var errDone = errors.New("the reader is done")
+
+// Watch leaves nothing behind on return. A watch that breaks off goes on where it was.
 func (c *client) Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (bool, error)) error {
-	w := c.watcher()
-	defer func() { _ = w.Close() }()
-	opts := []clientv3.OpOption{clientv3.WithFromKey(), clientv3.WithRev(from)}
-	if prevKV {
-		opts = append(opts, clientv3.WithPrevKV())
-	}
-	for resp := range w.Watch(clientv3.WithRequireLeader(ctx), "\x00", opts...) {
-		if resp.CompactRevision != 0 {
-			return &MemberCompactedError{Rev: resp.CompactRevision}
+	for retry := (backoff.Backoff{}); ; {
+		var why error // of fn
+		err := wire.Watch(ctx, c.watch, from, prevKV, func(evs []*mvccpb.Event) error {
+			retry.Reset()
+			if len(evs) == 0 {
+				return nil
+			}
+			from = evs[len(evs)-1].Kv.ModRevision + 1
+			more, err := eachRevision(evs, fn)
+			if more && err == nil {
+				return nil
+			}
+			why = err
+			return errDone
+		})
+		switch compacted, ok := errors.AsType[*wire.CompactedError](err); {
+		case errors.Is(err, errDone):
+			return why
+		case ok:
+			return &MemberCompactedError{Rev: compacted.Rev}
+		case !wire.BrokeOff(err) && ctx.Err() == nil:
+			return rpctypes.Error(err)
+		case !retry.Wait(ctx):
+			return ctx.Err()
 		}
-		if err := resp.Err(); err != nil {
-			return err
-		}
-		if more, err := eachRevision(resp.Events, fn); !more || err != nil {
-			return err
-		}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return errWatchEnded
 }
 
-// eachRevision groups the events of a response by member revision. A response never splits one.
-func eachRevision(evs []*clientv3.Event, fn func(r mergedlog.MemberRevision) (bool, error)) (more bool, err error) {
+// eachRevision groups events by member revision.
+func eachRevision(evs []*mvccpb.Event, fn func(r mergedlog.MemberRevision) (bool, error)) (more bool, err error) {
 	for len(evs) > 0 {
 		r := mergedlog.MemberRevision{Rev: evs[0].Kv.ModRevision}
 		for len(evs) > 0 && evs[0].Kv.ModRevision == r.Rev {
@@ -94,12 +100,12 @@ func eachRevision(evs []*clientv3.Event, fn func(r mergedlog.MemberRevision) (bo
 
 // Clock asks linearizably: a server that lags may not have the revision yet.
 func (c *client) Clock(ctx context.Context, rev int64) (int64, error) {
-	resp, err := c.kv.Get(ctx, record.KeyClock, clientv3.WithRev(rev))
+	resp, err := c.kv.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyClock), Revision: rev})
 	switch {
-	case errors.Is(err, rpctypes.ErrCompacted):
+	case errors.Is(err, rpctypes.ErrGRPCCompacted):
 		return 0, &MemberCompactedError{}
 	case err != nil || len(resp.Kvs) == 0:
-		return 0, err
+		return 0, rpctypes.Error(err)
 	}
 	_, stamp, err := record.ParsePair(resp.Kvs[0].Value)
 	return stamp, err

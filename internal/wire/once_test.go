@@ -301,8 +301,7 @@ func TestReadsAreRepeated(t *testing.T) {
 		}
 		return nil
 	}
-	read := &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("k")}}}}}
-	_, err := wire.KV(s.dial(t, clientv3.Config{})).Txn(t.Context(), read)
+	_, err := wire.KV(s.dial(t, clientv3.Config{})).Txn(t.Context(), readTxn)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, s.reads.Load())
 }

@@ -38,6 +38,29 @@ func TestCoordinatorServerHangs(t *testing.T) {
 	}
 }
 
+// TestMemberServerHangs: to its clients, one of a member's three servers hangs, each in turn. Reads are answered by the others, also
+// where the stream came from that one.
+func TestMemberServerHangs(t *testing.T) {
+	c := metaetcdtest.New(t, 1, metaetcdtest.WithUnsafeNoFsync(), metaetcdtest.WithServers(3))
+	cli := c.Client(t)
+	for i := range 3 {
+		_, err := cli.Put(t.Context(), "k", "v")
+		require.NoError(t, err)
+		c.Members[0].CutServer(i)
+		for range 6 {
+			within(t, hungFor, func(ctx context.Context) error {
+				_, err := cli.Get(ctx, "k")
+				return err
+			})
+			within(t, 2*hungFor, func(ctx context.Context) error {
+				_, err := cli.Get(ctx, "k", clientv3.WithPrefix())
+				return err
+			})
+		}
+		c.Members[0].HealServer(i)
+	}
+}
+
 // within demands that a request is served in time.
 func within(t *testing.T, d time.Duration, request func(ctx context.Context) error) {
 	t.Helper()

@@ -1,0 +1,122 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// CompactedError ends a watch that begins, or has fallen, behind what the cluster has kept.
+type CompactedError struct{ Rev int64 }
+
+func (e *CompactedError) Error() string {
+	return fmt.Sprintf("metaetcd: the history is compacted at revision %d", e.Rev)
+}
+
+// errSilent ends a watch whose server does not answer any more.
+var errSilent = errors.New("metaetcd: the server of a watch is silent")
+
+// BrokeOff reports whether a watch ended for a reason that another attempt may not meet, soon: its connection or its server.
+func BrokeOff(err error) bool {
+	if errors.Is(err, errSilent) || errors.Is(err, io.EOF) {
+		return true
+	}
+	code := status.Code(err)
+	return (code == codes.Unavailable || code == codes.Internal) && !errors.Is(err, rpctypes.ErrGRPCNoLeader)
+}
+
+const (
+	// askEvery is how often the server of a watch is asked for a sign of life.
+	askEvery = time.Second
+	// silence is how long it may send nothing at all.
+	silence = 4 * time.Second
+)
+
+// Watches is the Watch service of the cluster that cli is connected to.
+func Watches(cli *clientv3.Client) pb.WatchClient { return pb.NewWatchClient(cli.ActiveConnection()) }
+
+// Watch watches the whole keyspace of a cluster, from a revision on, until it fails: nothing is resumed.
+// It calls fn with events in order, whole revisions at a time, and receives no more before that returns; without any when the server
+// shows that it is there. Without prevKV previous values are left out.
+//
+// Responses come in fragments, of about the server's limit of a request each, whatever they hold together: what is kept is one
+// fragment and one revision. A server that hangs is noticed after a few seconds, by requests for progress.
+func Watch(ctx context.Context, c pb.WatchClient, from int64, prevKV bool, fn func(evs []*mvccpb.Event) error) error {
+	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel(nil)
+	stream, err := c.Watch(ctx, unbounded...)
+	if err != nil {
+		return err
+	}
+	err = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: from, PrevKv: prevKV, Fragment: true,
+	}}})
+	if err != nil {
+		_, err = stream.Recv() // says why
+		return err
+	}
+	asking.Go(func() { askForProgress(ctx, stream) })
+	silent := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer silent.Stop()
+	var part []*mvccpb.Event // of a response whose last revision may go on in the next fragment
+	for {
+		silent.Reset(silence)
+		resp, err := stream.Recv()
+		silent.Stop()
+		switch {
+		case err != nil && errors.Is(context.Cause(ctx), errSilent):
+			return errSilent
+		case err != nil:
+			return err
+		case resp.CompactRevision != 0:
+			return &CompactedError{resp.CompactRevision}
+		case resp.Canceled:
+			return status.Error(codes.FailedPrecondition, resp.CancelReason)
+		}
+		whole := append(part, resp.Events...)
+		part = nil
+		if resp.Fragment {
+			whole, part = cut(whole)
+		}
+		if err := fn(whole); err != nil {
+			return err
+		}
+	}
+}
+
+// cut splits off the events of the last revision, which may not be all.
+func cut(evs []*mvccpb.Event) (whole, part []*mvccpb.Event) {
+	n := len(evs)
+	for n > 0 && evs[n-1].Kv.ModRevision == evs[len(evs)-1].Kv.ModRevision {
+		n--
+	}
+	return evs[:n:n], append([]*mvccpb.Event(nil), evs[n:]...)
+}
+
+// askForProgress makes a server that lives send something, until ctx ends.
+func askForProgress(ctx context.Context, stream pb.Watch_WatchClient) {
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}) != nil {
+				return // Recv says why
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
