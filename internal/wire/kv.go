@@ -19,19 +19,20 @@ import (
 // retried as clientv3 does, and one that is late is sent again, beside itself, if the cluster has several servers: clientv3 picks another
 // one. Transactions that write are sent once. Batches are bounded by the server's limit, not by the client's default of 2 MiB.
 func KV(cli *clientv3.Client) pb.KVClient {
-	return &kv{KVClient: clientv3.RetryKVClient(cli), cli: cli}
+	return &kv{KVClient: clientv3.RetryKVClient(cli), cli: cli, opts: slices.Clip(append(slices.Clone(unbounded), awake(cli)))}
 }
 
 type kv struct {
 	pb.KVClient
 	cli           *clientv3.Client
+	opts          []grpc.CallOption
 	points, lists hedge.Pace // of reads of single keys, and of all others
 }
 
 var unbounded = []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)}
 
 func (k *kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
-	opts = append(slices.Clip(opts), unbounded...)
+	opts = append(slices.Clip(opts), k.opts...)
 	pace := &k.points
 	if len(in.RangeEnd) > 0 {
 		pace = &k.lists
@@ -42,7 +43,7 @@ func (k *kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOp
 }
 
 func (k *kv) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
-	opts = append(slices.Clip(opts), unbounded...)
+	opts = append(slices.Clip(opts), k.opts...)
 	if !writes(in) {
 		return read(ctx, k.cli, &k.lists, in, func(ctx context.Context, in *pb.TxnRequest) (*pb.TxnResponse, error) {
 			return k.KVClient.Txn(ctx, in, slices.Clone(opts)...)

@@ -10,7 +10,7 @@ import (
 
 // Lease is the Lease service of the cluster that cli is connected to. Grants and revocations are sent once.
 func Lease(cli *clientv3.Client) pb.LeaseClient {
-	return lease{pb.NewLeaseClient(cli.ActiveConnection())}
+	return lease{pb.NewLeaseClient(connOf(cli))}
 }
 
 type lease struct{ pb.LeaseClient }

@@ -43,7 +43,7 @@ const (
 )
 
 // Watches is the Watch service of the cluster that cli is connected to.
-func Watches(cli *clientv3.Client) pb.WatchClient { return pb.NewWatchClient(cli.ActiveConnection()) }
+func Watches(cli *clientv3.Client) pb.WatchClient { return pb.NewWatchClient(connOf(cli)) }
 
 // Watch watches the whole keyspace of a cluster, from a revision on, until it fails: nothing is resumed.
 // It calls fn with events in order, whole revisions at a time, and receives no more before that returns; without any when the server
