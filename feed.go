@@ -76,7 +76,7 @@ func (f *feed) historyConfig() history.Config {
 
 func (f *feed) start(ctx context.Context) error {
 	for _, m := range f.c.members {
-		r, err := m.awaitOpening(ctx)
+		r, err := persist(ctx, m.readOpening)
 		if err != nil {
 			return err
 		}
@@ -124,7 +124,11 @@ func (f *feed) closeUpToClock(ctx context.Context) (bool, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range f.c.members {
 		g.Go(func() error {
-			r, err := m.raise(gctx, epoch, now)
+			r, err := persist(gctx, func(ctx context.Context) (raised, error) {
+				ctx, cancel := context.WithTimeout(ctx, f.c.cfg.MemberTimeout) // the server that was asked may hang
+				defer cancel()
+				return m.raise(ctx, epoch, now)
+			})
 			if err != nil {
 				return wire.Name(m.name, err)
 			}
@@ -154,7 +158,7 @@ func (f *feed) finishDecided(ctx context.Context, now int64) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range f.c.members {
 		g.Go(func() error {
-			decided, err := m.readDecided(gctx)
+			decided, err := persist(gctx, m.readDecided)
 			for id, d := range decided {
 				if err == nil && d.Stamp <= now {
 					err = f.c.rollForward(gctx, record.Holder{ID: id, Primary: m.index}, d)
@@ -169,7 +173,7 @@ func (f *feed) finishDecided(ctx context.Context, now int64) error {
 	g, gctx = errgroup.WithContext(ctx)
 	for _, m := range f.c.members {
 		g.Go(func() error {
-			rev, err := m.present(gctx)
+			rev, err := persist(gctx, m.present)
 			if err != nil {
 				return wire.Name(m.name, err)
 			}

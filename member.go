@@ -161,14 +161,31 @@ func (m *member) readWith(ctx context.Context, more ...*pb.RequestOp) (records, 
 	return r, resp.Responses[len(keys):], errors.Join(errs[:]...)
 }
 
-// awaitOpening is readOpening, again while the member does not answer, until ctx ends.
-func (m *member) awaitOpening(ctx context.Context) (records, error) {
+// persist repeats a request that does no harm when it is repeated, until it is answered, refused, or ctx ends: members whose
+// leader changes, or that are down, are waited for. The error is the last one that the member gave.
+func persist[T any](ctx context.Context, request func(ctx context.Context) (T, error)) (T, error) {
+	var last error
 	for retry := (backoff.Backoff{}); ; {
-		r, err := m.readOpening(ctx)
-		if status.Code(err) != codes.Unavailable || !retry.Wait(ctx) {
-			return r, err
+		v, err := request(ctx)
+		switch {
+		case err == nil || !passing(err):
+			return v, err
+		case last == nil || ctx.Err() == nil:
+			last = err
+		}
+		if !retry.Wait(ctx) {
+			return v, last
 		}
 	}
+}
+
+// passing reports whether an error says nothing of the request itself.
+func passing(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests)
 }
 
 // present returns the member's present revision, linearizably.
