@@ -430,6 +430,7 @@ func (c *core) clockConfig(coordinator pb.KVClient) clock.Config {
 	cfg := clock.Config{
 		Coordinator: coordinator, ClusterID: c.id.ClusterID, CoordinatorID: c.id.CoordinatorID,
 		Highest: currentLog{c}.highest, Logger: c.cfg.Logger,
+		Alone:   len(c.cfg.Coordinator.Endpoints()) < 2,
 		Unused:  func(first, k, epoch int64) { c.commit.SurrenderAll(first, k, epoch) },
 		Restore: func(ctx context.Context, life []*pb.Compare) error { return c.leases.Restore(ctx, life) },
 	}

@@ -71,7 +71,7 @@ func (c *Clock) ask(ctx context.Context, in *epochState, k int64) (answer, error
 			return answer{clock, found, highest}, err
 		},
 	}
-	if k == 0 {
+	if k == 0 || c.cfg.Alone {
 		return req.Send(ctx)
 	}
 	req.Stray = func(a answer) {

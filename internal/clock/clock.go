@@ -54,6 +54,9 @@ type Config struct {
 	// the answer is not above it, the coordinator went backwards.
 	Highest func() int64
 
+	// Alone says that the coordinator is a single server: where an add is late, no other could answer it sooner.
+	Alone bool
+
 	// Unused is told of stamps first, …, first+k−1 that were taken and that nobody waits for any more: it may have them marked, so that
 	// they are no gap. May be nil.
 	Unused func(first, k, epoch int64)

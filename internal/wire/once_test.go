@@ -186,7 +186,7 @@ func TestRetryPoliciesDoNotRepeatWrites(t *testing.T) {
 	s.answer = always(status.Error(codes.Unavailable, "the answer was lost"))
 	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultServiceConfig(retryPolicy))
 	require.NoError(t, err)
-	defer conn.Close()
+	defer func() { require.NoError(t, conn.Close()) }()
 	kv := pb.NewKVClient(conn)
 	_, err = kv.Txn(t.Context(), put)
 	require.Equal(t, codes.Unavailable, status.Code(err))
