@@ -9,6 +9,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -67,7 +68,8 @@ func TestLostAnswersDoNotRepeatWrites(t *testing.T) {
 // Clusters that demand a password: a server that has restarted has forgotten the tokens, and one whose users have changed
 // refuses those that are older.
 func TestTokensAreRefreshed(t *testing.T) {
-	cluster := newCluster(t, 1, metaetcdtest.WithClientConfig(func(cfg *clientv3.Config) {
+	cheap := metaetcdtest.WithEtcdConfig(func(cfg *embed.Config) { cfg.BcryptCost = 4 }) // the race detector makes hashing slow
+	cluster := newCluster(t, 1, cheap, metaetcdtest.WithClientConfig(func(cfg *clientv3.Config) {
 		cfg.Username, cfg.Password = "root", "secret"
 	}))
 	plain := func(n *metaetcdtest.Node) *clientv3.Client {
