@@ -328,7 +328,7 @@ func (c *core) catchUp(ctx context.Context, f *feed) error {
 		return err
 	}
 	c.noteCompacted(r.compacted)
-	f.gaps.kick()
+	f.gaps.Kick()
 	return f.log.WaitClosed(ctx, r.compacted)
 }
 

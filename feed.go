@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/fencer"
 	"github.com/metaetcd/metaetcd/internal/history"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -28,7 +29,7 @@ type feed struct {
 	c       *core
 	log     *mergedlog.Log
 	hub     *watchhub.Hub
-	gaps    *gapKeeper
+	gaps    *fencer.Fencer
 	locks   *lockKeeper
 	history *history.History
 
@@ -52,7 +53,7 @@ func openFeed(ctx context.Context, c *core) (*feed, error) {
 	f.log = mergedlog.New(mergedlog.Config{Members: len(c.members), SlotOf: c.ring.Slot, MaxBytes: c.cfg.LogBytes, Doubts: c.doubts, OnRecord: f.onRecord})
 	raise(&c.closedBefore, c.closed())
 	c.log.Store(f.log)
-	f.gaps = newGapKeeper(f)
+	f.gaps = newFencer(f)
 	f.locks = newLockKeeper(f)
 	f.history = history.New(f.historyConfig())
 	if err := f.start(ctx); err != nil {
@@ -63,6 +64,7 @@ func openFeed(ctx context.Context, c *core) (*feed, error) {
 		return nil, err
 	}
 	f.hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: c.cfg.ProgressInterval, Logger: c.cfg.Logger})
+	f.wg.Go(func() { f.gaps.Run(f.ctx) }) //nolint:contextcheck // it lives as long as the feed, not as the call
 	return f, nil
 }
 
@@ -102,8 +104,7 @@ func (f *feed) start(ctx context.Context) error {
 			break
 		}
 	}
-	f.wg.Add(2)
-	go f.gaps.run() //nolint:contextcheck // it lives as long as the feed, not as the call
+	f.wg.Add(1)
 	go f.locks.run()
 	f.locks.kick()
 	return nil
@@ -239,7 +240,7 @@ func (f *feed) follow(m *member, from int64) error {
 		if err := f.log.Append(m.index, revisionsOf(evs)); err != nil {
 			return logError(err)
 		}
-		f.gaps.kick()
+		f.gaps.Kick()
 		f.locks.kick()
 		return nil
 	})

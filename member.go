@@ -218,6 +218,8 @@ func (m *member) awaitBack(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
+func (m *member) lostFence() error { return fmt.Errorf("metaetcd: member %s has lost its fence", m.name) }
+
 // raised is a fence that holds on a member: in epoch, from the native revision on.
 type raised struct{ epoch, fence, rev int64 }
 
@@ -240,7 +242,7 @@ func (m *member) raise(ctx context.Context, epoch, stamp int64) (raised, error) 
 	if !resp.Succeeded {
 		kvs := resp.Responses[0].GetResponseRange().GetKvs()
 		if len(kvs) != 1 {
-			return raised{}, fmt.Errorf("metaetcd: member %s has lost its fence", m.name)
+			return raised{}, m.lostFence()
 		}
 		r.epoch, r.fence, err = record.ParsePair(kvs[0].Value)
 	}

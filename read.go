@@ -13,17 +13,23 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/fencer"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/snapshot"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
-// fencedReadAfter is how long a linearizable read of one key waits for the closed revision before it asks the key's member
-// alone: something else, likely another member, holds the revision up.
+// fencedReadAfter is how long a linearizable read of one key waits at least for the closed revision before it asks the key's member
+// alone, because another member, which is away, holds the revision up. That is a write to the key's slot: merely slow landings
+// are waited for.
 const fencedReadAfter = 250 * time.Millisecond
 
-// lookAgain is how often a read that waits for a revision makes sure that the clock it came from is still there.
-const lookAgain = 100 * time.Millisecond
+// lookAgain is how soon a read that waits for a revision makes sure that the clock it came from is still there, and lookAgainMost
+// how rarely: where landings are slow, many readers wait, and each time asks the coordinator.
+const (
+	lookAgain     = 100 * time.Millisecond
+	lookAgainMost = time.Second
+)
 
 // linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
 // that covers it (section 7).
@@ -42,13 +48,13 @@ func (c *core) cover(ctx context.Context, f *feed, reading clock.Reading) (int64
 
 // reach waits until a reading of the clock in epoch is closed.
 func (c *core) reach(ctx context.Context, f *feed, target, epoch int64) (int64, error) {
-	for {
+	for wait := lookAgain; ; wait = min(2*wait, lookAgainMost) {
 		if w := f.log.Closed(); w >= target {
 			return w, nil
 		}
-		f.gaps.await(epoch, target)
-		wait, cancel := context.WithTimeout(ctx, lookAgain)
-		err := f.log.WaitClosed(wait, target)
+		f.gaps.Await(epoch, target)
+		waiting, cancel := context.WithTimeout(ctx, wait)
+		err := f.log.WaitClosed(waiting, target)
 		cancel()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 			if err == nil {
@@ -134,11 +140,12 @@ func (c *core) readKey(ctx context.Context, f *feed, req *pb.RangeRequest) (*pb.
 	if err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
+	wait, cancel := f.gaps.WhileMoving(ctx, fencedReadAfter)
 	at, err := c.reach(wait, f, target, epoch)
+	stuck := errors.Is(context.Cause(wait), fencer.ErrStuck)
 	cancel()
 	switch {
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+	case err != nil && stuck:
 		return c.fencedRead(ctx, req)
 	case err != nil:
 		return nil, err

@@ -74,6 +74,13 @@ func (h *Hub) Stats() (watchers, lagging int, events uint64) {
 	return h.watchers, h.watchers - h.synced.len(), h.events.Load()
 }
 
+// Wants reports whether some watcher that has everything so far watches one of the keys.
+func (h *Hub) Wants(keys [][]byte) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(keys, h.synced.has)
+}
+
 func (h *Hub) end(err error) {
 	h.stop.Do(func() {
 		h.err = err

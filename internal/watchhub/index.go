@@ -2,6 +2,7 @@ package watchhub
 
 import (
 	"bytes"
+	"slices"
 
 	"go.etcd.io/etcd/pkg/v3/adt"
 
@@ -116,6 +117,17 @@ func (x *index) match(evs []*mergedlog.Event) []*group {
 		}
 	}
 	return x.matched
+}
+
+// has reports whether somebody watches a key.
+func (x *index) has(key []byte) bool {
+	switch {
+	case x.points[string(key)] != nil:
+		return true
+	case len(x.ranges) > fewRanges:
+		return x.tree.Intersects(adt.NewBytesAffinePoint(key))
+	}
+	return slices.ContainsFunc(x.ranges, func(g *group) bool { return g.contains(key) })
 }
 
 func (x *index) hit(g *group, ev *mergedlog.Event) {

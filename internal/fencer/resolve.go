@@ -1,0 +1,164 @@
+package fencer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// gap is what a fence is to close: everything in an epoch from a missing stamp up to one that is overdue as well.
+type gap struct{ epoch, missing, due int64 }
+
+// outcome is what became of an attempt to close a gap.
+type outcome struct {
+	contested bool // a fence has closed it, or will
+	won       bool // this process raised it
+	away      bool // a member does not answer, or its stream does not deliver
+	took      time.Duration
+}
+
+// streamsWithin is how long streams may take to show what the members have answered.
+const streamsWithin = 2 * time.Second
+
+var (
+	// errNoAnswer says that there was no answer.
+	errNoAnswer = errors.New("a member does not answer")
+	// errAway says that besides the member's stream stood still.
+	errAway = fmt.Errorf("%w: it is away", errNoAnswer)
+	// errEpoch says that a member works in another epoch.
+	errEpoch = errors.New("a member is in another epoch")
+)
+
+// resolve closes a gap beside the fencer's goroutine.
+func (f *Fencer) resolve(ctx context.Context, g gap) {
+	done := make(chan outcome, 1)
+	f.busy = done
+	wait, within := f.vote.wait(), max(answerWithin, 8*f.vote.took, 4*f.Grace())
+	go func() { done <- f.attempt(ctx, g, wait, min(within, MaxGrace)) }()
+}
+
+// resolved learns from an attempt.
+func (f *Fencer) resolved(o outcome) {
+	if o.contested {
+		f.vote.over(o.won)
+	}
+	if o.took > 0 {
+		f.vote.requested(o.took)
+	}
+	if o.away {
+		f.setStuck(true)
+	}
+}
+
+// attempt closes a gap, after a time in which another process may have done it. Members may take so long to answer.
+func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration) (o outcome) {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return o
+	}
+	if f.over(g, &o) {
+		return o
+	}
+	begun := time.Now()
+	fences, err := f.each(ctx, g, within, func(int) bool { return true }, func(ctx context.Context, i int) (Fence, error) {
+		return f.cfg.Members[i].Look(ctx)
+	})
+	if o.took = time.Since(begun); err != nil {
+		o.away = errors.Is(err, errAway)
+		return o
+	}
+	// What had landed when the fences were read, the streams show now.
+	if !f.reached(ctx, fences) {
+		o.away = true
+		return o
+	}
+	if f.over(g, &o) || f.cfg.Holds(g.missing) {
+		return o
+	}
+	lower := func(i int) bool { return fences[i].Fence < g.due }
+	var won atomic.Bool
+	raised, err := f.each(ctx, g, within, lower, func(ctx context.Context, i int) (Fence, error) {
+		r, err := f.cfg.Members[i].Raise(ctx, g.epoch, g.due)
+		if err == nil && r.Epoch == g.epoch && r.Fence == g.due {
+			won.Store(true)
+			if f.cfg.OnRaise != nil {
+				f.cfg.OnRaise()
+			}
+		}
+		return r, err
+	})
+	o.contested, o.won = true, won.Load()
+	o.away = errors.Is(err, errAway) || err == nil && !f.reached(ctx, raised)
+	return o
+}
+
+// over reports whether a gap is closed, and notes whether a fence did that.
+func (f *Fencer) over(g gap, o *outcome) bool {
+	missing, _, _ := f.cfg.Log.Gap()
+	if missing == g.missing && f.cfg.Epoch() == g.epoch {
+		return false
+	}
+	o.contested = f.cfg.Log.FencedUpTo() >= g.missing
+	return true
+}
+
+// each asks the chosen members at once. It fails if one does not answer within a time, or works in another epoch than the gap's.
+// With errAway one is away; otherwise, it may be all but away, or this process slow.
+func (f *Fencer) each(
+	ctx context.Context, g gap, within time.Duration, chosen func(i int) bool, ask func(ctx context.Context, i int) (Fence, error),
+) ([]Fence, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	fences := make([]Fence, len(f.cfg.Members))
+	for i := range f.cfg.Members {
+		if !chosen(i) {
+			continue
+		}
+		wg.Go(func() {
+			before := f.cfg.Members[i].Position()
+			fence, err := ask(ctx, i)
+			switch {
+			case err != nil:
+				if f.cfg.OnError != nil {
+					f.cfg.OnError(i, err)
+				}
+				if err = errNoAnswer; f.cfg.Members[i].Position() == before {
+					err = errAway
+				}
+			case fence.Epoch != g.epoch:
+				f.cfg.Sync(ctx)
+				err = errEpoch
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			fences[i] = fence
+			if failed == nil || errors.Is(err, errAway) {
+				failed = err
+			}
+		})
+	}
+	wg.Wait()
+	return fences, failed
+}
+
+// reached waits until the members' streams show what the members were asked for. They may take longer than the members
+// themselves: this process may be slow.
+func (f *Fencer) reached(ctx context.Context, fences []Fence) bool {
+	ctx, cancel := context.WithTimeout(ctx, streamsWithin)
+	defer cancel()
+	for i, fence := range fences {
+		if f.cfg.Members[i].WaitReached(ctx, fence.Rev) != nil {
+			return false
+		}
+	}
+	return true
+}
