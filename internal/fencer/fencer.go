@@ -75,6 +75,7 @@ type Fencer struct {
 	closed  int64        // the closed revision then
 	since   time.Time    // when it was first seen held up there
 	busy    chan outcome // of an attempt under way; nil: none
+	rested  time.Time    // no attempt before
 	vote    *election
 }
 
@@ -140,7 +141,7 @@ func (f *Fencer) Run(ctx context.Context) {
 		case <-again.C:
 		case o := <-f.busy:
 			f.busy = nil
-			f.resolved(o)
+			f.resolved(time.Now(), o)
 		case <-ctx.Done():
 			if f.busy != nil {
 				<-f.busy
@@ -185,6 +186,8 @@ func (f *Fencer) look(ctx context.Context, now time.Time) time.Duration {
 		return 0 // it ends
 	case f.cfg.Holds(missing):
 		return f.hold(now)
+	case now.Before(f.rested):
+		return f.rested.Sub(now)
 	}
 	due, wait := f.due(now, missing, awaited >= missing, blocked)
 	if due > 0 {

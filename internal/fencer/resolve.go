@@ -16,12 +16,16 @@ type gap struct{ epoch, missing, due int64 }
 type outcome struct {
 	contested bool // a fence has closed it, or will
 	won       bool // this process raised it
-	away      bool // a member does not answer, or its stream does not deliver
+	failed    bool // a member does not answer, or its stream does not deliver
+	away      bool // and that not because this process is slow
 	took      time.Duration
 }
 
 // streamsWithin is how long streams may take to show what the members have answered.
 const streamsWithin = 2 * time.Second
+
+// rest is how long a failed attempt is left alone.
+const rest = 50 * time.Millisecond
 
 var (
 	// errNoAnswer says that there was no answer.
@@ -41,7 +45,10 @@ func (f *Fencer) resolve(ctx context.Context, g gap) {
 }
 
 // resolved learns from an attempt.
-func (f *Fencer) resolved(o outcome) {
+func (f *Fencer) resolved(now time.Time, o outcome) {
+	if o.failed {
+		f.rested = now.Add(rest)
+	}
 	if o.contested {
 		f.vote.over(o.won)
 	}
@@ -70,12 +77,12 @@ func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration)
 		return f.cfg.Members[i].Look(ctx)
 	})
 	if o.took = time.Since(begun); err != nil {
-		o.away = errors.Is(err, errAway)
+		o.failed, o.away = true, errors.Is(err, errAway)
 		return o
 	}
 	// What had landed when the fences were read, the streams show now.
 	if !f.reached(ctx, fences) {
-		o.away = true
+		o.failed, o.away = true, true
 		return o
 	}
 	if f.over(g, &o) || f.cfg.Holds(g.missing) {
@@ -95,6 +102,7 @@ func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration)
 	})
 	o.contested, o.won = true, won.Load()
 	o.away = errors.Is(err, errAway) || err == nil && !f.reached(ctx, raised)
+	o.failed = o.away || err != nil
 	return o
 }
 
