@@ -66,7 +66,8 @@ func (l *Lessor) renewByName(ctx context.Context, id int64) (int64, error) {
 //
 // The coordinator answers in order, and renews a timer that has run out when it has revoked it, which takes long when thousands have run out at
 // once. So only timers that cannot have run out share the stream; any other is renewed on a stream of its own. Who comes while a
-// renewal of the same timer waits to be sent shares it.
+// renewal of the same timer waits to be sent shares it; and one is sent when the last is answered, or never will be. So
+// however long the coordinator is silent, and however often its clients ask, each timer is renewed once when it is back.
 type keeper struct {
 	lease pb.LeaseClient
 	ctx   context.Context
@@ -78,10 +79,11 @@ type keeper struct {
 
 	mu      sync.Mutex
 	running bool
-	queue   []*renewal // to be sent
-	waiting map[int64]*renewal
+	queue   []*renewal          // to be sent; none of a timer that is out
+	waiting map[int64]*renewal  // to be sent, in the queue or when an earlier one of the same timer is answered
+	out     map[int64]struct{}  // timers with a renewal that is to be answered
 	sent    []*renewal          // to be answered on the shared stream
-	alone   map[int64]struct{}  // timers that are renewed on streams of their own
+	alone   int                 // how many are renewed on streams of their own
 	runs    map[int64]time.Time // timers that run until then, at least
 }
 
@@ -101,7 +103,7 @@ const (
 func newKeeper(ctx context.Context, cfg Config, spawn func(func()) bool) *keeper {
 	return &keeper{
 		lease: cfg.Lease, ctx: ctx, spawn: spawn, log: cfg.Logger, woken: make(chan struct{}, 1),
-		waiting: map[int64]*renewal{}, alone: map[int64]struct{}{}, runs: map[int64]time.Time{},
+		waiting: map[int64]*renewal{}, out: map[int64]struct{}{}, runs: map[int64]time.Time{},
 	}
 }
 
@@ -117,10 +119,29 @@ func (k *keeper) add(g int64, done func(ttl int64)) {
 	if r == nil {
 		r = &renewal{grant: g}
 		k.waiting[g] = r
-		k.queue = append(k.queue, r)
+		if _, out := k.out[g]; !out {
+			k.queue = append(k.queue, r)
+			k.wake()
+		}
 	}
 	r.done = append(r.done, done)
-	k.wake()
+}
+
+// answeredLocked lets the next renewal of a timer be sent.
+func (k *keeper) answeredLocked(g int64) {
+	delete(k.out, g)
+	if r := k.waiting[g]; r != nil {
+		k.queue = append(k.queue, r)
+		k.wake()
+	}
+}
+
+// joinLocked adds those to a renewal that is about to be sent again who wait for the next one: they came before it, too.
+func (k *keeper) joinLocked(r *renewal) {
+	if next := k.waiting[r.grant]; next != nil {
+		r.done = append(r.done, next.done...)
+		delete(k.waiting, r.grant)
+	}
 }
 
 func (k *keeper) wake() {
@@ -182,6 +203,11 @@ func (k *keeper) run() {
 		k.mu.Lock()
 		if len(k.sent) > 0 {
 			delete(k.runs, k.sent[0].grant) // it may be the one that held up the others
+		}
+		for _, r := range k.sent {
+			k.joinLocked(r)
+			delete(k.out, r.grant)
+			k.waiting[r.grant] = r
 		}
 		k.queue, k.sent = append(k.sent, k.queue...), nil
 		k.mu.Unlock()
@@ -256,26 +282,24 @@ func (k *keeper) take(ctx context.Context, overdue *time.Timer) []*renewal {
 	}
 }
 
-// nextLocked empties the queue, but for renewals that have to wait for a stream of their own, or for an earlier one of the same
-// timer on it. It returns those for the shared stream.
+// nextLocked empties the queue, but for renewals that have to wait for a stream of their own. It returns those for the shared
+// stream.
 func (k *keeper) nextLocked() (batch []*renewal) {
 	now, left := time.Now(), k.queue[:0]
 	for _, r := range k.queue {
-		_, before := k.alone[r.grant]
 		switch {
 		case now.Before(k.runs[r.grant]):
 			r.at = now
 			batch = append(batch, r)
-		case before || len(k.alone) == aloneAtOnce:
+		case k.alone == aloneAtOnce:
 			left = append(left, r)
 			continue
 		default:
-			k.alone[r.grant] = struct{}{}
+			k.alone++
 			k.spawn(func() { k.renewAlone(r) })
 		}
-		if k.waiting[r.grant] == r {
-			delete(k.waiting, r.grant)
-		}
+		delete(k.waiting, r.grant)
+		k.out[r.grant] = struct{}{}
 	}
 	clear(k.queue[len(left):])
 	k.queue = left
@@ -285,14 +309,18 @@ func (k *keeper) nextLocked() (batch []*renewal) {
 // renewAlone renews a timer on a stream of its own, until it is answered or the keeper's context ends.
 func (k *keeper) renewAlone(r *renewal) {
 	for retry := (backoff.Backoff{}); ; {
+		k.mu.Lock()
+		k.joinLocked(r)
+		k.mu.Unlock()
 		at := time.Now()
 		ttl, err := k.ask(r.grant)
 		if err == nil {
 			k.mu.Lock()
-			delete(k.alone, r.grant)
+			k.alone--
 			k.startedLocked(r.grant, at, ttl)
+			k.answeredLocked(r.grant)
 			k.mu.Unlock()
-			k.wake()
+			k.wake() // another one may have waited for the place
 			for _, done := range r.done {
 				done(ttl)
 			}
@@ -335,6 +363,7 @@ func (k *keeper) answer(resp *pb.LeaseKeepAliveResponse, overdue *time.Timer) *r
 	r := k.sent[0]
 	k.sent = k.sent[1:]
 	k.startedLocked(r.grant, r.at, resp.TTL)
+	k.answeredLocked(r.grant)
 	overdue.Stop()
 	if len(k.sent) > 0 {
 		overdue.Reset(renewTimeout)

@@ -53,6 +53,19 @@ func (c *coordinator) since(s *stream) []*stream {
 	return slices.Clone(c.streams[1+slices.Index(c.streams, s):])
 }
 
+// asked is how often each timer was asked for.
+func (c *coordinator) asked() map[int64]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	asked := map[int64]int{}
+	for _, s := range c.streams {
+		for _, g := range s.asked {
+			asked[g]++
+		}
+	}
+	return asked
+}
+
 // last is the newest stream, and the ids that were asked for on it.
 func (c *coordinator) last() (*stream, []int64) {
 	c.mu.Lock()
@@ -145,27 +158,31 @@ func (y *tally) all() map[int64]int {
 	return maps.Clone(y.told)
 }
 
-// TestRenewals: who comes before a renewal is sent shares it, and who comes later does not; what was not answered is sent again, the first
-// on a stream of its own, and the others in order; each is told once.
+// TestRenewals: who comes before a renewal is sent shares it, and those who come later share the next, which is sent when that is
+// answered; what was not answered is sent again, with those who came meanwhile, the first on a stream of its own, and the others
+// in order; each is told once.
 func TestRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, c := openKeeper(t, 1, 2, 3)
 		y := &tally{told: map[int64]int{}}
-		ask := func(g int64) { y.ask(k, g) }
+		ask := func(g int64) {
+			y.ask(k, g)
+			synctest.Wait()
+		}
 		ask(1)
-		synctest.Wait()
 		ask(1)
-		synctest.Wait()
-		_, asked := c.last()
-		require.Equal(t, []int64{1, 1}, asked, "the second came after the first was sent")
-		ask(2)
-		synctest.Wait()
-		first, _ := c.last()
+		ask(1)
+		first, asked := c.last()
+		require.Equal(t, []int64{1}, asked, "the others came after the first was sent")
 		first.out <- &pb.LeaseKeepAliveResponse{ID: 1, TTL: 1}
 		synctest.Wait()
+		_, asked = c.last()
+		require.Equal(t, []int64{1, 1}, asked)
+		require.Equal(t, map[int64]int{1: 1}, y.all(), "the others' was sent after they came")
+		ask(2)
+		ask(2)
 		close(first.broken)
-		ask(3)
-		ask(3)
+		y.ask(k, 3, 3)
 		time.Sleep(time.Second)
 		c.answer(true)
 		again := c.since(first)
@@ -179,8 +196,45 @@ func TestRenewals(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		require.Equal(t, map[int64]int{1: 2, 2: 1, 3: 2}, y.all())
+		require.Equal(t, map[int64]int{1: 3, 2: 2, 3: 2}, y.all())
 	})
+}
+
+// TestOutage: clients ask again and again while the coordinator is silent. A stream is asked for a timer once, and when the coordinator is
+// back each timer is renewed once, for all who have asked, however many streams have broken.
+func TestOutage(t *testing.T) {
+	for name, ttl := range map[string]int64{"on the shared stream": 3600, "on streams of their own": 0} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { outage(t, ttl) }) })
+	}
+}
+
+func outage(t *testing.T, ttl int64) {
+	k, c := openKeeper(t)
+	y := &tally{told: map[int64]int{}}
+	want := map[int64]int{}
+	const each = 50
+	var all []int64
+	for g := int64(1); g <= 100; g++ {
+		all, want[g] = append(all, g), each
+		k.started(g, time.Now(), ttl)
+	}
+	for range each { // as clientv3 does
+		y.ask(k, all...)
+		time.Sleep(500 * time.Millisecond)
+	}
+	require.Empty(t, y.all())
+	c.answer(true)
+	before := c.asked()
+	time.Sleep(2 * renewTimeout)
+	require.Equal(t, want, y.all())
+	for g, n := range c.asked() {
+		require.Equal(t, before[g]+1, n, "timer %d, after the outage", g)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.streams {
+		require.Len(t, s.asked, len(slices.Compact(slices.Sorted(slices.Values(s.asked)))), "a stream is asked once for a timer")
+	}
 }
 
 // TestSilentStream: a stream that says nothing is given up, but not while there is nothing to say.
