@@ -71,6 +71,10 @@ bench-before: ## the meta cluster at another commit and at this one, in turns (B
 bench-kubernetes: ## what an apiserver's storage does, meta cluster against one plain etcd: one table (BENCH='-help')
 	@cd tests/kubernetes && go run ./bench $(BENCH)
 
+.PHONY: bench-processes
+bench-processes: ## a writer beside 1 to 50 nearly idle processes, meta cluster against one plain etcd (PROCESSES='-help')
+	@cd tests && go run ./bench/processes $(PROCESSES)
+
 .PHONY: bench-scale
 bench-scale: ## 1, 2 and 4 members against one etcd, disks throttled alike (Linux, root, cgroup v1; SCALE='-help')
 	@cd tests && go run ./bench/scale $(SCALE)

@@ -33,18 +33,21 @@ func newFencer(f *feed) *fencer.Fencer {
 	for _, m := range f.c.members {
 		cfg.Members = append(cfg.Members, fencer.Member{
 			Look: m.lookAtFence,
-			Raise: func(ctx context.Context, epoch, rev int64) (fencer.Fence, error) {
-				r, err := m.raise(ctx, epoch, rev)
-				if err == nil && r.epoch == epoch {
-					f.log.FenceHolds(m.index, r.epoch, r.fence, r.rev)
-				}
-				return fencer.Fence{Epoch: r.epoch, Fence: r.fence, Rev: r.rev}, err
-			},
+			Raise: func(ctx context.Context, epoch, rev int64) (fencer.Fence, error) { return f.raiseFence(ctx, m, epoch, rev) },
 			WaitReached: func(ctx context.Context, rev int64) error { return f.log.WaitReached(ctx, m.index, rev) },
 			Position:    func() int64 { return f.log.Position(m.index).Rev },
 		})
 	}
 	return fencer.New(cfg)
+}
+
+// raiseFence raises a member's fence to rev in an epoch, and tells the log what it is then.
+func (f *feed) raiseFence(ctx context.Context, m *member, epoch, rev int64) (fencer.Fence, error) {
+	r, err := m.raise(ctx, epoch, rev)
+	if err == nil && r.epoch == epoch {
+		f.log.FenceHolds(m.index, r.epoch, r.fence, r.rev)
+	}
+	return fencer.Fence{Epoch: r.epoch, Fence: r.fence, Rev: r.rev}, err
 }
 
 // lookAtFence reads the member's fence, linearizably. It costs no proposal, unlike a raise that is not needed.

@@ -3,10 +3,12 @@ package metaetcd
 import (
 	"context"
 	"errors"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/metaetcd/metaetcd/internal/fencer"
 	"github.com/metaetcd/metaetcd/internal/translate"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
@@ -73,7 +75,7 @@ func (c *core) serialize(ctx context.Context, f *feed, members []int) (int64, er
 }
 
 // settle waits until nothing can land on the members any more at or below a revision that was handed out. Where another member
-// holds up W for long, their own fences see to that.
+// is away and holds up W, their own fences see to that.
 func (c *core) settle(ctx context.Context, f *feed, members []int, rev int64) error {
 	if rev <= f.log.Closed() {
 		return nil
@@ -81,19 +83,22 @@ func (c *core) settle(ctx context.Context, f *feed, members []int, rev int64) er
 	f.await(rev)
 	return atOnce(ctx, len(members), func(ctx context.Context, i int) error {
 		for {
-			wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
+			wait, cancel := f.gaps.WhileMoving(ctx, fencedReadAfter)
 			err := f.log.WaitSettled(wait, members[i], rev)
+			stuck := errors.Is(context.Cause(wait), fencer.ErrStuck)
 			cancel()
-			if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			if err == nil || !stuck || ctx.Err() != nil {
 				return err
 			}
-			f.gaps.raiseMember(c.members[members[i]], c.clock.Epoch(), rev) //nolint:contextcheck // it is bounded, and helps all that wait
+			raising, cancel := context.WithTimeout(ctx, time.Second)
+			_, _ = f.raiseFence(raising, c.members[members[i]], c.clock.Epoch(), rev) // again, if there was no answer
+			cancel()
 		}
 	})
 }
 
 // await says that somebody waits until a revision that was handed out is closed.
-func (f *feed) await(rev int64) { f.gaps.await(f.c.clock.Epoch(), rev) }
+func (f *feed) await(rev int64) { f.gaps.Await(f.c.clock.Epoch(), rev) }
 
 // membersOf returns the members that a range request reads.
 func (c *core) membersOf(req *pb.RangeRequest) []int {

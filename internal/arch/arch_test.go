@@ -29,6 +29,7 @@ type room struct {
 var rooms = []room{
 	{name: "arch"},
 	{name: "bridge"},
+	{name: "fencer"},
 	{name: "keyrange", pure: true},
 	{name: "latch", pure: true},
 	{name: "lifetime"},
@@ -51,7 +52,7 @@ var rooms = []room{
 	{name: "commit", imports: []string{"mergedlog", "translate"}},
 	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "watchhub", "wire"}},
 	{name: "", imports: []string{
-		"backoff", "bridge", "clock", "commit", "history", "latch", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
+		"backoff", "bridge", "clock", "commit", "fencer", "history", "latch", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
 		"translate", "validate", "watchhub", "wire",
 	}},
 }
