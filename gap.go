@@ -33,7 +33,9 @@ func newFencer(f *feed) *fencer.Fencer {
 	for _, m := range f.c.members {
 		cfg.Members = append(cfg.Members, fencer.Member{
 			Look: m.lookAtFence,
-			Raise: func(ctx context.Context, epoch, rev int64) (fencer.Fence, error) { return f.raiseFence(ctx, m, epoch, rev) },
+			Raise: func(ctx context.Context, epoch, rev int64) (fencer.Fence, error) {
+				return f.raiseFence(ctx, m, epoch, rev)
+			},
 			WaitReached: func(ctx context.Context, rev int64) error { return f.log.WaitReached(ctx, m.index, rev) },
 			Position:    func() int64 { return f.log.Position(m.index).Rev },
 		})

@@ -218,7 +218,9 @@ func (m *member) awaitBack(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
-func (m *member) lostFence() error { return fmt.Errorf("metaetcd: member %s has lost its fence", m.name) }
+func (m *member) lostFence() error {
+	return fmt.Errorf("metaetcd: member %s has lost its fence", m.name)
+}
 
 // raised is a fence that holds on a member: in epoch, from the native revision on.
 type raised struct{ epoch, fence, rev int64 }
