@@ -10,8 +10,10 @@ import (
 const (
 	// patience is how much longer than the grace a gap is left to others that nobody in this process waits for.
 	patience = time.Second
-	// answerWithin is how long a member, and its stream, may take at least before it counts as away.
-	answerWithin = 250 * time.Millisecond
+	// answerWithin is how long a member may take at least before it counts as away, and answerWithinMost, where requests and
+	// landings are slow, at most.
+	answerWithin     = 250 * time.Millisecond
+	answerWithinMost = time.Second
 )
 
 // Log is what a fencer asks of the merged log.
@@ -198,7 +200,7 @@ func (f *Fencer) look(ctx context.Context, now time.Time) time.Duration {
 
 // hold takes the closed revision for stuck when what holds it up is not for a fence, and takes long.
 func (f *Fencer) hold(now time.Time) time.Duration {
-	left := max(answerWithin, 4*f.Grace()) - now.Sub(f.since)
+	left := max(answerWithin, 2*f.Grace()) - now.Sub(f.since)
 	if left > 0 {
 		return left
 	}

@@ -1,6 +1,7 @@
 package fencer
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -12,20 +13,25 @@ const (
 	MaxGrace = 2 * time.Second
 	// quiet is how long no fence may have killed a stamp before what the killing added to the grace is halved.
 	quiet = time.Second
-	// forget is how long it takes the longest landing seen to count for half, when all later ones are quicker.
-	forget = 2 * time.Second
-	// headroom is how many times as long as the longest recent landing the grace is.
+	// forget is how long it takes a landing to count for half.
+	forget = time.Second
+	// slow is the share of the recent landings that may take longer than what the grace goes by, and headroom how many
+	// times as long the grace is.
+	slow     = 0.05
 	headroom = 2
+	// prior is how many quick landings are counted beside those that were seen, so that one slow one does not matter for long.
+	prior = 8
 )
 
-// grace is how long a missing stamp may take before it is fenced off: twice what the slowest of the landings took that were waited for
-// lately, so that it grows before a fence kills anything. Where one did all the same, it doubles, and halves in quiet times.
-// Of the fencer's goroutine, but for present.
+// grace is how long a missing stamp may take before it is fenced off: twice what 95 of 100 landings took at most that were
+// waited for lately, so that it grows before a fence kills anything. Where one did all the same, it doubles, and halves
+// in quiet times. Of the fencer's goroutine, but for present.
 type grace struct {
 	published atomic.Int64
 
-	slowest time.Duration // landing, at a time
-	at      time.Time
+	took   [16]float64 // recent landings, by what they took: more than MinGrace/headroom times the square root of 2, to the power of the index
+	weight float64     // of all of them
+	at     time.Time   // of the weights
 
 	doubled time.Duration
 	killed  uint64    // marks of killed stamps at the last look
@@ -40,22 +46,45 @@ func (g *grace) start(now time.Time) {
 }
 
 func (g *grace) publish() {
-	g.published.Store(int64(min(max(g.doubled, headroom*g.slowest, MinGrace), MaxGrace)))
+	g.published.Store(int64(min(max(g.doubled, headroom*g.usual(), MinGrace), MaxGrace)))
 }
 
 // landed notes how long a stamp was missing that landed in the end.
 func (g *grace) landed(now time.Time, took time.Duration) {
 	g.fade(now)
-	g.slowest = max(g.slowest, took)
+	i := -1
+	for limit := float64(MinGrace) / headroom; float64(took) > limit && i < len(g.took)-1; limit *= math.Sqrt2 {
+		i++
+	}
+	if g.weight++; i >= 0 {
+		g.took[i]++
+	}
 	g.publish()
 }
 
-func (g *grace) fade(now time.Time) {
-	for ; now.Sub(g.at) >= forget/8; g.at = g.at.Add(forget / 8) {
-		if g.slowest = g.slowest * 11 / 12; g.slowest < MinGrace/headroom { // (11/12)^8 is a half
-			g.slowest, g.at = 0, now
-			return
+// usual is what all landings but the slowest take at most.
+func (g *grace) usual() time.Duration {
+	rest, limit := slow*(g.weight+prior), float64(MinGrace)/headroom*math.Pow(math.Sqrt2, float64(len(g.took)))
+	for i := len(g.took) - 1; i >= 0; i-- {
+		if rest -= g.took[i]; rest < 0 {
+			return time.Duration(limit)
 		}
+		limit /= math.Sqrt2
+	}
+	return 0
+}
+
+// fade makes what was seen count for less.
+func (g *grace) fade(now time.Time) {
+	passed := now.Sub(g.at)
+	if passed < forget/16 {
+		return
+	}
+	g.at = now
+	f := math.Exp2(-float64(passed) / float64(forget))
+	g.weight *= f
+	for i := range g.took {
+		g.took[i] *= f
 	}
 }
 

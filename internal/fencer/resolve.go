@@ -40,8 +40,8 @@ var (
 func (f *Fencer) resolve(ctx context.Context, g gap) {
 	done := make(chan outcome, 1)
 	f.busy = done
-	wait, within := f.vote.wait(), max(answerWithin, 8*f.vote.took, 4*f.Grace())
-	go func() { done <- f.attempt(ctx, g, wait, min(within, MaxGrace)) }()
+	wait, within := f.vote.wait(), min(max(answerWithin, 4*f.vote.took, 2*f.Grace()), answerWithinMost)
+	go func() { done <- f.attempt(ctx, g, wait, within) }()
 }
 
 // resolved learns from an attempt.
