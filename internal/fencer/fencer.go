@@ -78,6 +78,7 @@ type Fencer struct {
 	since   time.Time    // when it was first seen held up there
 	busy    chan outcome // of an attempt under way; nil: none
 	rested  time.Time    // no attempt before
+	probed  chan bool    // of a probe under way; nil: none
 	vote    *election
 }
 
@@ -144,12 +145,21 @@ func (f *Fencer) Run(ctx context.Context) {
 		case o := <-f.busy:
 			f.busy = nil
 			f.resolved(time.Now(), o)
+		case away := <-f.probed:
+			f.probed = nil
+			if away {
+				f.setStuck(true)
+			}
 		case <-ctx.Done():
 			if f.busy != nil {
 				<-f.busy
 			}
+			if f.probed != nil {
+				<-f.probed
+			}
 			return
 		}
+		f.probe(ctx)
 		if wait := f.look(ctx, time.Now()); wait > 0 {
 			again.Reset(wait)
 		} else {
@@ -303,6 +313,7 @@ func (f *Fencer) WhileMoving(ctx context.Context, after time.Duration) (context.
 			r.tell()
 		} else if ctx.Err() == nil {
 			f.readers[r] = struct{}{}
+			f.Kick() // see probe
 		}
 	})
 	return ctx, func() {

@@ -407,3 +407,22 @@ func TestElection(t *testing.T) {
 	over, _ = e.spread()
 	require.Equal(t, mostSpread, over)
 }
+
+// A reader learns of a member that is away though no gap is overdue for long: landings were slow before.
+func TestReadersNeedNotWaitForTheGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2, 1)
+		p := w.processes[0]
+		synctest.Wait()
+		p.f.grace.doubled = MaxGrace
+		p.f.grace.publish()
+		w.members[1].away = true
+		p.f.Await(1, 1)
+		reading, cancel := p.f.WhileMoving(t.Context(), answerWithin)
+		defer cancel()
+		begun := time.Now()
+		<-reading.Done()
+		require.ErrorIs(t, context.Cause(reading), ErrStuck)
+		require.LessOrEqual(t, time.Since(begun), answerWithin+answerWithinMost)
+	})
+}

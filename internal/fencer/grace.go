@@ -18,13 +18,13 @@ const (
 	// slow is the share of the recent landings that may take longer than what the grace goes by, and headroom how many
 	// times as long the grace is.
 	slow     = 0.05
-	headroom = 2
+	headroom = 1.5
 	// prior is how many quick landings are counted beside those that were seen, so that one slow one does not matter for long.
 	prior = 8
 )
 
-// grace is how long a missing stamp may take before it is fenced off: twice what 95 of 100 landings took at most that were
-// waited for lately, so that it grows before a fence kills anything. Where one did all the same, it doubles, and halves
+// grace is how long a missing stamp may take before it is fenced off: one and a half times what 95 of 100 landings took at most
+// that were waited for lately, so that it grows before a fence kills anything. Where one did all the same, it doubles, and halves
 // in quiet times. Of the fencer's goroutine, but for present.
 type grace struct {
 	published atomic.Int64
@@ -46,7 +46,7 @@ func (g *grace) start(now time.Time) {
 }
 
 func (g *grace) publish() {
-	g.published.Store(int64(min(max(g.doubled, headroom*g.usual(), MinGrace), MaxGrace)))
+	g.published.Store(int64(min(max(g.doubled, time.Duration(headroom*float64(g.usual())), MinGrace), MaxGrace)))
 }
 
 // landed notes how long a stamp was missing that landed in the end.

@@ -40,9 +40,45 @@ var (
 func (f *Fencer) resolve(ctx context.Context, g gap) {
 	done := make(chan outcome, 1)
 	f.busy = done
-	wait, within := f.vote.wait(), min(max(answerWithin, 4*f.vote.took, 2*f.Grace()), answerWithinMost)
+	wait, within := f.vote.wait(), f.within()
 	go func() { done <- f.attempt(ctx, g, wait, within) }()
 }
+
+// within is how long a member may take to answer.
+func (f *Fencer) within() time.Duration {
+	return min(max(answerWithin, 4*f.vote.took, 2*f.Grace()), answerWithinMost)
+}
+
+// probe looks whether a member is away, as long as a reader waits to know: it may be long until a gap is overdue.
+func (f *Fencer) probe(ctx context.Context) {
+	f.mu.Lock()
+	wanted := len(f.readers) > 0
+	f.mu.Unlock()
+	if !wanted || f.probed != nil {
+		return
+	}
+	done := make(chan bool, 1)
+	f.probed = done
+	epoch, within, closed := f.epoch, f.within(), f.cfg.Log.Closed()
+	go func() {
+		again := time.NewTimer(within)
+		defer again.Stop()
+		_, err := f.each(ctx, gap{epoch: epoch}, within, all, f.lookAt)
+		if errors.Is(err, errAway) && f.cfg.Log.Closed() == closed {
+			done <- true
+			return
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		done <- false
+	}()
+}
+
+func all(int) bool { return true }
+
+func (f *Fencer) lookAt(ctx context.Context, i int) (Fence, error) { return f.cfg.Members[i].Look(ctx) }
 
 // resolved learns from an attempt.
 func (f *Fencer) resolved(now time.Time, o outcome) {
@@ -73,9 +109,7 @@ func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration)
 		return o
 	}
 	begun := time.Now()
-	fences, err := f.each(ctx, g, within, func(int) bool { return true }, func(ctx context.Context, i int) (Fence, error) {
-		return f.cfg.Members[i].Look(ctx)
-	})
+	fences, err := f.each(ctx, g, within, all, f.lookAt)
 	if o.took = time.Since(begun); err != nil {
 		o.failed, o.away = true, errors.Is(err, errAway)
 		return o
