@@ -155,10 +155,18 @@ func (w *writer) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		}
 		return w.judged(op)
 	}
+	linearizable := w.stale
+	if !w.plan.AlwaysWrites() { // it takes a stamp when it is known to need one
+		rd, err := whenBack(ctx, w.c, func() (*reading, error) { return w.readKeys(ctx, missing, linearizable) })
+		if err != nil {
+			return nil, false, err
+		}
+		w.keep(rd)
+		return w.judged(op)
+	}
 	// The read runs beside the stamp: the lane builds the operation when both are there.
 	ready := make(chan struct{})
 	op.Ready = ready
-	linearizable := w.stale
 	if !w.c.spawn(func() {
 		defer close(ready)
 		w.fetch(w.c.ctx, missing, linearizable) // not the caller's context: the operation may outlive it
@@ -197,13 +205,20 @@ func (w *writer) tooMany(keys [][]byte) bool { return len(keys) > w.c.cfg.Member
 
 // fetch reads keys' states into the cache. A failure leaves them unknown: they count as absent, and the guards refuse.
 func (w *writer) fetch(ctx context.Context, keys [][]byte, linearizable bool) {
+	if rd, err := w.readKeys(ctx, keys, linearizable); err == nil {
+		w.keep(rd)
+	}
+}
+
+func (w *writer) readKeys(ctx context.Context, keys [][]byte, linearizable bool) (*reading, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.c.cfg.MemberTimeout)
 	defer cancel()
-	rd, err := w.member.readKeys(ctx, keys, linearizable)
-	if err != nil {
-		return
-	}
-	for i, k := range keys {
+	return w.member.readKeys(ctx, keys, linearizable)
+}
+
+// keep takes what was read of keys.
+func (w *writer) keep(rd *reading) {
+	for i, k := range rd.keys {
 		w.c.cache.Learn(k, cached(rd.states[i], rd.rev))
 	}
 	if w.plan.NeedValue {

@@ -140,6 +140,43 @@ func (p *Plan) members(r *ring.Ring) []int {
 	return ms
 }
 
+// AlwaysWrites reports whether the transaction puts something whatever the state is, at a revision of its own and in one round.
+// What does not may turn out to need no stamp.
+func (p *Plan) AlwaysWrites() bool {
+	var deletes cover
+	return alwaysPuts(p.Req) && noDoubts(p.Req, &deletes) && !putsAny(p.Req, &deletes)
+}
+
+// alwaysPuts reports whether a put is in all branches that may run.
+func alwaysPuts(req *pb.TxnRequest) bool {
+	puts := func(op *pb.RequestOp) bool {
+		return op.GetRequestPut() != nil || op.GetRequestTxn() != nil && alwaysPuts(op.GetRequestTxn())
+	}
+	return slices.ContainsFunc(req.Success, puts) && (len(req.Compare) == 0 || slices.ContainsFunc(req.Failure, puts))
+}
+
+// noDoubts reports whether nothing can fail that depends on the state. It collects what is deleted.
+func noDoubts(req *pb.TxnRequest, deletes *cover) bool {
+	for _, op := range slices.Concat(req.Success, req.Failure) {
+		switch {
+		case op.GetRequestPut() != nil && !isPlainPut(op.GetRequestPut()), op.GetRequestRange().GetRevision() != 0:
+			return false
+		case op.GetRequestDeleteRange() != nil:
+			deletes.add(Range{op.GetRequestDeleteRange().Key, op.GetRequestDeleteRange().RangeEnd})
+		case op.GetRequestTxn() != nil && !noDoubts(op.GetRequestTxn(), deletes):
+			return false
+		}
+	}
+	return true
+}
+
+// putsAny reports whether some branch puts one of the keys.
+func putsAny(req *pb.TxnRequest, keys *cover) bool {
+	return slices.ContainsFunc(slices.Concat(req.Success, req.Failure), func(op *pb.RequestOp) bool {
+		return op.GetRequestPut() != nil && keys.has(op.GetRequestPut().Key) || op.GetRequestTxn() != nil && putsAny(op.GetRequestTxn(), keys)
+	})
+}
+
 // DemandsAbsent reports whether a compare of the outer level holds only while key is absent.
 func (p *Plan) DemandsAbsent(key []byte) bool {
 	if p.absent != nil {

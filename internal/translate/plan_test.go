@@ -93,6 +93,50 @@ func TestPlanNeedsValues(t *testing.T) {
 	}
 }
 
+// What may turn out to change nothing must not take a stamp before that is known.
+func TestPlanAlwaysWrites(t *testing.T) {
+	r, err := ring.New([]string{"m"}, 1, ring.Policy{})
+	require.NoError(t, err)
+	with := func(change func(req *pb.TxnRequest)) *pb.TxnRequest {
+		req := absent("a", put("a", ""))
+		change(req)
+		return req
+	}
+	keep := func(change func(p *pb.PutRequest)) *pb.TxnRequest {
+		req := put("a", "")
+		change(req.Success[0].GetRequestPut())
+		return req
+	}
+	read := func(rev int64) *pb.TxnRequest {
+		req := put("a", "")
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("b"), Revision: rev}}})
+		return req
+	}
+	behind := put("a", "")
+	behind.Success = append(behind.Success, remove("b", "").Success...)
+	for name, tt := range map[string]struct {
+		req  *pb.TxnRequest
+		want bool
+	}{
+		"put":               {put("a", ""), true},
+		"two puts":          {both(put("a", ""), put("b", "")), true},
+		"put and delete":    {behind, true},
+		"put and read":      {read(0), true},
+		"on both branches":  {with(func(req *pb.TxnRequest) { req.Failure = put("b", "").Success }), true},
+		"on one branch":     {with(func(req *pb.TxnRequest) {}), false},
+		"on the other":      {with(func(req *pb.TxnRequest) { req.Success, req.Failure = nil, req.Success }), false},
+		"nested on one":     {&pb.TxnRequest{Success: []*pb.RequestOp{nested(absent("a", put("a", "")))}}, false},
+		"delete":            {remove("a", ""), false},
+		"keeps a value":     {keep(func(p *pb.PutRequest) { p.IgnoreValue = true }), false},
+		"keeps a lease":     {keep(func(p *pb.PutRequest) { p.IgnoreLease = true }), false},
+		"reads a revision":  {read(7), false},
+		"puts and deletes":  {both(put("a", ""), remove("a", "")), false},
+		"in another branch": {with(func(req *pb.TxnRequest) { req.Failure = both(put("b", ""), remove("a", "")).Success }), false},
+	} {
+		require.Equal(t, tt.want, translate.NewPlan(tt.req, r).AlwaysWrites(), name)
+	}
+}
+
 func TestPlanSerializable(t *testing.T) {
 	r, err := ring.New([]string{"m"}, 1, ring.Policy{})
 	require.NoError(t, err)
