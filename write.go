@@ -41,7 +41,7 @@ func (c *core) write(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, 
 			break // there may never be a moment without locks, unless it claims the member
 		}
 		resp, done, err := w.attempt(ctx)
-		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) || errors.Is(err, translate.ErrRounds) {
+		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) || errors.Is(err, translate.ErrRounds) || commit.TooLarge(err) && plan.LongKeys() {
 			break
 		}
 		if done || err != nil {

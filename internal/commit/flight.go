@@ -366,6 +366,11 @@ func final(err error) bool {
 // a full disk does not say so, see OutOfSpace.
 func Definite(err error) bool { return definite(err) && !OutOfSpace(err) }
 
+// TooLarge reports whether an error says that a request has more bytes than the server takes.
+func TooLarge(err error) bool {
+	return errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) || status.Code(err) == codes.ResourceExhausted && !OutOfSpace(err)
+}
+
 func definite(err error) bool {
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.ResourceExhausted,

@@ -219,6 +219,19 @@ func (p *Plan) Size() int {
 	return n + valueBytes(p.Req)
 }
 
+// long is what keys may have together before they count in a request.
+const long = 64 << 10
+
+// LongKeys reports whether it may be for its keys that the transaction does not fit into a request: they stand in it twice or more.
+// Under locks they stand in each request once.
+func (p *Plan) LongKeys() bool {
+	n := 0
+	for _, k := range p.Keys {
+		n += len(k)
+	}
+	return n > long
+}
+
 func valueBytes(req *pb.TxnRequest) int {
 	n := 0
 	for _, ops := range [][]*pb.RequestOp{req.Success, req.Failure} {

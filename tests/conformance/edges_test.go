@@ -273,6 +273,22 @@ func TestRefusedTransactionOverMembersWritesNothing(t *testing.T) {
 }
 
 // TestRequestSizes: of one put, and of a transaction whose parts would be small enough.
+// TestLongKeys: a key may have as many bytes as etcd takes in a request, though a write has to name it more than once.
+func TestLongKeys(t *testing.T) {
+	plain := plainStore(t)
+	for members := range 2 {
+		cli := metaetcdtest.New(t, members+1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
+		for _, size := range []int{700 << 10, 780 << 10, 1400 << 10, 1700 << 10} {
+			key := strings.Repeat("k", size)
+			for name, op := range map[string]clientv3.Op{"put": clientv3.OpPut(key, "v"), "get": clientv3.OpGet(key), "delete": clientv3.OpDelete(key)} {
+				_, want := plain.kv.Do(soon(t), op)
+				_, got := cli.Do(soon(t), op)
+				require.True(t, sameError(want, got), "%s of %d bytes on %d members\nplain: %v\nmeta:  %v", name, size, members+1, want, got)
+			}
+		}
+	}
+}
+
 func TestRequestSizes(t *testing.T) {
 	plain := plainStore(t)
 	for members := range 3 {
