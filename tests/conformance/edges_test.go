@@ -280,10 +280,13 @@ func TestLongKeys(t *testing.T) {
 		cli := metaetcdtest.New(t, members+1, metaetcdtest.WithUnsafeNoFsync()).Client(t)
 		for _, size := range []int{700 << 10, 780 << 10, 1400 << 10, 1700 << 10} {
 			key := strings.Repeat("k", size)
-			for name, op := range map[string]clientv3.Op{"put": clientv3.OpPut(key, "v"), "get": clientv3.OpGet(key), "delete": clientv3.OpDelete(key)} {
+			for _, op := range []clientv3.Op{clientv3.OpPut(key, "v"), clientv3.OpGet(key), clientv3.OpPut(key, "w"), clientv3.OpDelete(key)} {
 				_, want := plain.kv.Do(soon(t), op)
-				_, got := cli.Do(soon(t), op)
-				require.True(t, sameError(want, got), "%s of %d bytes on %d members\nplain: %v\nmeta:  %v", name, size, members+1, want, got)
+				if _, got := cli.Do(soon(t), op); op.IsDelete() && want != nil {
+					require.NoError(t, got, "a delete that finds nothing is a read, of any size")
+				} else {
+					require.True(t, sameError(want, got), "%d bytes on %d members\nplain: %v\nmeta:  %v", size, members+1, want, got)
+				}
 			}
 		}
 	}
