@@ -15,6 +15,7 @@
 //     revision it was read at, so the transaction refuses itself when the guess was wrong;
 //   - whatever happens, the stamp leaves its mark: the header of a put, the clock of a slot whose key was
 //     deleted or compared, or a mark record;
+//   - no revision of a member deletes a key and puts it: what does both takes several, under locks (rounds.go);
 //   - a refusal by an operation's own guards carries the present state of what was pinned, so that the next attempt needs
 //     no read.
 package translate

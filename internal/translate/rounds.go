@@ -68,10 +68,8 @@ func (r *Run) Rounds() bool {
 		return false
 	}
 	var before, behind cover
-	for _, s := range r.Steps {
-		if before.meets(s) {
-			return true
-		}
+	if slices.ContainsFunc(r.Steps, before.meets) {
+		return true
 	}
 	for _, s := range slices.Backward(r.Steps) {
 		if behind.meets(s) {
