@@ -175,7 +175,7 @@ func TestTransactionsThatWriteAreSentOnce(t *testing.T) {
 			kv := wire.KV(s.dial(t, clientv3.Config{}, grpc.WithChainUnaryInterceptor(c.via...)))
 			_, err := kv.Txn(t.Context(), put)
 			require.Equal(t, c.want, status.Code(err), "%v", err)
-			require.EqualValues(t, 1, s.arrived.Load())
+			require.LessOrEqual(t, s.arrived.Load(), int32(1)) // a timeout may come before the request
 		})
 	}
 }
