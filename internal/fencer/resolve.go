@@ -59,9 +59,9 @@ func (f *Fencer) probe(ctx context.Context) {
 	}
 	done := make(chan bool, 1)
 	f.probed = done
-	epoch, within, closed := f.epoch, f.within(), f.cfg.Log.Closed()
+	epoch, within, closed := f.epoch, min(max(answerWithin, 4*f.vote.took), answerWithinMost), f.cfg.Log.Closed()
 	go func() {
-		again := time.NewTimer(within)
+		again := time.NewTimer(answerWithin)
 		defer again.Stop()
 		_, err := f.each(ctx, gap{epoch: epoch}, within, all, f.lookAt)
 		if errors.Is(err, errAway) && f.cfg.Log.Closed() == closed {
@@ -110,10 +110,14 @@ func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration)
 	}
 	begun := time.Now()
 	fences, err := f.each(ctx, g, within, all, f.lookAt)
-	if o.took = time.Since(begun); err != nil {
-		o.failed, o.away = true, errors.Is(err, errAway)
+	took := time.Since(begun)
+	if err != nil {
+		if o.failed, o.away = true, errors.Is(err, errAway); !o.away {
+			o.took = took // at least
+		}
 		return o
 	}
+	o.took = took
 	// What had landed when the fences were read, the streams show now.
 	if !f.reached(ctx, fences) {
 		o.failed, o.away = true, true
