@@ -64,7 +64,7 @@ func openFeed(ctx context.Context, c *core) (*feed, error) {
 		return nil, err
 	}
 	f.hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: c.cfg.ProgressInterval, Logger: c.cfg.Logger})
-	f.wg.Go(func() { f.gaps.Run(f.ctx) }) //nolint:contextcheck // it lives as long as the feed, not as the call
+	f.wg.Go(func() { f.gaps.Run(f.ctx) })
 	return f, nil
 }
 
