@@ -10,6 +10,8 @@ import (
 const (
 	// patience is how much longer than the grace a gap is left to others that nobody in this process waits for.
 	patience = time.Second
+	// probeAfter is how long a reader waits before it is looked whether a member is away.
+	probeAfter = 50 * time.Millisecond
 	// answerWithin is how long a member may take at least before it counts as away, and answerWithinMost, where requests and
 	// landings are slow, at most.
 	answerWithin     = 250 * time.Millisecond
@@ -68,7 +70,7 @@ type Fencer struct {
 	mu      sync.Mutex
 	awaited reading // highest reading of the clock that somebody waits for
 	stuck   bool
-	readers map[*reader]struct{} // to be told when it is stuck
+	readers map[*reader]struct{} // who has waited for a while; see probe
 
 	// Of the Run goroutine.
 	epoch   int64 // of known
@@ -92,8 +94,11 @@ type sighting struct {
 	rev int64
 }
 
-// reader is told when the closed revision is stuck.
-type reader struct{ tell func() }
+// reader is told when the closed revision is stuck, but not before a time.
+type reader struct {
+	due  time.Time
+	tell func()
+}
 
 // New returns a fencer that does nothing before Run.
 func New(cfg Config) *Fencer {
@@ -291,10 +296,16 @@ func (f *Fencer) setStuck(stuck bool) {
 	defer f.mu.Unlock()
 	f.stuck = stuck
 	if stuck {
-		for r := range f.readers {
+		f.tellLocked(time.Now())
+	}
+}
+
+func (f *Fencer) tellLocked(now time.Time) {
+	for r := range f.readers {
+		if !now.Before(r.due) {
 			r.tell()
+			delete(f.readers, r)
 		}
-		clear(f.readers)
 	}
 }
 
@@ -305,19 +316,25 @@ var ErrStuck = errors.New("the closed revision is held up by a member that does 
 // but not before a time has passed. It does not end because landings, or this process, are slow.
 func (f *Fencer) WhileMoving(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	r := &reader{func() { cancel(ErrStuck) }}
-	t := time.AfterFunc(after, func() {
+	r := &reader{time.Now().Add(after), func() { cancel(ErrStuck) }}
+	early := time.AfterFunc(min(after, probeAfter), func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if ctx.Err() == nil {
+			f.readers[r] = struct{}{}
+			f.Kick()
+		}
+	})
+	due := time.AfterFunc(after, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.stuck {
 			r.tell()
-		} else if ctx.Err() == nil {
-			f.readers[r] = struct{}{}
-			f.Kick() // see probe
 		}
 	})
 	return ctx, func() {
-		t.Stop()
+		early.Stop()
+		due.Stop()
 		cancel(nil)
 		f.mu.Lock()
 		delete(f.readers, r)

@@ -52,14 +52,14 @@ func (f *Fencer) within() time.Duration {
 // probe looks whether a member is away, as long as a reader waits to know: it may be long until a gap is overdue.
 func (f *Fencer) probe(ctx context.Context) {
 	f.mu.Lock()
-	wanted := len(f.readers) > 0
+	wanted := len(f.readers) > 0 && !f.stuck
 	f.mu.Unlock()
 	if !wanted || f.probed != nil {
 		return
 	}
 	done := make(chan bool, 1)
 	f.probed = done
-	epoch, within, closed := f.epoch, min(max(answerWithin, 4*f.vote.took), answerWithinMost), f.cfg.Log.Closed()
+	epoch, within, closed := f.epoch, min(max(answerWithin, 2*f.vote.took), answerWithinMost), f.cfg.Log.Closed()
 	go func() {
 		again := time.NewTimer(answerWithin)
 		defer again.Stop()
