@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -187,8 +188,9 @@ func (f *feed) finishDecided(ctx context.Context, now int64) error {
 // stream feeds the log with one member's events until the feed ends. A watch that breaks off is opened again.
 func (f *feed) stream(m *member, from int64) {
 	defer f.wg.Done()
+	watches := wire.Watches(m.cli)
 	for f.ctx.Err() == nil {
-		err := f.follow(m, from)
+		err := f.follow(m, watches, from)
 		if errors.Is(err, errLog) {
 			if errors.Is(err, mergedlog.ErrOverrun) {
 				f.learnCompacted()
@@ -227,8 +229,8 @@ var (
 )
 
 // follow appends a member's events until the watch breaks off, or the log cannot go on (errLog).
-func (f *feed) follow(m *member, from int64) error {
-	err := wire.Watch(f.ctx, wire.Watches(m.cli), from, true, func(evs []*mvccpb.Event) error {
+func (f *feed) follow(m *member, watches pb.WatchClient, from int64) error {
+	err := wire.Watch(f.ctx, watches, from, true, func(evs []*mvccpb.Event) error {
 		if m.unwatched.Ends() {
 			f.c.cfg.Logger.Info("a member's stream is there again", zap.String("member", m.name))
 		}

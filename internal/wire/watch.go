@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -37,13 +38,42 @@ func BrokeOff(err error) bool {
 
 const (
 	// askEvery is how often the server of a watch is asked for a sign of life.
-	askEvery = time.Second
-	// silence is how long it may send nothing at all.
-	silence = 4 * time.Second
+	askEvery = 500 * time.Millisecond
+	// silence is how long it may send nothing at all, and opening how long until its first answer. Both double with each watch of a
+	// client that ends so in a row, up to 16 times: a server may just be slow.
+	silence, opening = 2 * time.Second, time.Second
+	mostDoublings    = 4
 )
 
-// Watches is the Watch service of the cluster that cli is connected to.
-func Watches(cli *clientv3.Client) pb.WatchClient { return pb.NewWatchClient(connOf(cli)) }
+// Watches is the Watch service of the cluster that cli is connected to. It remembers whether the last watches met servers that did
+// not answer.
+func Watches(cli *clientv3.Client) pb.WatchClient {
+	return &watches{WatchClient: pb.NewWatchClient(connOf(cli))}
+}
+
+type watches struct {
+	pb.WatchClient
+	silent atomic.Int32 // watches in a row
+}
+
+// patience is how long a time is at present.
+func (w *watches) patience(d time.Duration) time.Duration {
+	if w == nil {
+		return d << mostDoublings
+	}
+	return d << min(w.silent.Load(), mostDoublings)
+}
+
+// heard notes that a server has answered, or has not.
+func (w *watches) heard(answered bool) {
+	switch {
+	case w == nil:
+	case answered:
+		w.silent.Store(0)
+	default:
+		w.silent.Add(1)
+	}
+}
 
 // Watch watches the whole keyspace of a cluster, from a revision on, until it fails: nothing is resumed.
 // It calls fn with events in order, whole revisions at a time, and receives no more before that returns; without any when the server
@@ -68,15 +98,18 @@ func Watch(ctx context.Context, c pb.WatchClient, from int64, prevKV bool, fn fu
 		return err
 	}
 	asking.Go(func() { askForProgress(ctx, stream) })
-	silent := time.AfterFunc(silence, func() { cancel(errSilent) })
+	server, _ := c.(*watches)
+	wait := server.patience(opening)
+	silent := time.AfterFunc(wait, func() { cancel(errSilent) })
 	defer silent.Stop()
 	var part []*mvccpb.Event // of a response whose last revision may go on in the next fragment
 	for {
-		silent.Reset(silence)
+		silent.Reset(wait)
 		resp, err := stream.Recv()
 		silent.Stop()
 		switch {
 		case err != nil && errors.Is(context.Cause(ctx), errSilent):
+			server.heard(false)
 			return errSilent
 		case err != nil:
 			return err
@@ -85,6 +118,10 @@ func Watch(ctx context.Context, c pb.WatchClient, from int64, prevKV bool, fn fu
 		case resp.Canceled:
 			return status.Error(codes.FailedPrecondition, resp.CancelReason)
 		}
+		if !resp.Created {
+			server.heard(true)
+		}
+		wait = server.patience(silence)
 		whole := append(part, resp.Events...)
 		part = nil
 		if resp.Fragment {

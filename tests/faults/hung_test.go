@@ -48,7 +48,7 @@ func TestMemberServerHangs(t *testing.T) {
 		require.NoError(t, err)
 		c.Members[0].CutServer(i)
 		for range 6 {
-			within(t, hungFor, func(ctx context.Context) error {
+			within(t, 2*hungFor, func(ctx context.Context) error {
 				_, err := cli.Get(ctx, "k")
 				return err
 			})
