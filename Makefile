@@ -1,6 +1,6 @@
 # Everything here needs Go and nothing else (the race detector also needs a C compiler; without one, tests run without it).
 
-MODULES := . metaetcdtest tests tests/kubernetes examples examples/apiserver sim
+MODULES := . metaetcdtest tests tests/kubernetes tests/etcdsuite examples examples/apiserver sim
 
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -53,6 +53,10 @@ cover: ## statement coverage of the library by all modules' tests
 .PHONY: kubernetes
 kubernetes: ## Kubernetes' own storage tests, on a plain etcd and on a meta cluster: pass counts and differences
 	@cd tests/kubernetes && go run ./upstream $(KUBERNETES)
+
+.PHONY: etcdsuite
+etcdsuite: ## etcd's own integration tests, on a plain etcd and on a meta cluster (ETCDSUITE='-side meta -race -v common')
+	@cd tests/etcdsuite && go run . $(ETCDSUITE)
 
 .PHONY: bench
 bench: ## the meta cluster against one plain etcd: one table (BENCH='-run put -rounds 9', see -help)

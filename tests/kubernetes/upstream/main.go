@@ -14,6 +14,7 @@ import (
 	"os"
 
 	"github.com/metaetcd/metaetcd/tests/internal/rig"
+	"github.com/metaetcd/metaetcd/tests/internal/upstream"
 )
 
 func main() { rig.Main(nil, run) }
@@ -32,11 +33,11 @@ func run(ctx context.Context, args []string) error {
 	}
 	r := &report{out: os.Stdout, verbose: *verbose}
 
-	own, err := goTest(ctx, "", "", *only, ownPackage)
+	own, err := upstream.GoTest(ctx, "", "", *only, ownPackage)
 	if err != nil {
 		return err
 	}
-	plain, meta := own.split()
+	plain, meta := split(own)
 	r.compare("RunTest… of pkg/storage/testing", plain, meta)
 
 	tree, err := newTree(ctx)
@@ -48,13 +49,13 @@ func run(ctx context.Context, args []string) error {
 		if err := tree.restore(); err != nil {
 			return err
 		}
-		if plain, err = goTest(ctx, tree.apiserver, tree.workspace, *only, suite); err != nil {
+		if plain, err = upstream.GoTest(ctx, tree.apiserver, tree.workspace, *only, suite); err != nil {
 			return err
 		}
 		if err := tree.substitute(); err != nil {
 			return err
 		}
-		if meta, err = goTest(ctx, tree.apiserver, tree.workspace, *only, suite); err != nil {
+		if meta, err = upstream.GoTest(ctx, tree.apiserver, tree.workspace, *only, suite); err != nil {
 			return err
 		}
 		r.compare("all of "+suite[2:], plain, meta)

@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+
+	"github.com/metaetcd/metaetcd/tests/internal/upstream"
 )
 
 const (
@@ -25,11 +24,11 @@ type tree struct {
 }
 
 func newTree(ctx context.Context) (_ *tree, err error) {
-	source, err := goList(ctx, "-m", "-f", "{{.Dir}}", apiserverModule)
+	source, err := upstream.Go(ctx, "", nil, "list", "-m", "-f", "{{.Dir}}", apiserverModule)
 	if err != nil {
 		return nil, err
 	}
-	server, err := goList(ctx, "-f", "{{.Dir}}", ownServer)
+	server, err := upstream.Go(ctx, "", nil, "list", "-f", "{{.Dir}}", ownServer)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +41,7 @@ func newTree(ctx context.Context) (_ *tree, err error) {
 			t.remove()
 		}
 	}()
-	t.apiserver, t.workspace = filepath.Join(t.dir, "apiserver"), filepath.Join(t.dir, "go.work")
+	t.apiserver = filepath.Join(t.dir, "apiserver")
 	if err := os.CopyFS(t.apiserver, os.DirFS(source)); err != nil {
 		return nil, err
 	}
@@ -52,21 +51,10 @@ func newTree(ctx context.Context) (_ *tree, err error) {
 	if t.ours, err = os.ReadFile(filepath.Join(server, "testserver.go")); err != nil {
 		return nil, err
 	}
-	return t, t.writeWorkspace(filepath.Dir(server))
-}
-
-// writeWorkspace makes the copy a main module beside ours: so its own go.sum vouches for what only its tests need.
-func (t *tree) writeWorkspace(module string) error {
+	module := filepath.Dir(server)
 	root := filepath.Dir(filepath.Dir(module))
-	text := fmt.Sprintf("go 1.26.0\n\nuse (\n\t%s\n\t%s\n\t%s\n\t%s\n)\n", t.apiserver, module, filepath.Join(root, "metaetcdtest"), root)
-	if err := os.WriteFile(t.workspace, []byte(text), 0o600); err != nil {
-		return err
-	}
-	sums, err := os.ReadFile(filepath.Join(root, "go.work.sum"))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(t.workspace+".sum", sums, 0o600)
+	t.workspace, err = upstream.WriteWorkspace(t.dir, root, t.apiserver, module, filepath.Join(root, "metaetcdtest"), root)
+	return t, err
 }
 
 // substitute puts the meta cluster in the place of etcd, and restore undoes it.
@@ -78,13 +66,3 @@ func (t *tree) write(server []byte) error {
 }
 
 func (t *tree) remove() { _ = os.RemoveAll(t.dir) }
-
-func goList(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"list"}, args...)...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
