@@ -58,6 +58,10 @@ kubernetes: ## Kubernetes' own storage tests, on a plain etcd and on a meta clus
 etcdsuite: ## etcd's own integration tests, on a plain etcd and on a meta cluster (ETCDSUITE='-side meta -race -v common')
 	@cd tests/etcdsuite && go run . $(ETCDSUITE)
 
+.PHONY: versions
+versions: ## conformance, recipes and client tests on every supported version of etcd (VERSIONS='-of 3.5,3.7 -run TestModel')
+	@cd tests && go run ./versions $(VERSIONS)
+
 .PHONY: bench
 bench: ## the meta cluster against one plain etcd: one table (BENCH='-run put -rounds 9', see -help)
 	@cd tests && go run ./bench $(BENCH)

@@ -32,7 +32,7 @@ func New(t testing.TB, members int, opts ...Option) *Cluster {
 	if members < 1 {
 		t.Fatalf("metaetcdtest: a meta cluster of %d members", members)
 	}
-	o := newOptions(opts)
+	o := newOptions(append([]Option{binariesFromEnv}, opts...))
 	c := &Cluster{t: t, opts: o, Coordinator: newNode(t, "coordinator", o.coordinators, memoryDir(t), true, o)}
 	for i := range members {
 		c.Members = append(c.Members, newNode(t, fmt.Sprintf("member-%d", i), o.servers, t.TempDir(), o.noFsync, o))

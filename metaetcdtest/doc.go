@@ -18,5 +18,7 @@
 //	cluster.Coordinator.Wipe()
 //	cluster.Coordinator.Start()                    // … and comes back empty
 //
+// Servers of other versions of etcd run as processes: see WithEtcdBinaries.
+//
 // A server that is started again keeps its addresses and, wiped or not, its etcd cluster id.
 package metaetcdtest

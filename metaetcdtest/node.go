@@ -32,12 +32,14 @@ type Node struct {
 func newNode(t testing.TB, name string, servers int, dir string, noFsync bool, o *options) *Node {
 	t.Helper()
 	n := &Node{t: t, name: name, noFsync: noFsync, opts: o}
+	binary := o.nextBinary()
 	for i := range servers {
 		s, err := newServer(fmt.Sprintf("%s-%d", name, i), dir)
 		if err != nil {
 			n.close()
 			t.Fatalf("metaetcdtest: %s: %v", name, err)
 		}
+		s.binary = binary
 		n.servers = append(n.servers, s)
 	}
 	return n
@@ -139,7 +141,7 @@ func (n *Node) startServers(servers []*server) error {
 			for _, adjust := range n.opts.adjust {
 				adjust(cfg)
 			}
-			errs[i] = s.start(cfg)
+			errs[i] = s.start(cfg, s.binary)
 		})
 	}
 	wg.Wait()
@@ -179,7 +181,7 @@ func (n *Node) Wipe() {
 func (n *Node) Leader() int {
 	for i, s := range n.servers {
 		etcd := s.running()
-		if etcd != nil && etcd.Server.Leader() == etcd.Server.MemberID() {
+		if etcd != nil && etcd.leads() {
 			return i
 		}
 	}

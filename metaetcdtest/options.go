@@ -1,6 +1,9 @@
 package metaetcdtest
 
 import (
+	"os"
+	"path/filepath"
+
 	"go.uber.org/zap"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -20,6 +23,8 @@ type options struct {
 	adjust       []func(*embed.Config)
 	clients      []func(*clientv3.Config)
 	logger       *zap.Logger
+	binaries     []string
+	nodes        int // those that have got their binary
 }
 
 func newOptions(opts []Option) *options {
@@ -62,6 +67,28 @@ func WithEtcdConfig(adjust func(*embed.Config)) Option {
 // does as clients do by default.
 func WithClientConfig(adjust func(*clientv3.Config)) Option {
 	return func(o *options) { o.clients = append(o.clients, adjust) }
+}
+
+// WithEtcdBinaries makes every server a process of its own: those of the coordinator run the first binary, those of the first
+// member the next, and so on in turn, so that a meta cluster may have etcd clusters of several versions. By default servers run in
+// the test's process, unless the environment variable METAETCDTEST_ETCD lists binaries for New, as PATH lists folders.
+//
+// Of what WithEtcdConfig changes, such servers get ticks, elections, the quota, limits of requests and automatic compaction. A
+// file that is replaced while a node is stopped is what Start runs.
+func WithEtcdBinaries(paths ...string) Option {
+	return func(o *options) { o.binaries = paths }
+}
+
+// binariesFromEnv is the default of New.
+func binariesFromEnv(o *options) { o.binaries = filepath.SplitList(os.Getenv("METAETCDTEST_ETCD")) }
+
+// nextBinary is the binary of the next node, empty for embedded servers.
+func (o *options) nextBinary() string {
+	if len(o.binaries) == 0 {
+		return ""
+	}
+	o.nodes++
+	return o.binaries[(o.nodes-1)%len(o.binaries)]
 }
 
 // WithLogger makes the etcd servers and the meta clients log to lg; by default they are silent.

@@ -30,12 +30,13 @@ const (
 type server struct {
 	name   string
 	dir    string
+	binary string // empty: embedded
 	client *tcpproxy.Proxy
 	peer   *tcpproxy.Proxy
 	direct *tracker // the connections that go around the client proxy
 
 	mu   sync.Mutex
-	etcd *embed.Etcd // nil while stopped
+	etcd instance // nil while stopped
 }
 
 func newServer(name, dir string) (*server, error) {
@@ -76,20 +77,26 @@ func (s *server) config(cluster []*server, noFsync bool, lg *zap.Logger) *embed.
 	return cfg
 }
 
-// start launches the server; ready waits until it serves.
-func (s *server) start(cfg *embed.Config) error {
+// start launches the server, in this process or, with a binary, as one of its own; ready waits until it serves.
+func (s *server) start(cfg *embed.Config, binary string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.etcd != nil {
 		return nil
 	}
-	etcd, err := embed.StartEtcd(cfg)
+	var err error
+	if binary == "" {
+		s.etcd, err = startEmbedded(cfg)
+	} else {
+		s.etcd, err = startProcess(binary, cfg)
+	}
 	if err != nil {
+		s.etcd = nil
 		return err
 	}
-	s.etcd = etcd
-	s.peer.SetTarget(etcd.Peers[0].Addr().String())
-	s.client.SetTarget(etcd.Clients[0].Addr().String())
+	client, peer := s.etcd.addrs()
+	s.peer.SetTarget(peer)
+	s.client.SetTarget(client)
 	return nil
 }
 
@@ -99,22 +106,22 @@ func (s *server) ready() error {
 		return errors.New("stopped while starting")
 	}
 	select {
-	case <-etcd.Server.ReadyNotify():
+	case <-etcd.ready():
 		return nil
-	case err := <-etcd.Err():
+	case err := <-etcd.ended():
 		return fmt.Errorf("etcd ended: %w", err)
 	case <-time.After(startTimeout):
 		return fmt.Errorf("not ready after %s", startTimeout)
 	}
 }
 
-func (s *server) running() *embed.Etcd {
+func (s *server) running() instance {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.etcd
 }
 
-// stop resets all connections first: etcd would wait for watches that never end, and, when it never became ready, for that.
+// stop resets all connections first: etcd would wait for watches that never end.
 func (s *server) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,12 +130,7 @@ func (s *server) stop() {
 	}
 	s.client.SetTarget("")
 	s.direct.reset()
-	select {
-	case <-s.etcd.Server.ReadyNotify():
-	default:
-		s.etcd.Server.Stop()
-	}
-	s.etcd.Close()
+	s.etcd.stop()
 	s.peer.SetTarget("")
 	s.etcd = nil
 }
