@@ -106,11 +106,11 @@ func (c *core) openTopology(ctx context.Context, coordinator pb.KVClient) error 
 	var ms []topology.Member
 	byName := map[string]Member{}
 	for _, m := range c.cfg.Members {
-		ms = append(ms, topology.Member{Name: m.Name, KV: wire.KV(m.Client)})
+		ms = append(ms, topology.Member{Name: m.Name, KV: wire.KV(m.Client), Version: wire.Version(m.Client)})
 		byName[m.Name] = m
 	}
 	policy := ring.Policy{Segments: c.cfg.Sharding.Segments, Separator: c.cfg.Sharding.Separator}
-	spec := topology.Spec{Slots: c.cfg.Sharding.Slots, Policy: policy, MaxTxnOps: c.cfg.MemberTxnOps}
+	spec := topology.Spec{Slots: c.cfg.Sharding.Slots, Policy: policy, MaxTxnOps: c.cfg.MemberTxnOps, CoordinatorVersion: wire.Version(c.cfg.Coordinator)}
 	var err error
 	if c.id, err = topology.Open(ctx, coordinator, ms, spec); err != nil {
 		return err

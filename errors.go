@@ -82,6 +82,8 @@ var (
 	ErrWrongCoordinator error = topology.ErrWrongCoordinator
 	// ErrForeignCoordinator: the coordinator serves another meta cluster. See ForeignCoordinatorError.
 	ErrForeignCoordinator error = topology.ErrForeignCoordinator
+	// ErrVersion: a server is older than etcd 3.5.
+	ErrVersion error = topology.ErrVersion
 	// ErrTopologyFormat: the member was initialised by a version of metaetcd that this one does not know.
 	ErrTopologyFormat error = topology.ErrFormat
 )

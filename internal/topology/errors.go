@@ -21,6 +21,7 @@ var (
 	ErrPolicy             = errors.New("the sharding policy differs")
 	ErrWrongCoordinator   = errors.New("the coordinator is another etcd cluster than the recorded one")
 	ErrForeignCoordinator = errors.New("the coordinator serves another meta cluster")
+	ErrVersion            = errors.New("the etcd is too old")
 	ErrFormat             = errors.New("the topology record has an unknown format")
 )
 

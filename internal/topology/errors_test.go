@@ -1,10 +1,13 @@
 package topology_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -100,6 +103,15 @@ func TestErrors(t *testing.T) {
 			created: true,
 			spoil:   func(s *setup) { s.coordinator = etcdfake.New(0xbad) },
 			kind:    topology.ErrWrongCoordinator, member: "a", text: []string{"want c0", "got bad"},
+		},
+		"a member that is too old": {
+			spoil: func(s *setup) { s.ms[1].Version = version("3.4.30") },
+			kind:  topology.ErrVersion, member: "b", text: []string{"want 3.5 or later", "got 3.4.30"},
+		},
+		"a coordinator that is too old": {
+			created: true,
+			spoil:   func(s *setup) { s.spec.CoordinatorVersion = version("2.3.8") },
+			kind:    topology.ErrVersion, text: []string{"want 3.5 or later", "got 2.3.8"},
 		},
 		"a member is missing": {
 			created: true,
@@ -214,4 +226,25 @@ func TestAMemberIsNoCoordinator(t *testing.T) {
 	_, err = w.open(t.Context(), w.members(nil, "b"), topology.Spec{Slots: 10})
 	require.ErrorIs(t, err, topology.ErrNotEmpty)
 	require.EqualValues(t, 1, w.etcds["b"].Revision(), "something was written")
+}
+
+func version(v string) topology.Version {
+	return func(context.Context) (string, error) { return v, nil }
+}
+
+// TestVersions: what is new enough, or does not tell, is taken; who cannot be asked yet is asked again.
+func TestVersions(t *testing.T) {
+	for _, v := range []string{"3.5.0", "3.5.35", "3.6.0-rc.1", "3.10.1", "4.0.0", "", "unknown"} {
+		w := newWorld("a")
+		ms, asked := w.members(nil, "a"), 0
+		ms[0].Version = func(context.Context) (string, error) {
+			if asked++; asked == 1 {
+				return "", status.Error(codes.Unavailable, "not yet")
+			}
+			return v, nil
+		}
+		_, err := w.open(t.Context(), ms, topology.Spec{CoordinatorVersion: version(v)})
+		require.NoError(t, err, v)
+		require.Greater(t, asked, 1)
+	}
 }

@@ -38,7 +38,10 @@ type memberView struct {
 // topology record.
 func (o *opening) look(ctx context.Context) (*view, error) {
 	v := &view{members: make([]memberView, len(o.members))}
-	var err error
+	err := requireVersion(ctx, "", o.version)
+	if err != nil {
+		return nil, err
+	}
 	if v.coordinator, err = clock.Inspect(ctx, o.coordinator, 0); err != nil {
 		if foreign, ok := errors.AsType[*clock.ForeignCoordinatorError](err); ok {
 			return nil, &Error{Kind: errCoordinatorNotEmpty, Got: fmt.Sprintf("the key %q", foreign.Key)}
@@ -48,6 +51,9 @@ func (o *opening) look(ctx context.Context) (*view, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, m := range o.members {
 		g.Go(func() (err error) {
+			if err := requireVersion(ctx, m.Name, m.Version); err != nil {
+				return err
+			}
 			if v.members[i], err = lookAt(ctx, m.KV); err != nil {
 				return wire.Name(m.Name, err)
 			}

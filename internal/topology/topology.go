@@ -42,12 +42,16 @@ type Spec struct {
 	Policy ring.Policy
 
 	MaxTxnOps int // the members' max-txn-ops, which may change; 0: etcd's default
+
+	CoordinatorVersion Version // nil: any is right
 }
 
 // Member is a member as configured.
 type Member struct {
 	Name string
 	KV   pb.KVClient
+
+	Version Version // nil: any is right
 }
 
 // Info is what a meta cluster turned out to be.
@@ -91,6 +95,7 @@ func Open(ctx context.Context, coordinator pb.KVClient, members []Member, spec S
 // opening is one call of Open.
 type opening struct {
 	coordinator pb.KVClient
+	version     Version  // of the coordinator
 	members     []Member // sorted by name
 	names       []string
 	ring        *ring.Ring
@@ -105,7 +110,7 @@ func newOpening(coordinator pb.KVClient, members []Member, spec Spec) (*opening,
 	if spec.Slots == 0 {
 		spec.Slots = DefaultSlots
 	}
-	o := &opening{coordinator: coordinator, members: slices.Clone(members), chunk: maxChunk}
+	o := &opening{coordinator: coordinator, version: spec.CoordinatorVersion, members: slices.Clone(members), chunk: maxChunk}
 	if spec.MaxTxnOps > 0 {
 		o.chunk = max(min(maxChunk, spec.MaxTxnOps-1), 1)
 	}

@@ -59,7 +59,7 @@ func (w *world) open(ctx context.Context, ms []topology.Member, spec topology.Sp
 func (w *world) startClock(t testing.TB, info topology.Info, ms []topology.Member) {
 	cfg := clock.Config{Coordinator: w.coordinator.Client(nil), ClusterID: info.ClusterID, CoordinatorID: info.CoordinatorID}
 	for _, m := range ms {
-		cfg.Members = append(cfg.Members, clock.Member(m))
+		cfg.Members = append(cfg.Members, clock.Member{Name: m.Name, KV: m.KV})
 	}
 	c := clock.New(cfg)
 	defer c.Close()
