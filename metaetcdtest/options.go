@@ -73,7 +73,7 @@ func WithClientConfig(adjust func(*clientv3.Config)) Option {
 // member the next, and so on in turn, so that a meta cluster may have etcd clusters of several versions. By default servers run in
 // the test's process, unless the environment variable METAETCDTEST_ETCD lists binaries for New, as PATH lists folders.
 //
-// Of what WithEtcdConfig changes, such servers get ticks, elections, the quota, limits of requests and automatic compaction. A
+// Of what WithEtcdConfig changes, such servers get ticks, elections, the quota, limits of requests, the snapshot count and automatic compaction. A
 // file that is replaced while a node is stopped is what Start runs.
 func WithEtcdBinaries(paths ...string) Option {
 	return func(o *options) { o.binaries = paths }

@@ -111,6 +111,7 @@ func flags(cfg *embed.Config, client, peer string) []string {
 		"--election-timeout=" + strconv.FormatUint(uint64(cfg.ElectionMs), 10),
 		"--max-txn-ops=" + strconv.FormatUint(uint64(cfg.MaxTxnOps), 10),
 		"--max-request-bytes=" + strconv.FormatUint(uint64(cfg.MaxRequestBytes), 10),
+		"--snapshot-count=" + strconv.FormatUint(cfg.SnapshotCount, 10),
 		"--log-level=error",
 	}
 	if cfg.AutoCompactionRetention != "" {
