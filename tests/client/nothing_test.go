@@ -15,7 +15,7 @@ func TestWhatChangesNothingTakesNoRevision(t *testing.T) {
 	there := keyOn(t, cluster, 0, "there")
 	put(t, writer, there, "v")
 	before := put(t, writer, there, "v")
-	now := before
+	now := before // the newest revision
 	txn := func(cmp clientv3.Cmp, then ...clientv3.Op) func(kv clientv3.KV) (int64, error) {
 		return func(kv clientv3.KV) (int64, error) {
 			resp, err := kv.Txn(t.Context()).If(cmp).Then(then...).Commit()
@@ -52,7 +52,7 @@ func TestWhatChangesNothingTakesNoRevision(t *testing.T) {
 		require.Equal(t, now+1, after, "a revision has passed: %s", name)
 		_, err = cold.Do(t.Context(), clientv3.OpDelete("nothing there"))
 		require.NoError(t, err)
-		now, before = after, after
+		now = after
 		require.NoError(t, cold.Close())
 	}
 }
