@@ -3,7 +3,6 @@ package metaetcd
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/topology"
 	"github.com/metaetcd/metaetcd/internal/validate"
 	"github.com/metaetcd/metaetcd/internal/wire"
@@ -29,29 +29,20 @@ var ErrUnknownOutcome error = commit.ErrUnknown
 // ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
 var ErrReservedKey error = validate.ErrReservedKey
 
-// MemberError is an error of one cluster of the meta cluster: that it has no space left, does not permit a request, does not answer.
-// Member is its name, or empty for the coordinator.
+// TopologyError refuses a configuration that cannot be, or that does not fit what the meta cluster was created with. Nothing was
+// written, unless another process was creating a meta cluster from the same etcds at the same time.
 //
-// errors.As finds it in what New and the methods of a Client return, and errors.Is finds etcd's own error in it, as of package
-// rpctypes. What is the fault of a request alone, like rpctypes.ErrRequestTooLarge, stays etcd's own error, which compares with ==. A client that was passed to Install, and clients of the services that Register offers, get etcd's own error itself
-// instead, which names nobody: code that was written for etcd compares it with ==.
-type MemberError = wire.Error
-
-// ForeignKeyError says that a member holds a key that metaetcd did not write. Reads whose range includes it fail, and so do range
-// deletes. The cure is to stop all clients, to delete the key on its member, and to see to it that nobody else can write there.
-type ForeignKeyError struct {
-	Member string
-	Key    []byte
+// Returned by New. errors.Is finds its Kind in it.
+type TopologyError struct {
+	Kind      error  // one of the errors below
+	Member    string // the member that it is about; empty: the coordinator, or the configuration as a whole
+	Want, Got string // recorded, or demanded, and found; empty where the kind says it all
 }
 
-func (e *ForeignKeyError) Error() string {
-	return fmt.Sprintf("metaetcd: member %s holds the key %q, which metaetcd did not write: stop all clients, delete it there, and let nobody else write to members", e.Member, e.Key)
-}
+func (e *TopologyError) Error() string { return (*topology.Error)(e).Error() }
 
-// TopologyError is how New refuses a configuration that cannot be, or that does not fit what the meta cluster was created
-// with. It says which member it is about, or that it is the coordinator or the configuration as a whole. Its Kind is one of
-// the errors below, and errors.Is finds it.
-type TopologyError = topology.Error
+// Unwrap returns the kind.
+func (e *TopologyError) Unwrap() error { return e.Kind }
 
 // The kinds of TopologyError.
 var (
@@ -88,39 +79,13 @@ var (
 	ErrTopologyFormat error = topology.ErrFormat
 )
 
-// WrongCoordinatorError says that another etcd cluster than the recorded one has begun to answer as the coordinator of a
-// client that is open; New says the same with a TopologyError of kind ErrWrongCoordinator. It is not taken for a coordinator
-// that lost its data: that must come back with the same etcd cluster id. Requests that need the coordinator fail with it as
-// long as the wrong one answers.
-type WrongCoordinatorError = clock.WrongCoordinatorError
-
-// ForeignCoordinatorError says that the coordinator of a client that is open has lost its data, and serves another meta
-// cluster now; New says the same with a TopologyError of kind ErrForeignCoordinator, or ErrNotEmpty where the keys are not
-// metaetcd's. Requests that need the coordinator fail with it.
-type ForeignCoordinatorError = clock.ForeignCoordinatorError
-
-// askedError marks an error about a revision that the request named: the request's own, not a sign of being behind.
-type askedError struct{ error }
-
-func (e askedError) Unwrap() error { return e.error }
-
-func asked(err error, named bool) error {
-	if err == nil || !named {
-		return err
-	}
-	return askedError{err}
-}
-
-// grpcError is what the services return for an error of a request.
-func (c *core) grpcError(ctx context.Context, err error) error { return grpcError(c.orOver(ctx, err)) }
-
 // grpcError is an error as gRPC services return it: etcd's own errors by identity, contexts' errors as status codes.
 func grpcError(err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, ErrUnknownOutcome) { // whatever the cause: it must not look as if nothing was written
-		return final{err}
+		return finalError(public(err))
 	}
 	for _, known := range []error{rpctypes.ErrGRPCCompacted, rpctypes.ErrGRPCFutureRev} {
 		if errors.Is(err, known) {
@@ -137,25 +102,39 @@ func grpcError(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return status.FromContextError(err).Err()
 	}
-	return final{err}
+	return finalError(public(err))
 }
 
-// final carries an error of the process itself over the services, with a code that no client takes for a passing fault.
-type final struct{ error }
-
-func (e final) Unwrap() error { return e.error }
-
-// GRPCStatus implements the interface that package status looks for.
-func (e final) GRPCStatus() *status.Status {
-	code := codes.FailedPrecondition
-	switch {
-	case errors.Is(e.error, ErrUnknownOutcome):
-		code = codes.Unknown
-	case errors.Is(e.error, ErrClosed):
-		code = codes.Canceled
-	}
-	return status.New(code, e.Error())
+// MemberError is an error of one cluster of the meta cluster: that it has no space left, does not permit a request, does not answer.
+// Member is its name, or empty for the coordinator.
+//
+// Returned by New, Health, Revision and the methods of KV and Lease. errors.As finds it, and errors.Is finds etcd's own error in it, as
+// of package rpctypes. What is the fault of a request alone, like rpctypes.ErrRequestTooLarge, stays etcd's own error. So do all errors
+// of a client that was passed to Install, and of clients of the services that Register offers: code that was written for etcd
+// compares them with ==.
+type MemberError struct {
+	Member string // empty: the coordinator
+	Err    error  // as the cluster answered
 }
+
+func (e *MemberError) Error() string { return (*wire.Error)(e).Error() }
+
+// Unwrap returns the cluster's error, and etcd's own in the form of clientv3.
+func (e *MemberError) Unwrap() []error { return (*wire.Error)(e).Unwrap() }
+
+// GRPCStatus is that of the cluster's error.
+func (e *MemberError) GRPCStatus() *status.Status { return (*wire.Error)(e).GRPCStatus() }
+
+// ForeignKeyError says that a member holds a key that metaetcd did not write. The cure is to stop all clients, to delete the key on its
+// member, and to see to it that nobody else can write there.
+//
+// Returned by reads and range deletes whose range includes the key, and by Health.
+type ForeignKeyError struct {
+	Member string
+	Key    []byte
+}
+
+func (e *ForeignKeyError) Error() string { return (*member.ForeignKeyError)(e).Error() }
 
 // namedError is an error of one cluster as a Client's own methods return it. clientv3 makes etcd's own error of one whose gRPC status
 // has etcd's text; so this one has another.
@@ -170,9 +149,64 @@ func (e namedError) GRPCStatus() *status.Status {
 
 // named lets an error of a service keep its cluster, if it is to.
 func named(names bool, err error) error {
-	e, ok := errors.AsType[*MemberError](err)
+	e, ok := errors.AsType[*wire.Error](err)
 	if ok && names && !errors.Is(err, ErrUnknownOutcome) && status.Code(e) != codes.InvalidArgument { // that is the request's own fault
-		return namedError{e}
+		return namedError{(*MemberError)(e)}
 	}
 	return err
+}
+
+// finalError is an error of the process itself, as its services return it.
+func finalError(err error) error {
+	code := codes.FailedPrecondition
+	switch {
+	case errors.Is(err, ErrUnknownOutcome):
+		code = codes.Unknown
+	case errors.Is(err, ErrClosed):
+		code = codes.Canceled
+	}
+	return wire.Final{Err: err, Code: code}
+}
+
+// public shows the errors of the rooms below as those that this package declares.
+func public(err error) error {
+	if refused, ok := errors.AsType[*topology.Error](err); ok && error(refused) == err {
+		return (*TopologyError)(refused)
+	}
+	if err == nil {
+		return nil
+	}
+	return publicError{err}
+}
+
+// publicError is found by errors.As in the types that this package declares.
+type publicError struct{ error }
+
+// Unwrap returns the error as the rooms below know it.
+func (e publicError) Unwrap() error { return e.error }
+
+// As implements the interface that errors.As looks for.
+func (e publicError) As(target any) bool {
+	switch t := target.(type) {
+	case **MemberError:
+		return show(e.error, func(found *wire.Error) { *t = (*MemberError)(found) })
+	case **ForeignKeyError:
+		return show(e.error, func(found *member.ForeignKeyError) { *t = (*ForeignKeyError)(found) })
+	case **TopologyError:
+		return show(e.error, func(found *topology.Error) { *t = (*TopologyError)(found) })
+	case **WrongCoordinatorError:
+		return show(e.error, func(found *clock.WrongCoordinatorError) { *t = (*WrongCoordinatorError)(found) })
+	case **ForeignCoordinatorError:
+		return show(e.error, func(found *clock.ForeignCoordinatorError) { *t = (*ForeignCoordinatorError)(found) })
+	}
+	return false
+}
+
+// show tells of an error of a type, if there is one in err.
+func show[E error](err error, as func(E)) bool {
+	found, ok := errors.AsType[E](err)
+	if ok {
+		as(found)
+	}
+	return ok
 }

@@ -9,19 +9,20 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/engine"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 // An unknown outcome is told as such, also when it is unknown because the client was closed: ErrClosed would deny it.
 func TestUnknownOutcomeStaysUnknown(t *testing.T) {
-	c := &core{}
-	var cancel context.CancelFunc
-	c.ctx, cancel = context.WithCancel(t.Context())
-	cancel()
+	e := &engine.Engine{Life: lifetime.New(t.Context())}
+	e.Life.End(lifetime.ErrClosed)
 	for _, cause := range []error{context.Canceled, status.Error(codes.Unavailable, "gone"), errors.New("anything"), ErrClosed} {
-		err := c.grpcError(t.Context(), fmt.Errorf("%w: %w", ErrUnknownOutcome, cause))
+		err := grpcError(e.Over(t.Context(), fmt.Errorf("%w: %w", ErrUnknownOutcome, cause)))
 		require.ErrorIs(t, err, ErrUnknownOutcome)
 		require.Equal(t, codes.Unknown, status.Code(err))
-		require.ErrorIs(t, c.grpcError(t.Context(), context.Canceled), ErrClosed)
+		require.ErrorIs(t, grpcError(e.Over(t.Context(), context.Canceled)), ErrClosed)
 	}
 }
 

@@ -7,11 +7,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/metaetcd/metaetcd/internal/engine"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
-
-// maxTxnOps is etcd's default limit of operations in one transaction, as users meet it.
-const maxTxnOps = 128
 
 // Put puts a value at a key, and returns when it has landed on the key's member. The response's revision is the key's ModRevision.
 //
@@ -66,57 +64,40 @@ func (c *Client) Compact(ctx context.Context, rev int64, opts ...clientv3.Compac
 // kvServer is etcd's KV service over the meta cluster: validation, routing and answers are etcd's.
 type kvServer struct {
 	pb.UnsafeKVServer
-	c     *core
+	e     *engine.Engine
 	names bool // errors keep the cluster that they come from, for those who are not written for etcd
 }
 
-// fault is what the service returns for an error of a request.
-func (s *kvServer) fault(ctx context.Context, err error) error {
-	return named(s.names, s.c.grpcError(ctx, err))
-}
-
-var _ pb.KVServer = (*kvServer)(nil)
-
 func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
 	start := time.Now()
-	defer func() { s.c.metrics.request("Range", start, err) }()
+	defer func() { s.e.Metrics.Request("Range", start, err) }()
 	if err := validate.Range(r); err != nil {
 		return nil, err
 	}
-	err = s.c.current(ctx, func(f *feed) error {
-		resp, err = s.read(ctx, f, r)
-		return err
-	})
+	resp, err = s.e.Reads.Range(ctx, r)
 	return resp, s.fault(ctx, err)
 }
 
-// read serves a range request from one snapshot.
-func (s *kvServer) read(ctx context.Context, f *feed, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	if !r.Serializable && len(r.RangeEnd) == 0 && r.Revision <= 0 {
-		return s.c.readKey(ctx, f, r)
+// RangeStream sends a range in chunks, all of one revision. The last one carries the header, More and Count.
+func (s *kvServer) RangeStream(r *pb.RangeRequest, out pb.KV_RangeStreamServer) (err error) {
+	start := time.Now()
+	defer func() { s.e.Metrics.Request("RangeStream", start, err) }()
+	if err := validate.RangeStream(r); err != nil {
+		return err
 	}
-	at, header, err := s.c.readRevision(ctx, f, r)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := s.c.rangeAt(ctx, f, r, at, nil)
-	if err != nil {
-		return nil, asked(err, r.Revision > 0)
-	}
-	resp.Header = s.c.header()
-	if resp.Header.Revision, err = header(ctx); err != nil {
-		return nil, err
-	}
-	return resp, nil
+	err = s.e.Reads.Stream(out.Context(), r, func(resp *pb.RangeResponse) error {
+		return out.Send(&pb.RangeStreamResponse{RangeResponse: resp})
+	})
+	return s.fault(out.Context(), err)
 }
 
 func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (_ *pb.PutResponse, err error) {
 	start := time.Now()
-	defer func() { s.c.metrics.request("Put", start, err) }()
+	defer func() { s.e.Metrics.Request("Put", start, err) }()
 	if err := validate.Put(r); err != nil {
 		return nil, err
 	}
-	resp, err := s.c.write(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: r}}}})
+	resp, err := s.e.Writes.Do(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: r}}}})
 	if err != nil {
 		return nil, s.fault(ctx, err)
 	}
@@ -127,11 +108,11 @@ func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (_ *pb.PutResponse
 
 func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (_ *pb.DeleteRangeResponse, err error) {
 	start := time.Now()
-	defer func() { s.c.metrics.request("DeleteRange", start, err) }()
+	defer func() { s.e.Metrics.Request("DeleteRange", start, err) }()
 	if err := validate.DeleteRange(r); err != nil {
 		return nil, err
 	}
-	resp, err := s.c.write(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}}})
+	resp, err := s.e.Writes.Do(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}}})
 	if err != nil {
 		return nil, s.fault(ctx, err)
 	}
@@ -142,11 +123,11 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (_
 
 func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (_ *pb.TxnResponse, err error) {
 	start := time.Now()
-	defer func() { s.c.metrics.request("Txn", start, err) }()
-	if err := validate.Txn(r, maxTxnOps); err != nil {
+	defer func() { s.e.Metrics.Request("Txn", start, err) }()
+	if err := validate.Txn(r, validate.MaxTxnOps); err != nil {
 		return nil, err
 	}
-	resp, err := s.c.write(ctx, r)
+	resp, err := s.e.Writes.Do(ctx, r)
 	return resp, s.fault(ctx, err)
 }
 
@@ -154,18 +135,17 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (_ *pb.TxnResponse
 // refuses what is about to go; then each member's own history.
 func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (_ *pb.CompactionResponse, err error) {
 	start := time.Now()
-	defer func() { s.c.metrics.request("Compact", start, err) }()
-	h := s.c.knownHeader()
-	err = s.c.current(ctx, func(f *feed) error {
-		at, err := s.c.presentFor(ctx, f, r.Revision)
-		if err != nil {
-			return err
-		}
-		h.Revision = max(h.Revision, at)
-		return asked(s.c.compact(ctx, f, r, at), true)
-	})
+	defer func() { s.e.Metrics.Request("Compact", start, err) }()
+	h, err := s.e.Compact(ctx, r)
 	if err != nil {
 		return nil, s.fault(ctx, err)
 	}
 	return &pb.CompactionResponse{Header: h}, nil
 }
+
+// fault is what the service returns for an error of a request.
+func (s *kvServer) fault(ctx context.Context, err error) error {
+	return named(s.names, grpcError(s.e.Over(ctx, err)))
+}
+
+var _ pb.KVServer = (*kvServer)(nil)

@@ -49,11 +49,31 @@ var rooms = []room{
 	{name: "clock", imports: []string{"backoff", "hedge", "record", "request", "wire"}},
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate", "wire"}},
-	{name: "commit", imports: []string{"mergedlog", "translate"}},
+	{name: "commit", imports: []string{"lifetime", "mergedlog", "translate"}},
 	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "watchhub", "wire"}},
+	{name: "metrics", imports: []string{
+		"clock",
+	}},
+	{name: "member", imports: []string{
+		"backoff", "fencer", "history", "lifetime", "mergedlog", "record", "request", "statecache", "topology", "translate", "wire",
+	}},
+	{name: "feed", imports: []string{
+		"clock", "fencer", "history", "lease", "lifetime", "member", "mergedlog", "record", "request", "ring", "statecache", "watchhub", "wire",
+	}},
+	{name: "read", imports: []string{
+		"clock", "commit", "feed", "fencer", "lease", "lifetime", "member", "mergedlog", "record", "request", "ring", "snapshot", "statecache", "translate", "validate",
+	}},
+	{name: "crosstxn", imports: []string{
+		"backoff", "clock", "commit", "feed", "latch", "lifetime", "member", "mergedlog", "read", "record", "request", "ring", "statecache", "translate", "wire",
+	}},
+	{name: "write", imports: []string{
+		"commit", "crosstxn", "feed", "lease", "lifetime", "member", "read", "ring", "statecache", "translate",
+	}},
+	{name: "engine", imports: []string{
+		"bridge", "clock", "commit", "crosstxn", "feed", "lease", "lifetime", "member", "mergedlog", "metrics", "read", "record", "ring", "statecache", "topology", "validate", "wire", "write",
+	}},
 	{name: "", imports: []string{
-		"backoff", "bridge", "clock", "commit", "fencer", "history", "latch", "lease", "mergedlog", "record", "ring", "snapshot", "statecache", "topology",
-		"translate", "validate", "watchhub", "wire",
+		"bridge", "clock", "commit", "engine", "member", "metrics", "ring", "topology", "validate", "wire",
 	}},
 }
 

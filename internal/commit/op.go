@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -38,7 +39,7 @@ type Result struct {
 }
 
 // ErrClosed ends what was waiting when the pipeline was closed: it did not land.
-var ErrClosed = errors.New("metaetcd: client is closed")
+var ErrClosed = lifetime.ErrClosed
 
 // ErrUnknown says that an operation may have landed or not, and that this process can no longer find out.
 var ErrUnknown = errors.New("metaetcd: the outcome of the write is unknown")

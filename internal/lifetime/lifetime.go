@@ -9,9 +9,13 @@ package lifetime
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
+
+// ErrClosed is the cause of a life that its owner has ended.
+var ErrClosed = errors.New("metaetcd: client is closed")
 
 // Life is the life of something that starts goroutines. It is safe for concurrent use.
 type Life struct {
@@ -102,3 +106,6 @@ func Wake(c chan<- struct{}) {
 	default:
 	}
 }
+
+// Cause is why the life has ended; nil while it goes on.
+func (l *Life) Cause() error { return context.Cause(l.ctx) }

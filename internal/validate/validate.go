@@ -15,6 +15,9 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
+// MaxTxnOps is etcd's default limit of the operations in one list of a transaction, as users meet it whatever the members' is.
+const MaxTxnOps = 128
+
 // What etcd answers to streams that it cannot serve in order; rpctypes has no names for these.
 var (
 	errStreamOrder   = status.Error(codes.Unimplemented, "RangeStream does not support custom sort orders")

@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/read"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/wire"
+)
+
+// Compact drops the history below a revision: the record first, by compare-and-swap, so that every process refuses what is about
+// to go; then each member's own history. The header covers what was present.
+func (c *Engine) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.ResponseHeader, error) {
+	h := c.Feeds.KnownHeader()
+	err := c.Reads.Serve(ctx, func(f *feed.Feed) error {
+		at, err := c.Reads.RevisionFor(ctx, f, r.Revision)
+		if err != nil {
+			return err
+		}
+		h.Revision = max(h.Revision, at)
+		return read.Asked(c.compactAt(ctx, f, r, at), true)
+	})
+	return h, err
+}
+
+func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRequest, current int64) error {
+	if r.Revision < 1 {
+		return rpctypes.ErrGRPCCompacted
+	}
+	if r.Revision > current {
+		return rpctypes.ErrGRPCFutureRev
+	}
+	// A watch from the compacted revision is allowed: what came before it must stay readable on every member.
+	los := make([]int64, len(c.Members))
+	for i := range c.Members {
+		lo, err := f.Lo(ctx, i, r.Revision-1)
+		if err != nil {
+			return err
+		}
+		los[i] = lo
+	}
+	if err := c.advanceCompacted(ctx, r.Revision); err != nil {
+		return err
+	}
+	c.Feeds.Compacted.Raise(r.Revision)
+	f.Forget()
+	ctx, cancel := c.Life.Within(ctx)
+	defer cancel()
+	g, gctx := errgroup.WithContext(ctx)
+	for i, m := range c.Members {
+		g.Go(func() error {
+			rev, err := m.Harmless(gctx, los[i])
+			if err == nil {
+				_, err = m.KV.Compact(gctx, &pb.CompactionRequest{Revision: rev, Physical: r.Physical})
+				m.Seen(m.Index, "compact", err)
+			}
+			if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // already further: nothing to do
+				return wire.Name(m.Name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already.
+func (c *Engine) advanceCompacted(ctx context.Context, rev int64) error {
+	key, want := []byte(record.KeyCompacted), record.Number(rev)
+	resp, err := c.Members[0].Txn(ctx, &pb.TxnRequest{
+		Compare: []*pb.Compare{{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: want}}},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: want}}}},
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
+	})
+	if err != nil || resp.Succeeded {
+		return err
+	}
+	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 && bytes.Compare(kvs[0].Value, want) >= 0 {
+		return rpctypes.ErrGRPCCompacted
+	}
+	return fmt.Errorf("metaetcd: member %s has lost its record of the compacted revision", c.Members[0].Name)
+}

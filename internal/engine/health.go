@@ -1,0 +1,85 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/member"
+	"github.com/metaetcd/metaetcd/internal/wire"
+)
+
+// Health asks the coordinator for the clock and every member for its records, and all for alarms and the members for foreign keys.
+func (c *Engine) Health(ctx context.Context) error {
+	if _, err := c.Feeds.Wait(ctx); err != nil {
+		return err
+	}
+	errs := make([]error, len(c.Members)+1)
+	var wg sync.WaitGroup
+	for i, m := range c.Members {
+		wg.Go(func() { errs[i] = c.memberHealth(ctx, m) })
+	}
+	errs[len(c.Members)] = c.coordinatorHealth(ctx)
+	wg.Wait()
+	return c.Over(ctx, errors.Join(errs...))
+}
+
+func (c *Engine) coordinatorHealth(ctx context.Context) error {
+	var alarm error
+	var wg sync.WaitGroup
+	wg.Go(func() { alarm = alarms(ctx, "", c.cfg.Coordinator) })
+	_, _, err := c.Clock.Read(ctx)
+	wg.Wait()
+	if err != nil {
+		return wire.Name("", err)
+	}
+	return alarm
+}
+
+func (c *Engine) memberHealth(ctx context.Context, m *member.Member) error {
+	var records, alarm, stray error
+	var wg sync.WaitGroup
+	wg.Go(func() { _, records = m.ReadRecords(ctx) })
+	wg.Go(func() { alarm = alarms(ctx, m.Name, m.Client) })
+	wg.Go(func() {
+		stray = m.LookForStrays(ctx, func(key []byte) bool { return c.ring.MemberOf(key) == m.Index }, strayKeys)
+	})
+	wg.Wait()
+	if m.Old.Lasts() {
+		return fmt.Errorf("metaetcd: member %s has lost its data or has gone back to older ones: stop all processes, and bring back what it had", m.Name)
+	}
+	if records != nil { // the others say no more
+		return records
+	}
+	return errors.Join(alarm, stray)
+}
+
+// alarms returns the alarms of a cluster as errors. They are not seen where its user may not ask for them.
+func alarms(ctx context.Context, member string, cli *clientv3.Client) error {
+	st, err := pb.NewMaintenanceClient(cli.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
+	if err != nil {
+		switch status.Code(err) {
+		case codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
+			return nil
+		}
+		return wire.Name(member, err)
+	}
+	text, errs := strings.Join(st.Errors, "\n"), []error(nil)
+	for alarm, err := range map[pb.AlarmType]error{pb.AlarmType_NOSPACE: rpctypes.ErrGRPCNoSpace, pb.AlarmType_CORRUPT: rpctypes.ErrGRPCCorrupt} {
+		if strings.Contains(text, alarm.String()) {
+			errs = append(errs, &wire.Error{Member: member, Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// strayKeys is how many keys of a member Health looks at each time. It goes round.
+const strayKeys = 1000

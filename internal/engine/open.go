@@ -1,0 +1,239 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/bridge"
+	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/crosstxn"
+	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/lease"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/member"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/metrics"
+	"github.com/metaetcd/metaetcd/internal/read"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+	"github.com/metaetcd/metaetcd/internal/topology"
+	"github.com/metaetcd/metaetcd/internal/wire"
+	"github.com/metaetcd/metaetcd/internal/write"
+)
+
+// Engine is one process of the meta cluster: the rooms below it, wired, opened and closed. Safe for concurrent use.
+type Engine struct {
+	cfg     Config
+	Life    *lifetime.Life
+	id      topology.Info
+	ring    *ring.Ring
+	Members []*member.Member
+	Clock   *clock.Clock
+	doubts  *mergedlog.Doubts
+	Leases  *lease.Lessor
+	commit  *commit.Pipeline
+	cache   *statecache.Cache
+	Metrics *metrics.Set
+	Feeds   *feed.Current
+	feedCfg feed.Config
+	Reads   *read.Reader
+	cross   *crosstxn.Runner
+	Writes  *write.Writer
+
+	maxTxnOps int
+	timeout   time.Duration
+	logger    *zap.Logger
+
+	closing sync.Once
+}
+
+// Config is the configuration of a process, checked, with its defaults filled in.
+type Config struct {
+	Coordinator *clientv3.Client
+	Members     []Member
+	Slots       int
+	Policy      ring.Policy
+
+	MaxTxnOps        int
+	Timeout          time.Duration
+	CacheEntries     int
+	LogBytes         int64
+	ProgressInterval time.Duration
+	Logger           *zap.Logger
+	Metrics          *metrics.Set
+}
+
+// Member is a member's name and client.
+type Member struct {
+	Name   string
+	Client *clientv3.Client
+}
+
+// Open checks or creates the topology, and returns when the process can serve. Whatever it started is gone on error.
+func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
+	c := &Engine{
+		cfg: cfg, Life: lifetime.New(context.Background()), Metrics: cfg.Metrics,
+		maxTxnOps: cfg.MaxTxnOps, timeout: cfg.Timeout, logger: cfg.Logger,
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if err := c.openTopology(ctx); err != nil {
+		return nil, err
+	}
+	c.wire()
+	if err := c.Clock.Open(ctx); err != nil {
+		return nil, err
+	}
+	c.start()
+	f, err := c.openFirst(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.Feeds.Set(f)
+	c.Leases.Run()
+	c.Life.Spawn(func() { c.supervise(f) })
+	return c, nil
+}
+
+// wire makes the rooms that need no clock to begin.
+func (c *Engine) wire() {
+	c.Feeds = feed.NewCurrent(c.Life, feed.Identity{
+		ClusterID: c.id.ClusterID, MemberID: rand.Uint64() | 1, Epoch: func() int64 { return c.Clock.Epoch() },
+	})
+	c.cache = statecache.New(c.cfg.CacheEntries)
+	c.Clock = clock.New(c.clockConfig(wire.KV(c.cfg.Coordinator)))
+	c.Leases = lease.New(c.leaseConfig())
+}
+
+// start makes the rooms that serve.
+func (c *Engine) start() {
+	c.commit = commit.New(c.commitConfig())
+	context.AfterFunc(c.Life.Context(), func() { time.AfterFunc(2*member.Linger, c.commit.Abandon) }) //nolint:contextcheck // it is the process's, not the call's
+	c.Reads = read.New(read.Config{
+		Life: c.Life, Feeds: c.Feeds, Members: c.Members, Ring: c.ring, Clock: c.Clock, Commit: c.commit, Leases: c.Leases, Cache: c.cache,
+		CacheEntries: c.cfg.CacheEntries, MaxTxnOps: c.maxTxnOps, OnFencedRead: c.Metrics.FencedReads.Inc,
+	})
+	c.cross = crosstxn.New(crosstxn.Config{
+		Life: c.Life, Feeds: c.Feeds, Reads: c.Reads, Members: c.Members, Ring: c.ring, Clock: c.Clock, Commit: c.commit, Doubts: c.doubts, Cache: c.cache,
+		MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, Logger: c.logger,
+		OnRangeDelete: func(stamp int64) { c.Writes.DropEntriesBehind(stamp) },
+		OnDecided:     c.Metrics.Crossings.Inc, OnLockWait: c.Metrics.LockWaits.Inc,
+		OnRollForward: c.Metrics.RollForwards.Inc, OnAbort: c.Metrics.Aborts.Inc,
+	})
+	c.Writes = write.New(write.Config{
+		Life: c.Life, Feeds: c.Feeds, Reads: c.Reads, Cross: c.cross, Members: c.Members, Ring: c.ring, Commit: c.commit, Cache: c.cache, Leases: c.Leases,
+		MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, Logger: c.logger,
+		OnReapedKeys: func(n int64) { c.Metrics.ReapedKeys.Add(float64(n)) },
+	})
+	c.feedCfg = feed.Config{
+		Life: c.Life, Feeds: c.Feeds, Members: c.Members, Ring: c.ring, Clock: c.Clock, Leases: c.Leases, Cache: c.cache, Doubts: c.doubts,
+		MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, LogBytes: c.cfg.LogBytes, ProgressInterval: c.cfg.ProgressInterval, Logger: c.logger,
+		Holds: c.commit.Holds, OnFence: c.Metrics.Fences.Inc, Settle: c.cross.FinishDecided, Resolver: c.cross.NewResolver,
+	}
+}
+
+// Watch serves one stream of the Watch service, by the feed that is there when it begins.
+func (c *Engine) Watch(stream pb.Watch_WatchServer) error {
+	f, err := c.Feeds.Wait(stream.Context())
+	if err != nil {
+		return err
+	}
+	return f.Hub.Watch(stream)
+}
+
+// Over returns the error that ended a request, or why the process is over if that is what ended it.
+func (c *Engine) Over(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil || !c.Life.Over() || errors.Is(err, commit.ErrUnknown) {
+		return err
+	}
+	switch status.Code(err) {
+	case codes.Canceled, codes.Unavailable, codes.Unknown, codes.DeadlineExceeded:
+		return c.Life.Cause()
+	}
+	if errors.Is(err, context.Canceled) {
+		return c.Life.Cause()
+	}
+	return err
+}
+
+func (c *Engine) openTopology(ctx context.Context) error {
+	var ms []topology.Member
+	byName := map[string]*clientv3.Client{}
+	for _, m := range c.cfg.Members {
+		ms = append(ms, topology.Member{Name: m.Name, KV: wire.KV(m.Client), Version: wire.Version(m.Client)})
+		byName[m.Name] = m.Client
+	}
+	spec := topology.Spec{Slots: c.cfg.Slots, Policy: c.cfg.Policy, MaxTxnOps: c.maxTxnOps, CoordinatorVersion: wire.Version(c.cfg.Coordinator)}
+	var err error
+	if c.id, err = topology.Open(ctx, wire.KV(c.cfg.Coordinator), ms, spec); err != nil {
+		return err
+	}
+	if c.ring, err = ring.New(c.id.Names, c.id.Slots, c.cfg.Policy); err != nil {
+		return err
+	}
+	c.Metrics.Names = c.ring.Names()
+	c.doubts = mergedlog.NewDoubts(len(c.ring.Names()), c.ring.Slot)
+	for i, name := range c.ring.Names() {
+		c.Members = append(c.Members, member.New(member.Config{
+			Index: i, Name: name, Client: byName[name], Life: c.Life, Timeout: c.timeout, MaxTxnOps: c.maxTxnOps, Logger: c.logger,
+			Stopped: c.stopped, Reached: c.doubts.Reached, Seen: c.Metrics.MemberRequest,
+		}))
+	}
+	return nil
+}
+
+// fail ends the process: the state of the meta cluster contradicts the protocol, and serving on could do harm.
+func (c *Engine) fail(err error) {
+	c.logger.Error("client stops", zap.Error(err))
+	c.Life.End(fmt.Errorf("metaetcd: client stopped: %w", err))
+	c.commit.Stop(wire.Final{Err: c.Life.Cause(), Code: codes.FailedPrecondition})
+	c.Leases.Shut()
+}
+
+func (c *Engine) shutDown() {
+	c.Life.End(lifetime.ErrClosed)
+	if c.commit != nil {
+		c.commit.Shut() // who settles an outcome needs the rest of it, and waits in the life
+	}
+	if c.Leases != nil {
+		c.Leases.Close()
+	}
+	c.Life.Wait()
+	if c.commit != nil {
+		c.commit.Close()
+	}
+	if c.Feeds != nil {
+		if f := c.Feeds.Now(); f != nil {
+			f.Close()
+		}
+	}
+	if c.Clock != nil {
+		c.Clock.Close()
+	}
+	c.Metrics.Unregister()
+}
+
+// LifeOf is a client's life: that of its connection, or of its context if it has none.
+func (c *Engine) LifeOf(cli *clientv3.Client) *bridge.Life {
+	conn := cli.ActiveConnection()
+	if conn == nil {
+		return bridge.LifeOfContext(cli.Ctx())
+	}
+	life := bridge.LifeOf(conn)
+	c.Life.Spawn(func() { life.Follow(c.Life.Context()) })
+	return life
+}

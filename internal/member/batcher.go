@@ -1,0 +1,112 @@
+package member
+
+import (
+	"context"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/request"
+)
+
+const (
+	// loneReads is how many reads of single keys may be out to one member as requests of their own.
+	loneReads = 2
+	// sharedReads bounds the keys that travel in one request, as the member's max-txn-ops does.
+	sharedReads = 64
+)
+
+// readBatcher reads single keys of one member. A request costs client and server far more than the key in it, so while
+// loneReads requests are out, later reads wait and then share one: a serializable transaction of ranges, each at
+// its own revision. Safe for concurrent use.
+type readBatcher struct {
+	m    *Member
+	most int // keys in one request
+
+	mu    sync.Mutex
+	out   int
+	queue []*batchedRead
+}
+
+type batchedRead struct {
+	req  *pb.RangeRequest
+	resp *pb.RangeResponse
+	err  error
+	done chan struct{}
+}
+
+// Read answers a range request for one key. With a revision, it must be one that this process has seen on the member;
+// without, the answer may be outdated.
+func (p *readBatcher) Read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	p.mu.Lock()
+	if p.out < loneReads {
+		p.out++
+		p.mu.Unlock()
+		defer p.next() //nolint:contextcheck // the next reads are other callers'
+		return p.m.RangeAt(ctx, req)
+	}
+	r := &batchedRead{req: req, done: make(chan struct{})}
+	p.queue = append(p.queue, r)
+	p.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.resp, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// next sends what waits, after a request came back.
+func (p *readBatcher) next() {
+	p.mu.Lock()
+	n := min(len(p.queue), p.most)
+	if n == 0 {
+		p.out--
+		p.mu.Unlock()
+		return
+	}
+	batch := append([]*batchedRead(nil), p.queue[:n]...)
+	p.queue = append(p.queue[:0], p.queue[n:]...)
+	p.mu.Unlock()
+	if !p.m.Life.Spawn(func() {
+		defer p.next()
+		p.share(batch)
+	}) {
+		for _, r := range batch {
+			r.err = p.m.Life.Cause()
+			close(r.done)
+		}
+		p.next()
+	}
+}
+
+func (p *readBatcher) share(batch []*batchedRead) {
+	ctx, cancel := context.WithTimeout(p.m.Life.Context(), p.m.Timeout)
+	defer cancel()
+	if len(batch) > 1 && p.txn(ctx, batch) == nil {
+		return
+	}
+	// Alone, or one of them (a server that lags, a compaction) failed all.
+	for _, r := range batch {
+		r.resp, r.err = p.m.RangeAt(ctx, r.req)
+		close(r.done)
+	}
+}
+
+func (p *readBatcher) txn(ctx context.Context, batch []*batchedRead) error {
+	req := &pb.TxnRequest{Success: make([]*pb.RequestOp, len(batch))}
+	for i, r := range batch {
+		r.req.Serializable = true
+		req.Success[i] = request.Range(r.req)
+	}
+	resp, err := p.m.Txn(ctx, req)
+	if err != nil {
+		return err
+	}
+	for i, r := range batch {
+		r.resp = resp.Responses[i].GetResponseRange()
+		r.resp.Header = resp.Header
+		close(r.done)
+	}
+	return nil
+}

@@ -1,0 +1,159 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/metaetcd/metaetcd/internal/backoff"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
+	"github.com/metaetcd/metaetcd/internal/wire"
+)
+
+func (m *Member) Txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	ctx, cancel := m.Life.Within(ctx)
+	defer cancel()
+	return m.Send(ctx, req)
+}
+
+// Send is txn for writes: those in flight are awaited by Close.
+func (m *Member) Send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := m.Stopped(); err != nil {
+		return nil, err
+	}
+	newest := m.Newest.Load()
+	resp, err := m.KV.Txn(ctx, req)
+	m.Seen(m.Index, "txn", err)
+	if err == nil {
+		m.Reached(m.Index, resp.Header.GetRevision())
+		if !serializable(req) {
+			m.look(newest, resp.Header.GetRevision())
+		}
+	}
+	return resp, wire.Name(m.Name, err)
+}
+
+// RangeAt reads the member at a revision that this process has seen on it. The answer cannot depend on which server
+// gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
+func (m *Member) RangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	ctx, cancel := m.Life.Within(ctx)
+	defer cancel()
+	req.Serializable = true
+	resp, err := m.KV.Range(ctx, req)
+	if errors.Is(err, rpctypes.ErrGRPCFutureRev) {
+		req.Serializable = false
+		resp, err = m.KV.Range(ctx, req)
+	}
+	m.Seen(m.Index, "range", err)
+	return resp, wire.Name(m.Name, err)
+}
+
+// RangesAt is rangeAt for several ranges, by one request.
+func (m *Member) RangesAt(ctx context.Context, reqs []*pb.RangeRequest) ([]*pb.RangeResponse, error) {
+	if len(reqs) == 1 {
+		resp, err := m.RangeAt(ctx, reqs[0])
+		return []*pb.RangeResponse{resp}, err
+	}
+	txn := &pb.TxnRequest{}
+	for _, r := range reqs {
+		r.Serializable = true
+		txn.Success = append(txn.Success, request.Range(r))
+	}
+	resp, err := m.Txn(ctx, txn)
+	if errors.Is(err, rpctypes.ErrGRPCFutureRev) { // the server lags
+		for _, r := range reqs {
+			r.Serializable = false
+		}
+		resp, err = m.Txn(ctx, txn)
+	}
+	if err != nil {
+		return nil, err
+	}
+	resps := make([]*pb.RangeResponse, len(reqs))
+	for i := range resps {
+		resps[i] = resp.Responses[i].GetResponseRange()
+	}
+	return resps, nil
+}
+
+// Revision returns the member's present revision, linearizably.
+func (m *Member) Revision(ctx context.Context) (int64, error) {
+	newest := m.Newest.Load()
+	resp, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyTopology), CountOnly: true})
+	m.Seen(m.Index, "range", err)
+	if err != nil {
+		return 0, wire.Name(m.Name, err)
+	}
+	m.Reached(m.Index, resp.Header.Revision)
+	m.look(newest, resp.Header.Revision)
+	return resp.Header.Revision, nil
+}
+
+// AwaitBack waits until the member answers, if it did not when a transaction across members needed it last. It gives each
+// request the timeout.
+func (m *Member) AwaitBack(ctx context.Context, timeout time.Duration) error {
+	for retry := (backoff.Backoff{}); m.Away.Load(); {
+		if !retry.Wait(ctx) {
+			return ctx.Err()
+		}
+		asking, cancel := context.WithTimeout(ctx, timeout)
+		_, err := m.Revision(asking)
+		cancel()
+		if err == nil {
+			m.Away.Store(false)
+		}
+	}
+	return nil
+}
+
+// AwayRetry is how long a read of a member that is away rests before it asks again.
+const AwayRetry = 50 * time.Millisecond
+
+// WhenBack repeats a read while its member does not answer: it is down, has no leader or cannot be reached, and clientv3 gave
+// up asking. Reads wait for it as long as their caller does, as writes do.
+func WhenBack[T any](ctx context.Context, life *lifetime.Life, read func() (T, error)) (T, error) {
+	for {
+		resp, err := read()
+		switch status.Code(err) {
+		case codes.Unavailable, codes.DeadlineExceeded:
+			if !life.Over() && lifetime.Pause(ctx, AwayRetry) == nil {
+				continue
+			}
+		}
+		return resp, err
+	}
+}
+
+// Persist repeats a request that does no harm when it is repeated, until it is answered, refused, or ctx ends: members whose
+// leader changes, or that are down, are waited for. The error is the last one that the member gave.
+func Persist[T any](ctx context.Context, request func(ctx context.Context) (T, error)) (T, error) {
+	var last error
+	for retry := (backoff.Backoff{}); ; {
+		v, err := request(ctx)
+		switch {
+		case err == nil || !passing(err):
+			return v, err
+		case last == nil || ctx.Err() == nil:
+			last = err
+		}
+		if !retry.Wait(ctx) {
+			return v, last
+		}
+	}
+}
+
+// passing reports whether an error says nothing of the request itself.
+func passing(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests)
+}

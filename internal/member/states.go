@@ -1,0 +1,103 @@
+package member
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+	"github.com/metaetcd/metaetcd/internal/translate"
+)
+
+// Reading is what a member said of some keys and ranges at one native revision.
+type Reading struct {
+	Rev         int64
+	Keys        [][]byte
+	States      []translate.State
+	places      map[string]int // of keys, when they are many and one was asked for
+	Ranges      map[string][]*mvccpb.KeyValue
+	EmptyRanges map[string]bool
+}
+
+// State returns a key's state and the native revision at which it was so.
+func (r *Reading) State(key []byte) (translate.State, int64, bool) {
+	if len(r.Keys) > manyKeys {
+		if r.places == nil {
+			r.places = make(map[string]int, len(r.Keys))
+			for i, k := range r.Keys {
+				r.places[string(k)] = i
+			}
+		}
+		if i, found := r.places[string(key)]; found {
+			return r.States[i], r.Rev, true
+		}
+		return translate.State{}, 0, false
+	}
+	for i, k := range r.Keys {
+		if string(k) == string(key) {
+			return r.States[i], r.Rev, true
+		}
+	}
+	return translate.State{}, 0, false
+}
+
+// manyKeys is from where on a map of them beats a scan.
+const manyKeys = 16
+
+// ReadKeys reads keys' states on their member. A serializable answer may be outdated; guards notice.
+func (m *Member) ReadKeys(ctx context.Context, keys [][]byte, linearizable bool) (*Reading, error) {
+	if len(keys) == 1 && !linearizable {
+		resp, err := m.Points.Read(ctx, &pb.RangeRequest{Key: keys[0]})
+		if err != nil {
+			return nil, err
+		}
+		s, err := translate.StateOf(resp)
+		return &Reading{Rev: resp.Header.Revision, Keys: keys, States: []translate.State{s}}, err
+	}
+	req := &pb.TxnRequest{}
+	for _, k := range keys {
+		req.Success = append(req.Success, request.Range(&pb.RangeRequest{Key: k, Serializable: !linearizable}))
+	}
+	resp, err := m.Txn(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	rd := &Reading{Rev: resp.Header.Revision, Keys: keys, States: make([]translate.State, len(keys))}
+	for i := range keys {
+		if rd.States[i], err = translate.StateOf(resp.Responses[i].GetResponseRange()); err != nil {
+			return nil, err
+		}
+	}
+	return rd, nil
+}
+
+// Cached is what the state cache keeps of a state that was so at native revision rev.
+func Cached(s translate.State, rev int64) statecache.State {
+	if s.KV == nil {
+		return statecache.State{NativeMod: rev}
+	}
+	return statecache.State{NativeMod: s.NativeMod, NativeCreate: s.NativeCreate, Stamp: s.KV.ModRevision, Create: s.KV.CreateRevision, Version: s.KV.Version, Lease: s.KV.Lease}
+}
+
+func Uncached(key []byte, s statecache.State) translate.State {
+	if s.NativeCreate == 0 {
+		return translate.State{}
+	}
+	return translate.State{
+		KV:        &mvccpb.KeyValue{Key: key, ModRevision: s.Stamp, CreateRevision: s.Create, Version: s.Version, Lease: s.Lease},
+		NativeMod: s.NativeMod, NativeCreate: s.NativeCreate,
+	}
+}
+
+// UsersView makes pairs of the member what their users know of them.
+func (m *Member) UsersView(kvs []*mvccpb.KeyValue) error {
+	for _, kv := range kvs {
+		if record.ToUser(kv) != nil {
+			return m.Foreign(kv.Key)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,92 @@
+package read
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/lease"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/member"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/statecache"
+)
+
+// Config is what reads are served from.
+type Config struct {
+	Life    *lifetime.Life
+	Feeds   *feed.Current
+	Members []*member.Member
+	Ring    *ring.Ring
+	Clock   *clock.Clock
+	Commit  *commit.Pipeline
+	Leases  *lease.Lessor
+	Cache   *statecache.Cache
+
+	CacheEntries int // of the cache
+	MaxTxnOps    int // the members' --max-txn-ops
+	OnFencedRead func()
+}
+
+// Reader serves the reads of one process from snapshots. Safe for concurrent use.
+type Reader struct {
+	Config
+	guesses guesses
+}
+
+func New(cfg Config) *Reader { return &Reader{Config: cfg} }
+
+// Range serves a validated range request.
+func (c *Reader) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
+	err = c.Serve(ctx, func(f *feed.Feed) error {
+		resp, err = c.read(ctx, f, r)
+		return err
+	})
+	return resp, err
+}
+
+// Stream sends what a validated range request asks for in chunks, all of one revision. The last one carries the header, More and
+// Count.
+func (c *Reader) Stream(ctx context.Context, r *pb.RangeRequest, send func(*pb.RangeResponse) error) error {
+	st := &stream{c: c, req: r, send: send}
+	return c.Serve(ctx, func(f *feed.Feed) error {
+		if err := st.pin(ctx, f); err != nil {
+			return err
+		}
+		err := st.run(ctx, f)
+		// What was sent cannot be taken back: a stream that has begun ends with its revision.
+		return Asked(err, r.Revision > 0 || st.sent > 0)
+	})
+}
+
+// Revision returns a revision that covers everything acknowledged before the call, by any process.
+func (c *Reader) Revision(ctx context.Context) (rev int64, err error) {
+	err = c.Serve(ctx, func(f *feed.Feed) error {
+		rev, err = c.linearize(ctx, f)
+		return err
+	})
+	return rev, err
+}
+
+// read serves a validated range request from one snapshot.
+func (c *Reader) read(ctx context.Context, f *feed.Feed, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if !r.Serializable && len(r.RangeEnd) == 0 && r.Revision <= 0 {
+		return c.readKey(ctx, f, r)
+	}
+	at, header, err := c.readRevision(ctx, f, r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.rangeAt(ctx, f, r, at, nil)
+	if err != nil {
+		return nil, Asked(err, r.Revision > 0)
+	}
+	resp.Header = c.Feeds.Header()
+	if resp.Header.Revision, err = header(ctx); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
