@@ -170,7 +170,7 @@ func finalError(err error) error {
 
 // public shows the errors of the rooms below as those that this package declares.
 func public(err error) error {
-	if refused, ok := errors.AsType[*topology.Error](err); ok && error(refused) == err {
+	if refused, ok := errors.AsType[*topology.Error](err); ok {
 		return (*TopologyError)(refused)
 	}
 	if err == nil {

@@ -185,7 +185,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 		return nil, false, err
 	}
 	keep = true
-	x.finish(d)
+	x.finish(d) //nolint:contextcheck // what is cleaned up is the process's
 	if len(x.plan.Deleted) > 0 {
 		x.c.OnRangeDelete(d.Stamp)
 	}

@@ -83,7 +83,7 @@ type Member struct {
 // Open checks or creates the topology, and returns when the process can serve. Whatever it started is gone on error.
 func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	c := &Engine{
-		cfg: cfg, Life: lifetime.New(context.Background()), Metrics: cfg.Metrics,
+		cfg: cfg, Life: lifetime.New(context.Background()), Metrics: cfg.Metrics, //nolint:contextcheck // the process outlives the call
 		maxTxnOps: cfg.MaxTxnOps, timeout: cfg.Timeout, logger: cfg.Logger,
 	}
 	defer func() {
@@ -98,14 +98,14 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := c.Clock.Open(ctx); err != nil {
 		return nil, err
 	}
-	c.start()
+	c.start() //nolint:contextcheck // what is started is the process's
 	f, err := c.openFirst(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.Feeds.Set(f)
 	c.Leases.Run()
-	c.Life.Spawn(func() { c.supervise(f) })
+	c.Life.Spawn(func() { c.supervise(f) }) //nolint:contextcheck // the process outlives the call
 	return c, nil
 }
 
@@ -122,7 +122,7 @@ func (c *Engine) wire() {
 // start makes the rooms that serve.
 func (c *Engine) start() {
 	c.commit = commit.New(c.commitConfig())
-	context.AfterFunc(c.Life.Context(), func() { time.AfterFunc(2*member.Linger, c.commit.Abandon) }) //nolint:contextcheck // it is the process's, not the call's
+	context.AfterFunc(c.Life.Context(), func() { time.AfterFunc(2*member.Linger, c.commit.Abandon) })
 	c.Reads = read.New(read.Config{
 		Life: c.Life, Feeds: c.Feeds, Members: c.Members, Ring: c.ring, Clock: c.Clock, Commit: c.commit, Leases: c.Leases, Cache: c.cache,
 		CacheEntries: c.cfg.CacheEntries, MaxTxnOps: c.maxTxnOps, OnFencedRead: c.Metrics.FencedReads.Inc,

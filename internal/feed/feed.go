@@ -43,7 +43,7 @@ func (f *Feed) start(ctx context.Context) error {
 			break
 		}
 	}
-	f.wg.Go(func() { f.locks.Run(f.ctx) }) //nolint:contextcheck // it lives as long as the feed, not as the call
+	f.wg.Go(func() { f.locks.Run(f.ctx) })
 	f.locks.Kick()
 	return nil
 }

@@ -59,7 +59,7 @@ func (w *attempt) try(ctx context.Context) (resp *pb.TxnResponse, done bool, err
 		return nil, false, nil
 	}
 	if len(w.plan.Deleted) > 0 {
-		w.c.DropEntriesBehind(r.Stamp)
+		w.c.DropEntriesBehind(r.Stamp) //nolint:contextcheck // it goes on without the caller
 	}
 	resp, err = w.answer(ctx, r)
 	return resp, true, err
@@ -106,7 +106,7 @@ func (w *attempt) prepare(ctx context.Context) (*commit.Op, bool, error) {
 	// The read runs beside the stamp: the lane builds the operation when both are there.
 	ready := make(chan struct{})
 	op.Ready = ready
-	if !w.c.Life.Spawn(func() {
+	if !w.c.Life.Spawn(func() { //nolint:contextcheck // the operation may outlive its caller
 		defer close(ready)
 		w.fetch(w.c.Life.Context(), missing, linearizable) // not the caller's context: the operation may outlive it
 	}) {
