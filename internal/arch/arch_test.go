@@ -64,7 +64,7 @@ var rooms = []room{
 		"clock", "commit", "feed", "fencer", "lease", "lifetime", "member", "mergedlog", "record", "request", "ring", "snapshot", "statecache", "translate", "validate",
 	}},
 	{name: "crosstxn", imports: []string{
-		"backoff", "clock", "commit", "feed", "latch", "lifetime", "member", "mergedlog", "read", "record", "request", "ring", "statecache", "translate", "wire",
+		"backoff", "commit", "feed", "latch", "lifetime", "member", "mergedlog", "record", "request", "ring", "statecache", "translate", "wire",
 	}},
 	{name: "write", imports: []string{
 		"commit", "crosstxn", "feed", "lease", "lifetime", "member", "read", "ring", "statecache", "translate",

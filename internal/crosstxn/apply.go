@@ -63,9 +63,9 @@ func (c *Runner) applyPart(ctx context.Context, p record.DecidedPart, tried func
 // insist sends a request until the member answers it: one that may be sent any number of times. It calls tried after every
 // attempt, with the attempt's error.
 func (c *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried ...func(error)) error {
-	m := c.Members[at]
+	m := c.cfg.Members[at]
 	for warned := false; ; {
-		sending, cancel := c.Life.Lingering(c.Timeout, member.Linger)
+		sending, cancel := c.cfg.Life.Lingering(c.cfg.Timeout, member.Linger)
 		_, err := m.Send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
 		for _, f := range tried {
@@ -77,20 +77,21 @@ func (c *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried .
 		m.Away.Store(true)
 		if refused := commit.Definite(err) || commit.OutOfSpace(err); refused && !warned {
 			warned = true
-			c.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.Name), zap.Error(err))
+			c.cfg.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.Name), zap.Error(err))
 		}
-		c.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.Name), zap.Error(err))
+		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.Name), zap.Error(err))
 		if lifetime.Pause(ctx, member.AwayRetry) != nil {
 			return err
 		}
 	}
 }
 
-// FinishDecided applies what was decided at or below the clock's revision now. No more of that can be decided, and the
-// streams have not seen all of its parts. It returns when they have passed all that there are.
+// FinishDecided applies what was decided at or below the stamp now, before a feed starts there. The caller has fenced every
+// member at now: no more of that can be decided. The streams may have begun behind some of the parts, so that they would wait for
+// these for ever. It returns when the streams have passed all of them, or with the error of a member, ctx or the log.
 func (c *Runner) FinishDecided(ctx context.Context, f *feed.Feed, now int64) error {
 	g, gctx := errgroup.WithContext(ctx)
-	for _, m := range c.Members {
+	for _, m := range c.cfg.Members {
 		g.Go(func() error {
 			decided, err := member.Persist(gctx, m.ReadDecided)
 			for id, d := range decided {
@@ -105,7 +106,7 @@ func (c *Runner) FinishDecided(ctx context.Context, f *feed.Feed, now int64) err
 		return err
 	}
 	g, gctx = errgroup.WithContext(ctx)
-	for _, m := range c.Members {
+	for _, m := range c.cfg.Members {
 		g.Go(func() error {
 			rev, err := member.Persist(gctx, m.Revision)
 			if err != nil {

@@ -9,14 +9,16 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
 // sweepEvery is how long a decision that is done may lie on its primary: many are removed by one request.
 const sweepEvery = 100 * time.Millisecond
 
-// decisionCleaner removes the decisions whose parts have all been applied. They are of no use, and do no harm: what is left of them
-// when a process dies, the next one that opens removes.
+// decisionCleaner removes decisions whose parts have all been taken. They are of no use and do no harm: those that are left when a
+// process dies, the next one that opens removes. One sweep is to come while there is anything to do, and what it cannot remove it
+// keeps asking for, so that nothing is forgotten while the process lives. Safe for concurrent use.
 type decisionCleaner struct {
 	c *Runner
 
@@ -35,21 +37,22 @@ func (s *decisionCleaner) add(h record.Holder) {
 	defer s.mu.Unlock()
 	s.done[h.Primary] = append(s.done[h.Primary], h.ID)
 	if !s.awake {
-		s.awake = s.c.Life.Spawn(func() {
-			_ = lifetime.Pause(s.c.Life.Context(), sweepEvery)
+		s.awake = s.c.cfg.Life.Spawn(func() {
+			_ = lifetime.Pause(s.c.cfg.Life.Context(), sweepEvery)
 			s.sweep()
 		})
 	}
 }
 
+// sweep removes what is done, also when the process is over: then every request is sent once.
 func (s *decisionCleaner) sweep() {
 	s.mu.Lock()
 	done := s.done
 	s.done, s.awake = map[int][]record.TxnID{}, false
 	s.mu.Unlock()
 	for primary, ids := range done {
-		for some := range slices.Chunk(ids, translate.Width(s.c.MaxTxnOps)) {
-			_ = s.c.insist(s.c.Life.Context(), primary, removeDecisions(some))
+		for some := range slices.Chunk(ids, translate.Width(s.c.cfg.MaxTxnOps)) {
+			_ = s.c.insist(s.c.cfg.Life.Context(), primary, removeDecisions(some))
 		}
 	}
 }
@@ -57,9 +60,7 @@ func (s *decisionCleaner) sweep() {
 func removeDecisions(ids []record.TxnID) *pb.TxnRequest {
 	req := &pb.TxnRequest{}
 	for _, id := range ids {
-		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{
-			RequestDeleteRange: &pb.DeleteRangeRequest{Key: record.TxnKey(id)},
-		}})
+		req.Success = append(req.Success, request.Delete(&pb.DeleteRangeRequest{Key: record.TxnKey(id)}))
 	}
 	return req
 }

@@ -18,10 +18,11 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// cross runs a transaction under locks (section 12): one whose keys lie on several members, that is too long for one
-// request, that puts and deletes a key, or that has met others too often. It goes on when ctx ends, but not past what it must finish.
+// Run runs a transaction under locks. It returns etcd's answer or error; ctx's error when that ends first; why the process is over; or
+// commit.ErrUnknown if it cannot be found out whether the transaction happened. When ctx ends, the transaction goes on behind the
+// caller's back, but not further than it must: it may still happen if it was about to be decided.
 func (c *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
-	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.Ring, c.MaxTxnOps), patience: feed.MinPatience}
+	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.cfg.Ring, c.cfg.MaxTxnOps), patience: feed.MinPatience}
 	for _, s := range x.shares {
 		x.claims = append(x.claims, latch.Claim{Member: s.Member, Slots: s.Slots})
 	}
@@ -30,11 +31,11 @@ func (c *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse
 		err  error
 	}
 	answered := make(chan answer, 1)
-	if !c.Life.Spawn(func() {
+	if !c.cfg.Life.Spawn(func() {
 		resp, err := x.run(ctx)
 		answered <- answer{resp, err}
 	}) {
-		return nil, c.Life.Cause()
+		return nil, c.cfg.Life.Cause()
 	}
 	select {
 	case a := <-answered:
@@ -52,7 +53,7 @@ type crossing struct {
 	claims   []latch.Claim
 	patience time.Duration
 
-	// Of the present attempt.
+	// Of the attempt under way.
 	holder record.Holder
 	epoch  int64
 	locked []*translate.Locked // nil: not known to be locked
@@ -68,7 +69,7 @@ var (
 )
 
 func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
-	ctx, cancel := x.c.Life.Within(ctx)
+	ctx, cancel := x.c.cfg.Life.Within(ctx)
 	defer cancel()
 	if x.foreseen() {
 		if resp, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
@@ -100,7 +101,7 @@ func (x *crossing) latch(ctx context.Context) (err error) {
 		return ctx.Err()
 	}
 	for _, s := range x.shares {
-		if err := x.c.Members[s.Member].AwaitBack(ctx, x.c.Timeout); err != nil {
+		if err := x.c.cfg.Members[s.Member].AwaitBack(ctx, x.c.cfg.Timeout); err != nil {
 			return err
 		}
 	}
@@ -133,7 +134,7 @@ type cacheView struct {
 
 // Get implements translate.View.
 func (v cacheView) Get(key []byte) *mvccpb.KeyValue {
-	s, ok := v.c.Cache.Get(key)
+	s, ok := v.c.cfg.Cache.Get(key)
 	*v.unknown = *v.unknown || !ok
 	return member.Uncached(key, s).KV
 }
@@ -143,7 +144,7 @@ func (v cacheView) Range(translate.Range) []*mvccpb.KeyValue { return nil }
 
 // attempt locks, evaluates and decides once. decided: the latches are released with the transaction's parts.
 func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided bool, err error) {
-	f, err := x.c.Feeds.Wait(ctx)
+	f, err := x.c.cfg.Feeds.Wait(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -158,23 +159,23 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 		return nil, false, err
 	}
 	for i, l := range x.locked {
-		if err := x.c.Reads.ShowHeads(ctx, x.c.Members[x.shares[i].Member], l.Bare, l.MemberRev); err != nil {
+		if err := x.c.cfg.Reads.ShowHeads(ctx, x.c.cfg.Members[x.shares[i].Member], l.Bare, l.MemberRev); err != nil {
 			return nil, false, err
 		}
 	}
-	locked := x.plan.NewCross(x.c.Ring, x.shares, x.locked)
+	locked := x.plan.NewCross(x.c.cfg.Ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
 		return x.stepAside(ctx)
 	}
-	if err := x.c.Reads.CheckReads(ctx, f, run); err != nil {
+	if err := x.c.cfg.Reads.CheckReads(ctx, f, run); err != nil {
 		if f.Overtook(err) {
 			err = errAgain
 		}
 		return nil, false, err
 	}
 	if kept := locked.Unheld(run); len(kept) > 0 {
-		x.hold(kept)
+		x.addLeases(kept)
 		return nil, false, errAgain
 	}
 	if locked.Attaches(run) != nil { // what is left of the lease has to go first
@@ -187,7 +188,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	keep = true
 	x.finish(d) //nolint:contextcheck // what is cleaned up is the process's
 	if len(x.plan.Deleted) > 0 {
-		x.c.OnRangeDelete(d.Stamp)
+		x.c.cfg.OnRangeDelete(d.Stamp)
 	}
 	resp, err = x.answer(ctx, run, d)
 	return resp, true, err
@@ -195,13 +196,13 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 
 func (x *crossing) begin() {
 	x.holder = record.Holder{ID: record.NewTxnID(), Primary: x.shares[0].Member, Patience: x.patience}
-	x.epoch = x.c.Clock.Epoch()
+	x.epoch = x.c.cfg.Clock.Epoch()
 	x.locked = make([]*translate.Locked, len(x.shares))
 	x.c.open.Store(x.holder.ID, struct{}{})
 }
 
-// hold has the next attempts hold leases too, whatever keys they find.
-func (x *crossing) hold(leases []int64) {
+// addLeases makes the following attempts hold these leases as well, on every share.
+func (x *crossing) addLeases(leases []int64) {
 	for i := range x.shares {
 		x.shares[i].Leases = append(slices.Clip(x.shares[i].Leases), leases...)
 	}
@@ -218,7 +219,7 @@ func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error)
 
 // unstamped answers a transaction that changes nothing, from a snapshot, with etcd's error if it is one.
 func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, error) {
-	resp, writes, err := x.c.Reads.AnswerUnstamped(ctx, x.plan, false)
+	resp, writes, err := x.c.cfg.Reads.AnswerUnstamped(ctx, x.plan, false)
 	if err == nil && writes {
 		err = errAgain // it was a moment ago
 	}

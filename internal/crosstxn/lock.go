@@ -22,7 +22,7 @@ func (x *crossing) lock(ctx context.Context, f *feed.Feed) error {
 	if err == nil {
 		var others errgroup.Group // none is cancelled: what became of a request would be unknown
 		if slices.ContainsFunc(x.shares, func(s translate.Share) bool { return s.Whole }) {
-			others.SetLimit(1) // see claim
+			others.SetLimit(1) // see reserveMember
 		}
 		for i := 1; i < len(x.shares); i++ {
 			others.Go(func() error { return x.lockShare(ctx, f, i) })
@@ -34,7 +34,7 @@ func (x *crossing) lock(ctx context.Context, f *feed.Feed) error {
 		return err
 	}
 	x.giveBack() //nolint:contextcheck // as above
-	x.c.OnLockWait()
+	x.c.cfg.OnLockWait()
 	return x.wait(ctx, f, held)
 }
 
@@ -111,11 +111,11 @@ func (x *crossing) reserveMember(ctx context.Context, f *feed.Feed, i int) (*tra
 	return l, err
 }
 
-// ask sends a request for locks. If it cannot be known what became of it, the locks are left to the keepers.
+// ask sends a request for locks. If it cannot be known what became of it, the locks are left to the resolvers.
 func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch int64, resp *pb.TxnResponse) (*translate.Locked, error)) (*translate.Locked, error) {
-	ctx, cancel := x.c.Life.Lingering(x.c.Timeout, member.Linger)
+	ctx, cancel := x.c.cfg.Life.Lingering(x.c.cfg.Timeout, member.Linger)
 	defer cancel()
-	m := x.c.Members[s.Member]
+	m := x.c.cfg.Members[s.Member]
 	resp, err := m.Send(ctx, req)
 	if err != nil {
 		if commit.Definite(err) || commit.OutOfSpace(err) { // nothing that comes back by itself
@@ -126,7 +126,7 @@ func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch
 	}
 	l, err := decode(x.epoch, resp)
 	if errors.As(err, new(*translate.WrongEpochError)) {
-		if _, err := x.c.Clock.Sync(x.c.Life.Context()); err != nil {
+		if _, err := x.c.cfg.Clock.Sync(x.c.cfg.Life.Context()); err != nil {
 			return nil, err
 		}
 		return nil, errAgain
@@ -143,9 +143,9 @@ func (x *crossing) abandon() {
 	x.c.open.Delete(x.holder.ID)
 }
 
-// giveBack unlocks what the attempt has locked. What it cannot unlock now the keepers will find.
+// giveBack unlocks what the attempt has locked. What it cannot unlock now the resolvers will find.
 func (x *crossing) giveBack() {
-	ctx, cancel := x.c.Life.Lingering(x.c.Timeout, member.Linger)
+	ctx, cancel := x.c.cfg.Life.Lingering(x.c.cfg.Timeout, member.Linger)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, l := range x.locked {
@@ -154,7 +154,7 @@ func (x *crossing) giveBack() {
 		}
 		x.locked[i] = nil
 		s := &x.shares[i]
-		wg.Go(func() { _, _ = x.c.Members[s.Member].Send(ctx, s.Unlock(x.holder, l)) })
+		wg.Go(func() { _, _ = x.c.cfg.Members[s.Member].Send(ctx, s.Unlock(x.holder, l)) })
 	}
 	wg.Wait()
 }

@@ -21,17 +21,17 @@ import (
 // never will be one: the primary is locked before the others.
 func (k *resolver) resolve(ctx context.Context, h record.Holder) error {
 	c := k.c
-	if h.Primary >= len(c.Members) {
-		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.Members))
+	if h.Primary >= len(c.cfg.Members) {
+		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.cfg.Members))
 	}
-	primary := c.Members[h.Primary]
+	primary := c.cfg.Members[h.Primary]
 	for taken := false; !taken; {
 		st, err := k.readHeld(ctx, primary, h)
 		if err != nil {
 			return err
 		}
 		if st.decision != nil {
-			c.OnRollForward()
+			c.cfg.OnRollForward()
 			return c.rollForward(ctx, h, *st.decision)
 		}
 		if st.free() {
@@ -42,7 +42,7 @@ func (k *resolver) resolve(ctx context.Context, h record.Holder) error {
 		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	for _, m := range c.Members {
+	for _, m := range c.cfg.Members {
 		if m != primary {
 			g.Go(func() error { return k.giveUpOn(gctx, m, h) })
 		}
@@ -69,7 +69,7 @@ func (k *resolver) giveUpOn(ctx context.Context, m *member.Member, h record.Hold
 func (c *Runner) takeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
 	taken, err := c.tryTakeLocks(ctx, m, h, st)
 	if taken {
-		c.OnAbort()
+		c.cfg.OnAbort()
 	}
 	return taken, err
 }
@@ -77,29 +77,29 @@ func (c *Runner) takeLocks(ctx context.Context, m *member.Member, h record.Holde
 // tryTakeLocks is takeLocks, uncounted. Slots get a stamp that is younger than whatever landed on them.
 func (c *Runner) tryTakeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
-		resp, err := m.Txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.MaxTxnOps))
+		resp, err := m.Txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MaxTxnOps))
 		return err == nil && resp.Succeeded, err
 	}
-	slots := st.slots[:min(len(st.slots), translate.Width(c.MaxTxnOps)-1)]
-	s, err := c.Commit.Take(ctx)
+	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MaxTxnOps)-1)]
+	s, err := c.cfg.Commit.Take(ctx)
 	if err != nil {
 		return false, err
 	}
-	resp, err := m.Txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, c.MaxTxnOps))
+	resp, err := m.Txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, c.cfg.MaxTxnOps))
 	switch {
 	case err == nil && resp.Succeeded:
-		c.Commit.Landed(s)
+		c.cfg.Commit.Landed(s)
 		return len(slots) == len(st.slots), nil
 	case err == nil: // somebody else was first, or the epoch has changed
-		c.Commit.Surrender(s)
-		_, err = c.Clock.Sync(ctx)
+		c.cfg.Commit.Surrender(s)
+		_, err = c.cfg.Clock.Sync(ctx)
 		return false, err
 	}
 	// Refused for certain, or it leaves no mark if it does not land: the gap is others' to close.
 	if commit.Definite(err) {
-		c.Commit.Surrender(s)
+		c.cfg.Commit.Surrender(s)
 	} else {
-		c.Commit.Landed(s)
+		c.cfg.Commit.Landed(s)
 	}
 	return false, err
 }
@@ -123,7 +123,7 @@ func (k *resolver) readHeld(ctx context.Context, m *member.Member, h record.Hold
 	if err != nil {
 		return st, err
 	}
-	if err := k.f.Log.WaitReached(ctx, m.Index, rev); err != nil {
+	if err := k.view.WaitReached(ctx, m.Index, rev); err != nil {
 		return st, err
 	}
 	st = k.heldOn(m, h)
@@ -158,7 +158,7 @@ func (k *resolver) readHeld(ctx context.Context, m *member.Member, h record.Hold
 
 // heldOn returns the locks of a transaction on the member, as the member's stream shows them.
 func (k *resolver) heldOn(m *member.Member, h record.Holder) (st heldState) {
-	for _, l := range k.f.Log.Locks() {
+	for _, l := range k.view.Locks() {
 		switch {
 		case l.Member != m.Index || l.ID != h.ID:
 		case l.Slot == mergedlog.Whole:

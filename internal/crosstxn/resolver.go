@@ -9,44 +9,61 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // lockTick is how often locks are looked at while there are any.
 const lockTick = 20 * time.Millisecond
 
-// resolver finishes the transactions of writers that have gone (section 12): locks that the members' streams show for
-// longer than their writer asked for, and longer than the grace, are followed to their decision, and it is applied; or, if
-// there is none, there never will be, and the locks are released.
+// lockView is what the streams show of locks; a *mergedlog.Log has it.
+type lockView interface {
+	// Locked is how many locks there are. It is cheap.
+	Locked() int
+	Locks() []mergedlog.Lock
+	// WaitReached waits until the member's stream has come as far as its revision rev.
+	WaitReached(ctx context.Context, member int, rev int64) error
+}
+
+// resolver finishes the transactions of writers that have gone, for one feed: locks that its streams show for longer than their
+// writer asked for, and for longer than the grace, are followed to their decision, which is applied; or there is none and never
+// will be, and the locks are taken. A transaction of this process is left alone while it is at work on it, and its time begins
+// when that is over. Each is finished by one goroutine at a time.
 type resolver struct {
 	c     *Runner
-	f     *feed.Feed
+	view  lockView
+	grace func() time.Duration               // how long a slow writer may take at present
+	spawn func(fn func(ctx context.Context)) // runs fn beside the caller, with a context that ends with the feed
 	woken chan struct{}
 
 	mu   sync.Mutex
 	busy map[record.TxnID]struct{} // being finished
 
-	seen map[record.TxnID]time.Time // due; of the run goroutine
+	due map[record.TxnID]time.Time // when those whose locks are seen may be finished; of the goroutine of Run
 }
 
+// NewResolver makes the resolver of a feed, which runs it.
 func (c *Runner) NewResolver(f *feed.Feed) feed.Resolver {
-	return &resolver{c: c, f: f, woken: make(chan struct{}, 1), busy: map[record.TxnID]struct{}{}, seen: map[record.TxnID]time.Time{}}
+	return newResolver(c, f.Log, f.Fencer.Grace, f.Go)
 }
 
-// Kick makes the keeper look, if there are locks. It is cheap.
+func newResolver(c *Runner, view lockView, grace func() time.Duration, spawn func(fn func(ctx context.Context))) *resolver {
+	return &resolver{
+		c: c, view: view, grace: grace, spawn: spawn, woken: make(chan struct{}, 1),
+		busy: map[record.TxnID]struct{}{}, due: map[record.TxnID]time.Time{},
+	}
+}
+
+// Kick makes Run look, if there are locks. It is cheap, and never waits.
 func (k *resolver) Kick() {
-	if k.f.Log.Locked() == 0 {
-		return
-	}
-	select {
-	case k.woken <- struct{}{}:
-	default:
+	if k.view.Locked() > 0 {
+		lifetime.Wake(k.woken)
 	}
 }
 
+// Run looks at the locks, from a Kick on until there are none, and finishes what is due. It returns when ctx ends.
 func (k *resolver) Run(ctx context.Context) {
-	tick := time.NewTicker(lockTick)
-	defer tick.Stop()
 	for {
 		select {
 		case <-k.woken:
@@ -54,9 +71,7 @@ func (k *resolver) Run(ctx context.Context) {
 			return
 		}
 		for k.look(time.Now()) {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
+			if lifetime.Pause(ctx, lockTick) != nil {
 				return
 			}
 		}
@@ -65,35 +80,35 @@ func (k *resolver) Run(ctx context.Context) {
 
 // look finishes what is due. It reports whether there are locks.
 func (k *resolver) look(now time.Time) bool {
-	if k.c.Life.Over() { // its requests are not sent any more
+	if k.c.cfg.Life.Over() { // its requests are not sent any more
 		return false
 	}
-	locks := k.f.Log.Locks()
+	locks := k.view.Locks()
 	held := map[record.TxnID]bool{}
 	for _, l := range locks {
 		if held[l.ID] {
 			continue
 		}
 		held[l.ID] = true
-		due, known := k.seen[l.ID]
-		if _, own := k.c.open.Load(l.ID); own || !known {
+		due, known := k.due[l.ID]
+		if !known || k.c.atWork(l.ID) {
 			// Several processes see it: one of them will be first.
-			due = now.Add(max(l.Patience, k.f.Fencer.Grace()) + rand.N(feed.MinPatience))
-			k.seen[l.ID] = due
+			due = now.Add(max(l.Patience, k.grace()) + rand.N(feed.MinPatience))
+			k.due[l.ID] = due
 		}
 		if now.After(due) {
 			k.finish(l.Holder)
 		}
 	}
-	for id := range k.seen {
+	for id := range k.due {
 		if !held[id] {
-			delete(k.seen, id)
+			delete(k.due, id)
 		}
 	}
 	return len(locks) > 0
 }
 
-// finish finishes a transaction, beside others.
+// finish finishes a transaction, beside others, unless that is under way.
 func (k *resolver) finish(h record.Holder) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -101,9 +116,9 @@ func (k *resolver) finish(h record.Holder) {
 		return
 	}
 	k.busy[h.ID] = struct{}{}
-	k.f.Go(func(ctx context.Context) {
+	k.spawn(func(ctx context.Context) {
 		if err := k.resolve(ctx, h); err != nil && ctx.Err() == nil {
-			k.c.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
+			k.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
 		k.mu.Lock()
 		delete(k.busy, h.ID)
