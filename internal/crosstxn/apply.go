@@ -74,7 +74,7 @@ func (c *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried .
 		if err == nil {
 			return nil
 		}
-		m.Away.Store(true)
+		m.NoteAway()
 		if refused := commit.Definite(err) || commit.OutOfSpace(err); refused && !warned {
 			warned = true
 			c.cfg.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.Name), zap.Error(err))

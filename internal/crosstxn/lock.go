@@ -121,7 +121,7 @@ func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch
 		if commit.Definite(err) || commit.OutOfSpace(err) { // nothing that comes back by itself
 			return nil, err
 		}
-		m.Away.Store(true)
+		m.NoteAway()
 		return nil, errAway
 	}
 	l, err := decode(x.epoch, resp)

@@ -48,12 +48,12 @@ func (c *Engine) memberHealth(ctx context.Context, m *member.Member) error {
 	var records, alarm, stray error
 	var wg sync.WaitGroup
 	wg.Go(func() { _, records = m.ReadRecords(ctx) })
-	wg.Go(func() { alarm = alarms(ctx, m.Name, m.Client) })
+	wg.Go(func() { alarm = alarms(ctx, m.Name, c.clients[m.Name]) })
 	wg.Go(func() {
 		stray = m.LookForStrays(ctx, func(key []byte) bool { return c.ring.MemberOf(key) == m.Index }, strayKeys)
 	})
 	wg.Wait()
-	if m.Old.Lasts() {
+	if m.WentBack() {
 		return fmt.Errorf("metaetcd: member %s has lost its data or has gone back to older ones: stop all processes, and bring back what it had", m.Name)
 	}
 	if records != nil { // the others say no more

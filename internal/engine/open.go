@@ -39,6 +39,7 @@ type Engine struct {
 	id      topology.Info
 	ring    *ring.Ring
 	Members []*member.Member
+	clients map[string]*clientv3.Client // by the member's name
 	Clock   *clock.Clock
 	doubts  *mergedlog.Doubts
 	Leases  *lease.Lessor
@@ -172,10 +173,10 @@ func (c *Engine) Over(ctx context.Context, err error) error {
 
 func (c *Engine) openTopology(ctx context.Context) error {
 	var ms []topology.Member
-	byName := map[string]*clientv3.Client{}
+	c.clients = map[string]*clientv3.Client{}
 	for _, m := range c.cfg.Members {
 		ms = append(ms, topology.Member{Name: m.Name, KV: wire.KV(m.Client), Version: wire.Version(m.Client)})
-		byName[m.Name] = m.Client
+		c.clients[m.Name] = m.Client
 	}
 	spec := topology.Spec{Slots: c.cfg.Slots, Policy: c.cfg.Policy, MaxTxnOps: c.maxTxnOps, CoordinatorVersion: wire.Version(c.cfg.Coordinator)}
 	var err error
@@ -188,8 +189,9 @@ func (c *Engine) openTopology(ctx context.Context) error {
 	c.Metrics.Names = c.ring.Names()
 	c.doubts = mergedlog.NewDoubts(len(c.ring.Names()), c.ring.Slot)
 	for i, name := range c.ring.Names() {
+		cli := c.clients[name]
 		c.Members = append(c.Members, member.New(member.Config{
-			Index: i, Name: name, Client: byName[name], Life: c.Life, Timeout: c.timeout, MaxTxnOps: c.maxTxnOps, Logger: c.logger,
+			Index: i, Name: name, KV: wire.KV(cli), Watches: func() pb.WatchClient { return wire.Watches(cli) }, Life: c.Life, Timeout: c.timeout, MaxTxnOps: c.maxTxnOps, Logger: c.logger,
 			Stopped: c.stopped, Reached: c.doubts.Reached, Seen: c.Metrics.MemberRequest,
 		}))
 	}

@@ -101,7 +101,7 @@ func Open(ctx context.Context, cfg *Config) (*Feed, error) {
 func (f *Feed) historyConfig() history.Config {
 	cfg := history.Config{Log: f.Log, SlotOf: f.cfg.Ring.Slot, Compacted: f.cfg.Feeds.Compacted.Load, MembersOf: f.cfg.Ring.MembersOf}
 	for _, m := range f.cfg.Members {
-		cfg.Members = append(cfg.Members, history.FromClient(m.Client))
+		cfg.Members = append(cfg.Members, m.Past())
 	}
 	return cfg
 }

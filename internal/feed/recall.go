@@ -21,7 +21,7 @@ import (
 // later answers of the member, and the beginning of this one (section 8). Without it, silence would say nothing of requests that
 // were under way then.
 func (f *Feed) recall(ctx context.Context, m *member.Member) error {
-	past, doubts := history.FromClient(m.Client), f.cfg.Doubts
+	past, doubts := m.Past(), f.cfg.Doubts
 	for {
 		u, missing := doubts.Unseen(m.Index)
 		if !missing {

@@ -32,7 +32,7 @@ var (
 // stream feeds the log with one member's events until the feed ends. A watch that breaks off is opened again.
 func (f *Feed) stream(m *member.Member, from int64) {
 	defer f.wg.Done()
-	watches := wire.Watches(m.Client)
+	watches := m.Watches()
 	for f.ctx.Err() == nil {
 		err := f.follow(m, watches, from)
 		if errors.Is(err, errLog) {
@@ -45,7 +45,7 @@ func (f *Feed) stream(m *member.Member, from int64) {
 		if f.ctx.Err() != nil {
 			return
 		}
-		if m.Unwatched.Begins() {
+		if m.NoteUnwatched() {
 			f.cfg.Logger.Warn("a member's stream broke off; trying again", zap.String("member", m.Name), zap.Error(err))
 		}
 		_ = lifetime.Pause(f.ctx, streamRetry)
@@ -56,13 +56,13 @@ func (f *Feed) stream(m *member.Member, from int64) {
 // follow appends a member's events until the watch breaks off, or the log cannot go on (errLog).
 func (f *Feed) follow(m *member.Member, watches pb.WatchClient, from int64) error {
 	err := wire.Watch(f.ctx, watches, from, true, func(evs []*mvccpb.Event) error {
-		if m.Unwatched.Ends() {
+		if m.NoteWatched() {
 			f.cfg.Logger.Info("a member's stream is there again", zap.String("member", m.Name))
 		}
 		if len(evs) == 0 {
 			return nil
 		}
-		m.Newest.Raise(evs[len(evs)-1].Kv.ModRevision)
+		m.NoteShown(evs[len(evs)-1].Kv.ModRevision)
 		f.refreshCache(evs)
 		if err := f.Log.Append(m.Index, revisionsOf(evs)); err != nil {
 			return logError(err)

@@ -8,7 +8,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
@@ -46,9 +45,8 @@ type client struct {
 	watch pb.WatchClient
 }
 
-// FromClient returns the past of the member that cli is connected to. The client is borrowed; its KV and Watcher
-// may have been replaced.
-func FromClient(cli *clientv3.Client) Member { return &client{wire.KV(cli), wire.Watches(cli)} }
+// Of returns the past of the member whose services these are.
+func Of(kv pb.KVClient, watch pb.WatchClient) Member { return &client{kv, watch} }
 
 // errDone ends a watch that fn wants no more of.
 var errDone = errors.New("the reader is done")

@@ -63,7 +63,7 @@ func (s *server) Range(_ context.Context, req *pb.RangeRequest) (*pb.RangeRespon
 }
 
 func (s *server) member() Member {
-	return &client{kv: bridge.KVClient(s), watch: bridge.WatchClient(s)}
+	return Of(bridge.KVClient(s), bridge.WatchClient(s))
 }
 
 func eventsAt(revs ...int64) *pb.WatchResponse {

@@ -18,14 +18,17 @@ const (
 
 // readBatcher reads single keys of one member. A request costs client and server far more than the key in it, so while
 // loneReads requests are out, later reads wait and then share one: a serializable transaction of ranges, each at
-// its own revision. Safe for concurrent use.
+// its own revision.
+//
+// Every read is answered, by the request that it waited for or by the end of the process; what waits is sent in the order of the calls;
+// at most loneReads requests are out. One read that fails fails no other. It is safe for concurrent use.
 type readBatcher struct {
 	m    *Member
 	most int // keys in one request
 
 	mu    sync.Mutex
-	out   int
-	queue []*batchedRead
+	out   int            // requests
+	queue []*batchedRead // waits for one of them to come back; empty while out < loneReads
 }
 
 type batchedRead struct {
@@ -35,9 +38,12 @@ type batchedRead struct {
 	done chan struct{}
 }
 
-// Read answers a range request for one key. With a revision, it must be one that this process has seen on the member;
-// without, the answer may be outdated.
-func (p *readBatcher) Read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+// ReadPoint is RangeAt for one key, where many are read at once: requests may share one.
+func (m *Member) ReadPoint(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	return m.points.read(ctx, req)
+}
+
+func (p *readBatcher) read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	p.mu.Lock()
 	if p.out < loneReads {
 		p.out++

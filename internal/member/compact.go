@@ -13,8 +13,9 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// Harmless returns the last revision up to rev that the member may be compacted at. Etcd loses a key that was deleted and put in
-// exactly the revision that it is compacted at. None is written like that any more, but a member may hold one.
+// Harmless returns the last native revision up to rev that the member may be compacted at; 0: none. Etcd loses a key that was deleted
+// and put in exactly the revision that it is compacted at. None is written like that any more, but a member may hold one. A revision
+// that is compacted already is harmless.
 func (m *Member) Harmless(ctx context.Context, rev int64) (int64, error) {
 	ctx, cancel := m.Life.Within(ctx)
 	defer cancel()
@@ -42,7 +43,7 @@ func (m *Member) recreates(ctx context.Context, rev int64) (bool, error) {
 		return false, err
 	}
 	found := false
-	err = history.FromClient(m.Client).Watch(ctx, rev, false, func(r mergedlog.MemberRevision) (bool, error) {
+	err = m.Past().Watch(ctx, rev, false, func(r mergedlog.MemberRevision) (bool, error) {
 		found = r.Rev == rev && recreated(r.Events)
 		return false, nil
 	})

@@ -13,8 +13,8 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-// LookForStrays looks for foreign keys among the next most keys, where it has stopped the last time or a read has met one. owned says
-// which keys belong to the member.
+// LookForStrays looks for foreign keys among the next most keys, from where it has stopped the last time or where a read has met one;
+// behind the last key it begins anew. owned says which keys belong to the member. It returns a *ForeignKeyError for the first one.
 func (m *Member) LookForStrays(ctx context.Context, owned func(key []byte) bool, most int64) error {
 	m.mu.Lock()
 	from := m.from
@@ -30,7 +30,7 @@ func (m *Member) LookForStrays(ctx context.Context, owned func(key []byte) bool,
 	return wire.Name(m.Name, err)
 }
 
-// lookFrom says where Health looks for foreign keys next.
+// lookFrom says where LookForStrays goes on; nil: nowhere else.
 func (m *Member) lookFrom(key []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -39,7 +39,7 @@ func (m *Member) lookFrom(key []byte) {
 	}
 }
 
-// Foreign is what a read gets that has met a value without a header.
+// Foreign is the error of a read that has met a value without a header. LookForStrays will begin at its key.
 func (m *Member) Foreign(key []byte) error {
 	m.lookFrom(key)
 	return &ForeignKeyError{Member: m.Name, Key: key}
@@ -55,15 +55,29 @@ func serializable(req *pb.TxnRequest) bool {
 func (m *Member) look(shown, rev int64) {
 	switch {
 	case rev >= shown:
-		m.Newest.Raise(rev)
-		m.Old.Ends()
-	case m.Old.Begins():
+		m.newest.Raise(rev)
+		m.old.Ends()
+	case m.old.Begins():
 		m.Logger.Error("a member has lost its data or has gone back to older ones; nothing works that needs it",
 			zap.String("member", m.Name), zap.Int64("revision", rev), zap.Int64("was", shown))
 	}
 }
 
-// NotReached names the member whose stream was waited for in vain.
+// WentBack reports whether the member's last linearizable answer was older than what it had shown before: it has lost data, or was
+// restored, and nothing works that needs it.
+func (m *Member) WentBack() bool { return m.old.Lasts() }
+
+// NoteShown notes a native revision that the member's stream has shown.
+func (m *Member) NoteShown(rev int64) { m.newest.Raise(rev) }
+
+// NoteUnwatched notes that the member's stream broke off, and reports whether it was there before.
+func (m *Member) NoteUnwatched() bool { return m.unwatched.Begins() }
+
+// NoteWatched notes that the member's stream is there, and reports whether it was not before.
+func (m *Member) NoteWatched() bool { return m.unwatched.Ends() }
+
+// NotReached is the error of who waited until the member's stream came to rev. It names the member if the wait's context has ended;
+// other errors, and nil, it returns as they are.
 func (m *Member) NotReached(rev int64, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("metaetcd: member %s: its stream has not reached revision %d: %w", m.Name, rev, err)

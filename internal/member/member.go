@@ -17,18 +17,20 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
+// Txn sends a transaction. It ends with the process, too; see Send for what should be finished then.
 func (m *Member) Txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	ctx, cancel := m.Life.Within(ctx)
 	defer cancel()
 	return m.Send(ctx, req)
 }
 
-// Send is txn for writes: those in flight are awaited by Close.
+// Send is Txn for writes: it ends with ctx alone, because Close waits for what is under way. A transaction that writes is sent once.
+// After an error it may have been carried out nevertheless, unless the error is that of Stopped.
 func (m *Member) Send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	if err := m.Stopped(); err != nil {
 		return nil, err
 	}
-	newest := m.Newest.Load()
+	newest := m.newest.Load()
 	resp, err := m.KV.Txn(ctx, req)
 	m.Seen(m.Index, "txn", err)
 	if err == nil {
@@ -40,8 +42,9 @@ func (m *Member) Send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse,
 	return resp, wire.Name(m.Name, err)
 }
 
-// RangeAt reads the member at a revision that this process has seen on it. The answer cannot depend on which server
-// gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
+// RangeAt reads the member at a native revision that this process has seen on it, or, without one, what may be outdated. The answer
+// cannot depend on which server gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
+// It sets req.Serializable.
 func (m *Member) RangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	ctx, cancel := m.Life.Within(ctx)
 	defer cancel()
@@ -55,7 +58,7 @@ func (m *Member) RangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeRe
 	return resp, wire.Name(m.Name, err)
 }
 
-// RangesAt is rangeAt for several ranges, by one request.
+// RangesAt is RangeAt for several ranges, by one request: there are at most MaxTxnOps.
 func (m *Member) RangesAt(ctx context.Context, reqs []*pb.RangeRequest) ([]*pb.RangeResponse, error) {
 	if len(reqs) == 1 {
 		resp, err := m.RangeAt(ctx, reqs[0])
@@ -83,9 +86,9 @@ func (m *Member) RangesAt(ctx context.Context, reqs []*pb.RangeRequest) ([]*pb.R
 	return resps, nil
 }
 
-// Revision returns the member's present revision, linearizably.
+// Revision returns the member's present native revision, linearizably. It ends with ctx alone, as Send does.
 func (m *Member) Revision(ctx context.Context) (int64, error) {
-	newest := m.Newest.Load()
+	newest := m.newest.Load()
 	resp, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyTopology), CountOnly: true})
 	m.Seen(m.Index, "range", err)
 	if err != nil {
@@ -96,10 +99,13 @@ func (m *Member) Revision(ctx context.Context) (int64, error) {
 	return resp.Header.Revision, nil
 }
 
-// AwaitBack waits until the member answers, if it did not when a transaction across members needed it last. It gives each
-// request the timeout.
+// NoteAway notes that the member did not answer a transaction across members: the next ones await it before they lock anything.
+func (m *Member) NoteAway() { m.away.Store(true) }
+
+// AwaitBack waits until the member answers if it was away, and returns at once if not. It asks again and again, and gives each request
+// the timeout. It fails only with the context's error.
 func (m *Member) AwaitBack(ctx context.Context, timeout time.Duration) error {
-	for retry := (backoff.Backoff{}); m.Away.Load(); {
+	for retry := (backoff.Backoff{}); m.away.Load(); {
 		if !retry.Wait(ctx) {
 			return ctx.Err()
 		}
@@ -107,7 +113,7 @@ func (m *Member) AwaitBack(ctx context.Context, timeout time.Duration) error {
 		_, err := m.Revision(asking)
 		cancel()
 		if err == nil {
-			m.Away.Store(false)
+			m.away.Store(false)
 		}
 	}
 	return nil
@@ -117,7 +123,7 @@ func (m *Member) AwaitBack(ctx context.Context, timeout time.Duration) error {
 const AwayRetry = 50 * time.Millisecond
 
 // WhenBack repeats a read while its member does not answer: it is down, has no leader or cannot be reached, and clientv3 gave
-// up asking. Reads wait for it as long as their caller does, as writes do.
+// up asking. Reads wait for it as long as their caller does, as writes do, and until the process ends. Other errors are the read's.
 func WhenBack[T any](ctx context.Context, life *lifetime.Life, read func() (T, error)) (T, error) {
 	for {
 		resp, err := read()
@@ -132,17 +138,15 @@ func WhenBack[T any](ctx context.Context, life *lifetime.Life, read func() (T, e
 }
 
 // Persist repeats a request that does no harm when it is repeated, until it is answered, refused, or ctx ends: members whose
-// leader changes, or that are down, are waited for. The error is the last one that the member gave.
+// leader changes, or that are down, are waited for. Where ctx ends it, the error is the last one that the member gave.
 func Persist[T any](ctx context.Context, request func(ctx context.Context) (T, error)) (T, error) {
 	var last error
 	for retry := (backoff.Backoff{}); ; {
 		v, err := request(ctx)
-		switch {
-		case err == nil || !passing(err):
+		if err == nil || !passing(err) {
 			return v, err
-		case last == nil || ctx.Err() == nil:
-			last = err
 		}
+		last = backoff.Last(ctx, last, err)
 		if !retry.Wait(ctx) {
 			return v, last
 		}

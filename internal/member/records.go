@@ -14,28 +14,28 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-// records is what a member's reserved records say at one of its revisions.
-type records struct {
+// Records is what a member's reserved records say at one of its native revisions.
+type Records struct {
 	mergedlog.MemberState
-	Compacted int64
-	Held      []mergedlog.Lock // with readOpening
+	Compacted int64            // the meta cluster's compacted revision; it counts on the first member by name
+	Held      []mergedlog.Lock // with ReadOpening
 }
 
-// ReadRecords reads the member's present records, linearizably.
-func (m *Member) ReadRecords(ctx context.Context) (records, error) {
+// ReadRecords reads the member's present records, linearizably. A record that is missing is an error.
+func (m *Member) ReadRecords(ctx context.Context) (Records, error) {
 	r, _, err := m.readWith(ctx)
 	return r, err
 }
 
-// ReadOpening is readRecords with the locks that are held at the same revision.
-func (m *Member) ReadOpening(ctx context.Context) (records, error) {
+// ReadOpening is ReadRecords with the locks that are held at the same revision.
+func (m *Member) ReadOpening(ctx context.Context) (Records, error) {
 	key, end := record.SlotRange()
 	r, more, err := m.readWith(ctx, request.Range(&pb.RangeRequest{Key: []byte(record.KeyLock)}), request.Range(&pb.RangeRequest{Key: key, RangeEnd: end}))
 	r.Held = heldIn(m.Index, more)
 	return r, err
 }
 
-func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (records, []*pb.ResponseOp, error) {
+func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (Records, []*pb.ResponseOp, error) {
 	keys := []string{record.KeyFence, record.KeyClock, record.KeyCompacted}
 	req := &pb.TxnRequest{}
 	for _, k := range keys {
@@ -44,17 +44,17 @@ func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (records, 
 	req.Success = append(req.Success, more...)
 	resp, err := m.Txn(ctx, req)
 	if err != nil {
-		return records{}, nil, err
+		return Records{}, nil, err
 	}
 	values := make([][]byte, len(keys))
 	for i := range keys {
 		kvs := resp.Responses[i].GetResponseRange().GetKvs()
 		if len(kvs) != 1 {
-			return records{}, nil, fmt.Errorf("metaetcd: member %s has lost its record %q", m.Name, keys[i])
+			return Records{}, nil, fmt.Errorf("metaetcd: member %s has lost its record %q", m.Name, keys[i])
 		}
 		values[i] = kvs[0].Value
 	}
-	r := records{MemberState: mergedlog.MemberState{Rev: resp.Header.Revision}}
+	r := Records{MemberState: mergedlog.MemberState{Rev: resp.Header.Revision}}
 	var errs [3]error
 	r.Epoch, r.Fence, errs[0] = record.ParsePair(values[0])
 	_, r.Clock, errs[1] = record.ParsePair(values[1])
@@ -62,20 +62,20 @@ func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (records, 
 	return r, resp.Responses[len(keys):], errors.Join(errs[:]...)
 }
 
-// Raised is a fence that holds on a member: in epoch, from the native revision on.
+// Raised is a fence that holds on a member: in Epoch, from the native revision Rev on, at Fence or above.
 type Raised struct{ Epoch, Fence, Rev int64 }
 
-// Raise makes the member refuse every stamp of the epoch at or below stamp (section 6). In another epoch it does nothing
-// and answers with that epoch.
+// Raise makes the member refuse every stamp of the epoch at or below stamp. Where its fence is as high already, or in another epoch,
+// it does nothing and answers with what is there.
 func (m *Member) Raise(ctx context.Context, epoch, stamp int64) (Raised, error) {
 	fence := []byte(record.KeyFence)
 	resp, err := m.Txn(ctx, &pb.TxnRequest{
 		Compare: []*pb.Compare{
-			{Key: fence, Target: pb.Compare_VALUE, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Value{Value: record.Number(epoch)}},
-			{Key: fence, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: record.Pair(epoch, stamp)}},
+			request.ValueAbove(fence, record.Number(epoch)), // the epoch's pairs begin with it
+			request.ValueBelow(fence, record.Pair(epoch, stamp)),
 		},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: fence, Value: record.Pair(epoch, stamp)}}}},
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: fence}}}},
+		Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: fence, Value: record.Pair(epoch, stamp)})},
+		Failure: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: fence})},
 	})
 	if err != nil {
 		return Raised{}, err
@@ -91,12 +91,12 @@ func (m *Member) Raise(ctx context.Context, epoch, stamp int64) (Raised, error) 
 	return r, err
 }
 
-// ReadDecided reads the decisions that are on the member.
+// ReadDecided reads the decisions of transactions across members that are on this one, linearizably.
 func (m *Member) ReadDecided(ctx context.Context) (map[record.TxnID]record.Decision, error) {
 	key, end := record.TxnRange()
 	resp, err := m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: key, RangeEnd: end})}})
 	if err != nil {
-		return nil, wire.Name(m.Name, err)
+		return nil, err
 	}
 	out := map[record.TxnID]record.Decision{}
 	for _, kv := range resp.Responses[0].GetResponseRange().GetKvs() {
@@ -137,7 +137,7 @@ func (m *Member) LookAtFence(ctx context.Context) (fencer.Fence, error) {
 	resp, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyFence)})
 	m.Seen(m.Index, "range", err)
 	if err != nil {
-		return fencer.Fence{}, err
+		return fencer.Fence{}, wire.Name(m.Name, err)
 	}
 	if len(resp.Kvs) != 1 {
 		return fencer.Fence{}, m.lostFence()

@@ -12,17 +12,18 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// Reading is what a member said of some keys and ranges at one native revision.
+// Reading is what a member said of some keys and ranges at one native revision. It is not for concurrent use.
 type Reading struct {
 	Rev         int64
 	Keys        [][]byte
-	States      []translate.State
-	places      map[string]int // of keys, when they are many and one was asked for
-	Ranges      map[string][]*mvccpb.KeyValue
-	EmptyRanges map[string]bool
+	States      []translate.State             // of Keys
+	Ranges      map[string][]*mvccpb.KeyValue // by translate.Range.String
+	EmptyRanges map[string]bool               // by the same; whether there is nothing in it
+
+	places map[string]int // of Keys, when they are many and one was asked for
 }
 
-// State returns a key's state and the native revision at which it was so.
+// State returns a key's state and the native revision at which it was so. False: the key was not read.
 func (r *Reading) State(key []byte) (translate.State, int64, bool) {
 	if len(r.Keys) > manyKeys {
 		if r.places == nil {
@@ -44,13 +45,14 @@ func (r *Reading) State(key []byte) (translate.State, int64, bool) {
 	return translate.State{}, 0, false
 }
 
-// manyKeys is from where on a map of them beats a scan.
+// manyKeys is the number of keys above which a map beats a scan.
 const manyKeys = 16
 
-// ReadKeys reads keys' states on their member. A serializable answer may be outdated; guards notice.
+// ReadKeys reads keys' states on their member, at one native revision. What is not linearizable may be outdated; guards notice. There
+// are at most MaxTxnOps keys.
 func (m *Member) ReadKeys(ctx context.Context, keys [][]byte, linearizable bool) (*Reading, error) {
 	if len(keys) == 1 && !linearizable {
-		resp, err := m.Points.Read(ctx, &pb.RangeRequest{Key: keys[0]})
+		resp, err := m.ReadPoint(ctx, &pb.RangeRequest{Key: keys[0]})
 		if err != nil {
 			return nil, err
 		}
@@ -82,6 +84,7 @@ func Cached(s translate.State, rev int64) statecache.State {
 	return statecache.State{NativeMod: s.NativeMod, NativeCreate: s.NativeCreate, Stamp: s.KV.ModRevision, Create: s.KV.CreateRevision, Version: s.KV.Version, Lease: s.KV.Lease}
 }
 
+// Uncached is a key's state, without its value, as the state cache keeps it.
 func Uncached(key []byte, s statecache.State) translate.State {
 	if s.NativeCreate == 0 {
 		return translate.State{}
@@ -92,7 +95,7 @@ func Uncached(key []byte, s statecache.State) translate.State {
 	}
 }
 
-// UsersView makes pairs of the member what their users know of them.
+// UsersView makes stored pairs, in place, what their users know of them. It fails with a *ForeignKeyError.
 func (m *Member) UsersView(kvs []*mvccpb.KeyValue) error {
 	for _, kv := range kvs {
 		if record.ToUser(kv) != nil {

@@ -115,7 +115,7 @@ func (b *bases) readBase(ctx context.Context, native *pb.RangeRequest, i int) (*
 	native.Revision, native.KeysOnly = b.snaps[i].Lo, b.shown < snapshot.Values && !native.CountOnly
 	read := m.RangeAt
 	if len(native.RangeEnd) == 0 {
-		read = m.Points.Read
+		read = m.ReadPoint
 	}
 	resp, err := member.WhenBack(ctx, b.c.Life, func() (*pb.RangeResponse, error) { return read(ctx, native) })
 	if err != nil {
