@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 const (
@@ -14,37 +16,40 @@ const (
 	carefulFlights = 64
 	// maxBatch bounds a flight whatever the member allows. Its stamps come from one add.
 	maxBatch = 1024
-	// minPatience is a queue too short to care for what in it has no caller any more.
-	minPatience = 1024
+	// pruneAt is the queue length from which enqueue looks for operations whose callers have gone.
+	pruneAt = 1024
 )
 
-// lane is the way to one member.
+// lane carries the operations of this process to one member: they wait in queue, get their stamps in stamped, and leave in flights.
+//
+// Every operation is in one place: in queue, in stamped, parked, with stampLoop or sendLoop, or in a flight. The fields below mu are
+// guarded by it; stampLoop and sendLoop are one goroutine each, and are told of changes by the two wake channels.
 type lane struct {
 	p      *Pipeline
 	index  int
 	member Member
 
-	wakeTake, wakeSend chan struct{}
+	wakeStamp, wakeSend chan struct{}
 
-	mu        sync.Mutex
-	closed    bool    // no more operations, no more stamps
-	taking    bool    // takeLoop runs
-	done      bool    // sendLoop has ended: nobody would carry anything any more
-	queue     []*Op   // no stamp yet
-	patience  int     // length of the queue at which it is worth a look for callers that have gone
-	stamped   []*Op   // in stamp order
-	given     []stamp // surrendered stamps to carry
-	busyKeys  map[string]struct{}
-	busySlots map[int]struct{}
+	mu          sync.Mutex
+	closed      bool    // no more operations, no more stamps
+	stamping    bool    // stampLoop runs
+	done        bool    // sendLoop has ended: nothing is carried any more
+	queue       []*Op   // no stamp yet
+	nextPrune   int     // the queue length at which enqueue prunes next
+	stamped     []*Op   // in stamp order
+	surrendered []Stamp // surrendered stamps to carry
+	busyKeys    map[string]struct{}
+	busySlots   map[int]struct{}
 	// slotClocks are the highest stamps that operations of this process set the slots' clocks to, or wanted to.
 	slotClocks map[int]int64
 	flights    int // in the air, or being built
 	inAir      []*flight
 	alone      bool // an exclusive operation is stamped or in flight
-	stalled    int  // flights that are out for long or unknown
-	careful    int  // flights to come whose operations land each by itself
+	stalled    int  // flights that are overdue or whose outcome is unknown
+	careful    int  // flights to come whose operations land one by one
 
-	// See gathering and dally.
+	// See gathering and delay.
 	left   time.Time     // when the last flight left
 	landed time.Time     // when the last flight landed
 	took   time.Duration // how long it was out
@@ -54,16 +59,9 @@ type lane struct {
 
 func newLane(p *Pipeline, index int, m Member) *lane {
 	return &lane{
-		p: p, index: index, member: m, taking: true, patience: minPatience,
-		wakeTake: make(chan struct{}, 1), wakeSend: make(chan struct{}, 1),
+		p: p, index: index, member: m, stamping: true, nextPrune: pruneAt,
+		wakeStamp: make(chan struct{}, 1), wakeSend: make(chan struct{}, 1),
 		busyKeys: map[string]struct{}{}, busySlots: map[int]struct{}{}, slotClocks: map[int]int64{},
-	}
-}
-
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }
 
@@ -74,19 +72,19 @@ func (l *lane) enqueue(op *Op) error {
 		return l.p.ended()
 	}
 	l.queue = append(l.queue, op)
-	if len(l.queue) >= l.patience { // the member may be away for long
-		l.dismissLocked()
-		l.patience = max(2*len(l.queue), minPatience)
+	if len(l.queue) >= l.nextPrune { // the member may be away for long
+		l.pruneLocked()
+		l.nextPrune = max(2*len(l.queue), pruneAt)
 	}
 	if op.Ready != nil && !op.ready() {
 		l.p.wg.Go(func() { l.await(op) })
 	}
-	wake(l.wakeTake)
+	lifetime.Wake(l.wakeStamp)
 	return nil
 }
 
-// dismissLocked ends the operations in the queue whose callers have gone: they need no stamp.
-func (l *lane) dismissLocked() {
+// pruneLocked ends the operations in the queue whose callers have gone: they need no stamp.
+func (l *lane) pruneLocked() {
 	l.queue = slices.DeleteFunc(l.queue, func(op *Op) bool {
 		err := op.ctx.Err()
 		if err != nil {
@@ -96,19 +94,19 @@ func (l *lane) dismissLocked() {
 	})
 }
 
-// unstampLocked takes the stamps of operations that will not be sent with them, for the caller to surrender.
-func (l *lane) unstampLocked(ops []*Op) []stamp {
-	var given []stamp
+// unstampLocked takes away the stamps of operations that will not be sent with them. The caller surrenders what it returns.
+func (l *lane) unstampLocked(ops []*Op) []Stamp {
+	var given []Stamp
 	for _, op := range ops {
-		given = append(given, stamp{op.stamp, op.epoch})
+		given = append(given, Stamp{op.stamp, op.epoch})
 		l.alone = l.alone && !op.exclusive()
 	}
 	return given
 }
 
-// requeueLocked sends operations back to the head of the queue, for other stamps, and returns the ones that they had. A
-// closed lane ends them.
-func (l *lane) requeueLocked(ops []*Op) []stamp {
+// requeueLocked puts operations back at the head of the queue, to get new stamps, or ends them if the lane is closed. The caller
+// surrenders the old stamps, which it returns.
+func (l *lane) requeueLocked(ops []*Op) []Stamp {
 	given := l.unstampLocked(ops)
 	if l.closed {
 		finish(ops, l.p.ended())
@@ -118,18 +116,19 @@ func (l *lane) requeueLocked(ops []*Op) []stamp {
 	return given
 }
 
-// carry accepts surrendered stamps unless the lane's own member is not answering.
-func (l *lane) carry(stamps []stamp) bool {
+// carry accepts surrendered stamps, which a flight of the lane will mark. False: the lane does not work.
+func (l *lane) carry(stamps []Stamp) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.worksLocked() {
 		return false
 	}
-	l.given = append(l.given, stamps...)
-	wake(l.wakeSend)
+	l.surrendered = append(l.surrendered, stamps...)
+	lifetime.Wake(l.wakeSend)
 	return true
 }
 
+// works reports whether the lane would carry surrendered stamps.
 func (l *lane) works() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,6 +137,7 @@ func (l *lane) works() bool {
 
 func (l *lane) worksLocked() bool { return l.stalled == 0 && !l.done && !l.p.stopped() }
 
+// overdue reports whether a flight is out for long or its outcome is unknown.
 func (l *lane) overdue() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -145,30 +145,30 @@ func (l *lane) overdue() bool {
 }
 
 // stallLocked gives up the stamps that wait to be sent while the member does not answer: they would hold up every reader
-// of the meta cluster. Their operations stay and get other ones. It returns the stamps, for the caller to surrender.
-func (l *lane) stallLocked() []stamp {
+// of the meta cluster. Their operations stay and get new ones. The caller surrenders the stamps that it returns.
+func (l *lane) stallLocked() []Stamp {
 	l.stalled++
-	given := append(l.given, l.requeueLocked(l.stamped)...)
-	l.stamped, l.given = nil, nil
+	given := append(l.surrendered, l.requeueLocked(l.stamped)...)
+	l.stamped, l.surrendered = nil, nil
 	return given
 }
 
-// close ends what waits. Its stamps are marked by a last flight, if anything may be sent.
+// close ends the operations that wait. A last flight marks their stamps, if anything may still be sent.
 func (l *lane) close() {
 	l.mu.Lock()
 	stamped := l.stamped
 	ops := append(l.queue, stamped...)
 	given := l.unstampLocked(stamped)
-	l.given = append(l.given, given...)
+	l.surrendered = append(l.surrendered, given...)
 	if l.p.stopped() {
-		l.given = nil
+		l.surrendered = nil
 	}
 	l.queue, l.stamped, l.closed = nil, nil, true
 	l.mu.Unlock()
 	l.p.release(given...)
 	finish(ops, l.p.ended())
-	wake(l.wakeTake)
-	wake(l.wakeSend)
+	lifetime.Wake(l.wakeStamp)
+	lifetime.Wake(l.wakeSend)
 }
 
 func finish(ops []*Op, err error) {

@@ -3,199 +3,80 @@ package commit_test
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/record"
-	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-var ctx = context.Background()
-
-func TestStampsAreTakenAfterArrival(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		open := c.clock.shut()
-		keys := c.keysOn(0, 3)
-		first := p.later(ctx, put(keys[0], ""))
-		second, third := p.later(ctx, put(keys[1], "")), p.later(ctx, put(keys[2], ""))
-		open()
-		require.Equal(t, int64(2), first.landed(c).Stamp)
-		require.Equal(t, []int64{3, 4}, sorted(second.landed(c).Stamp, third.landed(c).Stamp))
-		require.Equal(t, []int64{1, 2}, c.clock.takes, "the add that was under way is not joined, the next one is shared")
-		p.stop()
-		c.settled(p)
-	})
-}
-
-func sorted(xs ...int64) []int64 {
-	slices.Sort(xs)
-	return xs
-}
-
-// While a flight is out, others gather; a second one goes when it is full. enter checks that they share nothing.
-func TestTwoFlightsAtMost(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		m := c.members[0]
-		m.setFault(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
-			time.Sleep(5 * time.Millisecond)
-			return do()
-		})
-		var wg sync.WaitGroup
-		for w := range 200 {
-			wg.Go(func() {
-				for i := range 5 {
-					req := put(fmt.Sprintf("key-%d", (7*w+i)%90), "")
-					if i == 3 {
-						req = beside(fmt.Sprintf("key-%d", w%20), req)
-					}
-					_, err := p.write(ctx, req)
-					require.NoError(t, err)
-				}
-			})
-		}
-		wg.Wait()
-		require.Equal(t, 2, m.mostInAir)
-		require.Zero(t, p.refused, "a process never refuses itself")
-		require.Less(t, len(p.batches), 200, "operations share flights")
-		p.stop()
-		c.settled(p)
-	})
-}
-
-func TestOneKeyLandsInTheOrderOfStamps(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		key := c.keysOn(0, 1)[0]
-		var all []*pending
-		for range 40 {
-			all = append(all, p.later(ctx, put(key, "")))
-		}
-		for _, x := range all {
-			x.landed(c)
-		}
-		require.Zero(t, p.refused)
-		puts := c.members[0].puts
-		require.Len(t, puts, 40)
-		require.True(t, slices.IsSortedFunc(puts, func(a, b landing) int { return int(a.stamp - b.stamp) }))
-		p.stop()
-		c.settled(p)
-	})
-}
-
-// Operations that set the same slot clock cannot travel together; each gets its turn, with the stamp that it has.
-func TestSlotClocksAreSharedInTurn(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		shared, keys := "shared", c.keysOn(0, 10)
-		release := c.members[0].hang()
-		head := p.later(ctx, put(keys[9], ""))
-		var all []*pending
-		for _, key := range keys[:9] {
-			member, op := c.op(beside(shared, put(key, "")))
-			op.Keys = [][]byte{[]byte(key)} // so that only the slot clock is shared
-			all = append(all, p.doLater(ctx, member, op))
-		}
-		release()
-		head.landed(c)
-		for _, x := range all {
-			x.landed(c)
-		}
-		require.Zero(t, p.refused)
-		require.Len(t, c.clock.taken, 10)
-		require.Equal(t, slices.Repeat([]int{1}, 10), p.batches, "none was sent that etcd refuses")
-		p.stop()
-		c.settled(p)
-	})
-}
-
-// An error that is one operation's own does not say whose: the flight is halved until it is alone.
-func TestOnlyTheGuiltyFail(t *testing.T) {
+// A member that does not answer gets no stamps, and those that wait for it are marked elsewhere.
+func TestStalledLaneHoldsNoStamps(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
 		p := c.start(nil)
-		keys := c.keysOn(0, 31)
+		keys, other := c.keysOn(0, 4), c.keysOn(1, 1)[0]
 		release := c.members[0].hang()
-		head := p.later(ctx, put(keys[30], ""))
-		var good []*pending
-		var bad []*pending
-		for i, key := range keys[:30] {
-			if i == 3 || i == 17 {
-				bad = append(bad, p.later(ctx, leased(key, "", 99)))
-			} else {
-				good = append(good, p.later(ctx, put(key, "")))
-			}
-		}
-		given, err := p.try(ctx, leased(c.keysOn(1, 1)[0], "", 99))
-		require.ErrorIs(t, err, rpctypes.ErrGRPCLeaseNotFound)
+		out, waits := p.later(ctx, put(keys[0], "")), p.later(ctx, put(keys[1], ""))
+		require.Equal(t, int64(4), c.clock.next)
+		require.False(t, p.Stalled(0))
+		time.Sleep(1100 * time.Millisecond)
+		require.True(t, p.Stalled(0))
+		require.False(t, p.Stalled(1))
+		require.True(t, p.Holds(2), "sent, outcome unknown")
+		require.False(t, p.Holds(3))
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, int64(1), int64(len(c.marksOf(1, 3))))
+		late := p.later(ctx, put(keys[2], ""))
+		time.Sleep(3 * time.Second)
+		require.Equal(t, int64(4), c.clock.next, "no stamps for a stalled lane")
+		require.Equal(t, int64(4), p.later(ctx, put(other, "")).landed(c).Stamp)
 		release()
-		head.landed(c)
-		stamps := map[int64]bool{}
-		for _, x := range good {
-			stamps[x.landed(c).Stamp] = true
-		}
-		for _, x := range bad {
-			<-x.done
-			require.ErrorIs(t, x.err, rpctypes.ErrGRPCLeaseNotFound)
-			require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(x.Stamp))
-			stamps[x.Stamp] = true
-		}
-		require.Len(t, stamps, 30)
-		require.Len(t, c.clock.taken, 32, "nobody needed another stamp")
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(given.Stamp), "by the flight that was halved")
-		require.Equal(t, "a", c.marksOf(1, given.Stamp)[0].member)
-		require.Zero(t, p.refused)
+		require.Equal(t, int64(2), out.landed(c).Stamp)
+		require.Equal(t, []int64{5, 6}, sorted(waits.landed(c).Stamp, late.landed(c).Stamp))
 		p.stop()
 		c.settled(p)
 	})
 }
 
-func TestErrorsOfBuild(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		var stamps []int64
-		build := func(err error) *commit.Op {
-			_, op := c.op(put("a", ""))
-			real := op.Build
-			op.Build = func(stamp int64, mark int) (*translate.Guarded, error) {
-				stamps = append(stamps, stamp)
-				if len(stamps) < 3 {
-					return nil, err
+// With no member to mark them, stamps wait for the first that recovers.
+func TestAllLanesStall(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		bubble(t, 2, func(t *testing.T, c *cluster) {
+			p := c.start(nil)
+			var all []*pending
+			var release []func()
+			for i, m := range c.members {
+				if lost {
+					m.setFault(loseRequest)
+					release = append(release, func() { m.setFault(nil) })
+				} else {
+					release = append(release, m.hang())
 				}
-				return real(stamp, mark)
+				keys := c.keysOn(i, 3)
+				all = append(all, p.later(ctx, put(keys[0], "")), p.later(ctx, put(keys[1], "")))
 			}
-			return op
-		}
-		r, err := p.Do(ctx, 0, build(translate.ErrStale))
-		require.NoError(t, err)
-		require.True(t, r.Outcome.Landed)
-		require.Equal(t, []int64{2, 3, 4}, stamps, "an outdated stamp is replaced")
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
-
-		stamps = nil
-		_, err = p.Do(ctx, 0, build(errNothing))
-		require.ErrorIs(t, err, errNothing)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(stamps[0]))
-
-		big := put("a", "")
-		for i := range 125 {
-			big = beside(fmt.Sprint(i), big)
-		}
-		_, err = p.try(ctx, big)
-		require.ErrorIs(t, err, rpctypes.ErrGRPCTooManyOps)
-		p.stop()
-		c.settled(p)
-	})
+			time.Sleep(time.Second / 2)
+			for i := range c.members {
+				all = append(all, p.later(ctx, put(c.keysOn(i, 3)[2], "")))
+			}
+			time.Sleep(10 * time.Second)
+			require.True(t, p.Stalled(0))
+			require.True(t, p.Stalled(1))
+			require.Less(t, c.requests(), 1000, "nobody spins")
+			release[1]()
+			time.Sleep(10 * time.Second)
+			require.False(t, p.Stalled(1))
+			release[0]()
+			for _, x := range all {
+				<-x.done
+				require.NoError(t, x.err)
+			}
+			time.Sleep(time.Second)
+			c.settled(p)
+		})
+	}
 }
 
 // What the caller's context ends, ends wherever it is; its stamp is marked by another flight.
@@ -220,229 +101,6 @@ func TestCallersThatLeave(t *testing.T) {
 		last := p.later(ctx, put(keys[4], "last")).landed(c)
 		require.Equal(t, []string{"flies", "last"}, values(c.members[0].puts))
 		require.Equal(t, int64(5), last.Stamp, "what waited without a caller took no stamp")
-		p.stop()
-		c.settled(p)
-	})
-}
-
-// Who needs a key waits for those that came before, whatever else they wait for; and who leaves gives no key free that a
-// flight holds.
-func TestKeysAreGivenInTurn(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		keys := c.keysOn(0, 2)
-		release := c.members[0].hang()
-		flying := p.later(ctx, put(keys[0], "first"))
-		leaving, leave := context.WithCancel(ctx)
-		gone := p.later(leaving, put(keys[0], "never"))
-		second := put(keys[0], "second")
-		second.Success = append(second.Success, put(keys[1], "second").Success...)
-		both := p.later(ctx, second)
-		last := p.later(ctx, put(keys[1], "last"))
-		leave()
-		require.True(t, gone.over())
-		var others []*pending
-		for i := range 100 { // a full second flight must not pass them
-			others = append(others, p.later(ctx, put(fmt.Sprint(i), "")))
-		}
-		require.Equal(t, 2, c.members[0].mostInAir)
-		require.False(t, last.over())
-		release()
-		flying.landed(c)
-		require.Less(t, both.landed(c).Stamp, last.landed(c).Stamp)
-		for _, x := range others {
-			x.landed(c)
-		}
-		p.stop()
-		require.Zero(t, p.refused)
-		require.Len(t, c.clock.taken, 104, "nobody had to take another stamp")
-		c.settled(p)
-	})
-}
-
-// One that sets a slot clock is not passed for ever by others that need it.
-func TestSlotClocksAreGivenInTurn(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil, func(cfg *commit.Config) { cfg.MaxTxnOps = 14 }) // two operations in a flight
-		c.members[0].setFault(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
-			time.Sleep(time.Duration(1+rand.IntN(10)) * time.Millisecond)
-			return do()
-		})
-		var keys []string
-		for i := 0; len(keys) < 9; i++ {
-			if key := fmt.Sprint(i); c.ring.Slot([]byte(key)) == 0 {
-				keys = append(keys, key)
-			}
-		}
-		busy, stop := context.WithCancel(ctx)
-		var wg sync.WaitGroup
-		for _, key := range keys[1:] {
-			wg.Go(func() {
-				for busy.Err() == nil {
-					_, err := p.write(ctx, put(key, ""))
-					require.NoError(t, err)
-				}
-			})
-		}
-		_, err := p.write(ctx, put(keys[0], ""))
-		require.NoError(t, err)
-		for range 20 {
-			began := time.Now()
-			_, err := p.write(ctx, beside(keys[0], put("key-1", "")))
-			require.NoError(t, err)
-			require.Less(t, time.Since(began), 200*time.Millisecond)
-		}
-		stop()
-		wg.Wait()
-		require.Zero(t, p.refused)
-		p.stop()
-		c.settled(p)
-	})
-}
-
-func TestExclusiveTravelsAlone(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		keys := c.keysOn(0, 8)
-		release := c.members[0].hang()
-		var all []*pending
-		for i, key := range keys {
-			all = append(all, p.later(ctx, put(key, "")))
-			if i == 3 {
-				all = append(all, p.later(ctx, remove("a", "z")), p.later(ctx, remove("a", "z")))
-			}
-		}
-		release()
-		for _, x := range all {
-			x.landed(c)
-		}
-		require.Equal(t, int64(4), all[4].Outcome.Results[0].Deleted, "what was written before it")
-		require.Zero(t, all[5].Outcome.Results[0].Deleted)
-		require.Zero(t, p.refused)
-		m := c.members[0]
-		require.Len(t, m.deletes, 4)
-		for _, d := range m.deletes {
-			require.Equal(t, all[4].Stamp, d.stamp)
-		}
-		require.Len(t, m.puts, 8)
-		p.stop()
-		c.settled(p)
-	})
-}
-
-// Exclusive operations that end before they fly let the next one go.
-func TestExclusiveThatNeverFlies(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		open := c.clock.shut()
-		leaving, leave := context.WithCancel(ctx)
-		var wg sync.WaitGroup
-		for i := range 3000 {
-			_, op := c.op(remove("a", "z"))
-			op.Exclude = func(int64, int64) (*translate.Exclusive, error) { return nil, errNothing }
-			wg.Go(func() {
-				caller := ctx
-				if i%3 == 0 {
-					caller = leaving
-				}
-				_, err := p.Do(caller, 0, op)
-				require.Error(t, err)
-			})
-		}
-		synctest.Wait()
-		leave()
-		last := p.later(ctx, put("a", ""))
-		open()
-		last.landed(c)
-		wg.Wait()
-		p.stop()
-		c.settled(p)
-	})
-}
-
-func TestClockFails(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		broken := &failing{clock: c.clock, err: rpctypes.ErrGRPCNoLeader}
-		p := c.start(nil, func(cfg *commit.Config) { cfg.Clock = broken })
-		_, err := p.try(ctx, put("a", ""))
-		require.ErrorIs(t, err, rpctypes.ErrGRPCNoLeader)
-		_, err = p.try(ctx, remove("a", "b"))
-		require.ErrorIs(t, err, rpctypes.ErrGRPCNoLeader)
-		broken.err = nil
-		_, err = p.try(ctx, put("a", ""))
-		require.NoError(t, err)
-		p.stop()
-		c.settled(p)
-	})
-}
-
-type failing struct {
-	*clock
-	err error
-}
-
-func (f *failing) Take(ctx context.Context, k int64) (int64, int64, error) {
-	if f.err != nil {
-		return 0, 0, f.err
-	}
-	return f.clock.Take(ctx, k)
-}
-
-func TestSmallBudgets(t *testing.T) {
-	for _, ops := range []int{11, 16, 30, 20_000} {
-		bubble(t, 1, func(t *testing.T, c *cluster) {
-			p := c.start(nil, func(cfg *commit.Config) { cfg.MaxTxnOps = ops })
-			var all []*pending
-			for i := range 200 {
-				all = append(all, p.later(ctx, put(fmt.Sprint(i), "")))
-			}
-			for _, x := range all {
-				x.landed(c)
-			}
-			p.stop()
-			c.settled(p)
-		})
-	}
-}
-
-// What cannot be built for long gives up its stamp meanwhile: it would hold up every reader.
-func TestSlowReadsHoldNoStamps(t *testing.T) {
-	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
-		keys := c.keysOn(0, 4)
-		ready := make(chan struct{})
-		slow := func(ctx context.Context, key string) *pending {
-			member, op := c.op(put(key, key))
-			op.Ready = ready
-			return p.doLater(ctx, member, op)
-		}
-		leaving, leave := context.WithCancel(ctx)
-		stays, leaves, quick := slow(ctx, keys[0]), slow(leaving, keys[1]), p.later(ctx, put(keys[2], "quick"))
-		require.True(t, quick.over())
-		require.True(t, p.Holds(2))
-		require.Empty(t, c.reasons(2))
-		time.Sleep(1100 * time.Millisecond)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
-		require.False(t, p.Holds(2))
-		again := p.later(ctx, put(keys[0], "before"))
-		require.True(t, again.over(), "nor does it hold its key")
-		leave()
-		require.True(t, leaves.over())
-		require.False(t, stays.over())
-		close(ready)
-		require.Greater(t, stays.landed(c).Stamp, again.Stamp)
-		require.Equal(t, []string{"before", keys[0], "quick"}, []string{c.members[0].puts[1].value, c.members[0].puts[2].value, c.members[0].puts[0].value})
-
-		// One whose caller leaves before that is not waited for either.
-		ready = make(chan struct{})
-		leaving, leave = context.WithCancel(ctx)
-		gone := slow(leaving, keys[3])
-		held := c.clock.next - 1
-		require.True(t, p.Holds(held))
-		leave()
-		require.True(t, gone.over())
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(held))
 		p.stop()
 		c.settled(p)
 	})

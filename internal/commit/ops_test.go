@@ -16,6 +16,8 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
+var ctx = context.Background()
+
 func put(key, value string) *pb.TxnRequest {
 	p := &pb.PutRequest{Key: []byte(key), Value: []byte(value)}
 	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: p}}}}

@@ -3,7 +3,6 @@ package commit
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -67,7 +66,7 @@ type Pipeline struct {
 
 	mu   sync.Mutex
 	held map[int64]int64 // stamps taken whose fate is not known yet, and their epochs
-	lost []stamp         // surrendered stamps that no lane could take
+	lost []Stamp         // surrendered stamps that no lane could take
 }
 
 // New starts the lanes.
@@ -91,7 +90,7 @@ func New(cfg Config) *Pipeline {
 	}
 	for _, l := range p.lanes {
 		p.wg.Add(2)
-		go l.takeLoop()
+		go l.stampLoop()
 		go l.sendLoop()
 	}
 	return p
@@ -161,64 +160,6 @@ func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
 	default:
 		return Result{}, ctx.Err()
 	}
-}
-
-// Holds reports whether this process itself holds the stamp: it is taken, and about to land or be given up.
-func (p *Pipeline) Holds(stamp int64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, ok := p.held[stamp]
-	return ok
-}
-
-func (p *Pipeline) hold(first, epoch int64, n int) {
-	p.mu.Lock()
-	for i := range n {
-		p.held[first+int64(i)] = epoch
-	}
-	p.mu.Unlock()
-}
-
-func (p *Pipeline) release(stamps ...stamp) {
-	p.mu.Lock()
-	for _, s := range stamps {
-		if p.held[s.n] == s.epoch { // a new epoch hands out numbers again that did not land
-			delete(p.held, s.n)
-		}
-	}
-	p.mu.Unlock()
-}
-
-// stamp is a stamp of an epoch.
-type stamp struct{ n, epoch int64 }
-
-// surrender gives stamps that will not be sent to the first lane from index on that works, to mark them. Those that none
-// can take wait for a lane to recover.
-func (p *Pipeline) surrender(index int, stamps ...stamp) {
-	p.release(stamps...)
-	for len(stamps) > 0 && !p.stopped() {
-		for i := range p.lanes {
-			if p.lanes[(index+i)%len(p.lanes)].carry(stamps) {
-				return
-			}
-		}
-		p.mu.Lock()
-		p.lost = append(p.lost, stamps...)
-		p.mu.Unlock()
-		if !slices.ContainsFunc(p.lanes, (*lane).works) {
-			return
-		}
-		stamps = p.found() // a lane recovered meanwhile, and may have looked too early
-	}
-}
-
-// found returns the stamps that no lane could take; a lane that works again asks for them.
-func (p *Pipeline) found() []stamp {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.lost
-	p.lost = nil
-	return s
 }
 
 var _ Doubts = (*mergedlog.Doubts)(nil)

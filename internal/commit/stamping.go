@@ -4,17 +4,19 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
-// takeLoop gives stamps to what waits in the queue.
-func (l *lane) takeLoop() {
+// stampLoop takes stamps from the clock for the operations in the queue, until the lane is closed.
+func (l *lane) stampLoop() {
 	defer l.p.wg.Done()
-	defer wake(l.wakeSend)
+	defer lifetime.Wake(l.wakeSend)
 	for {
-		if d := l.dally(); d > 0 {
+		if d := l.delay(); d > 0 {
 			t := time.NewTimer(d)
 			select {
-			case <-l.wakeTake:
+			case <-l.wakeStamp:
 			case <-t.C:
 			case <-l.p.ctx.Done():
 			}
@@ -29,7 +31,7 @@ func (l *lane) takeLoop() {
 		}
 		if len(ops) == 0 {
 			select {
-			case <-l.wakeTake:
+			case <-l.wakeStamp:
 				runtime.Gosched() // let the callers that the last landing woke arrive as well: they share one add
 				continue
 			case <-l.p.ctx.Done():
@@ -45,10 +47,10 @@ func (l *lane) takeLoop() {
 	}
 }
 
-// dally returns how long the queue may still grow before it takes its stamps: an add has a cost of its own, too. While a
-// flight is out, stamps are wanted when it lands, about as long after it left as the last one took; just after a landing,
-// most of those that it woke. Whoever comes to an idle lane does not wait.
-func (l *lane) dally() time.Duration {
+// delay returns how long the queue should still grow before stampLoop takes stamps for it, as every add on the clock has a cost.
+// While a flight is out, the stamps are needed when it lands, which is expected to take about as long as the last one did. Just after
+// a landing, stampLoop waits for most of the callers that the landing woke. An operation that finds its lane idle does not wait.
+func (l *lane) delay() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.queue) + len(l.stamped)
@@ -61,16 +63,17 @@ func (l *lane) dally() time.Duration {
 	if 4*n >= 3*min(l.want, l.maxOps()) {
 		return 0
 	}
-	return min(l.took/4, maxDally) - time.Since(l.landed)
+	return min(l.took/4, maxDelay) - time.Since(l.landed)
 }
 
-// stamp gives operations their stamps. A lane that has stalled or closed meanwhile gives them up.
+// stamp gives operations their stamps. If the lane has stalled or closed meanwhile, they go back to the queue and the stamps are
+// surrendered.
 func (l *lane) stamp(ops []*Op, first, epoch int64) {
 	l.p.hold(first, epoch, len(ops))
 	for i, op := range ops {
 		op.stamp, op.epoch = first+int64(i), epoch
 	}
-	var given []stamp
+	var given []Stamp
 	l.mu.Lock()
 	if l.closed || l.stalled > 0 {
 		given = l.requeueLocked(ops)
@@ -79,16 +82,16 @@ func (l *lane) stamp(ops []*Op, first, epoch int64) {
 	}
 	l.mu.Unlock()
 	l.p.surrender(l.index, given...)
-	wake(l.wakeSend)
+	lifetime.Wake(l.wakeSend)
 }
 
-// wanting takes the next operations to stamp off the queue: about a batch beyond what is stamped already, and an exclusive
-// one only by itself, when nothing of this lane that has a stamp is still on its way.
+// wanting takes the operations that get the next stamps off the queue: as many as make a batch of what is stamped, or one exclusive
+// operation, when no other operation of this lane has a stamp.
 func (l *lane) wanting() (ops []*Op, closed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		l.taking = false
+		l.stamping = false
 		return nil, true
 	}
 	if l.stalled > 0 || l.alone || len(l.queue) == 0 {
@@ -118,7 +121,7 @@ func (l *lane) wanting() (ops []*Op, closed bool) {
 	return ops, false
 }
 
-// fail ends operations that got no stamps.
+// fail ends operations for which the clock gave no stamps.
 func (l *lane) fail(ops []*Op, err error) {
 	if l.p.ctx.Err() != nil {
 		err = l.p.ended()
@@ -129,5 +132,5 @@ func (l *lane) fail(ops []*Op, err error) {
 	finish(ops, err)
 }
 
-// maxDally bounds the wait for the callers that a landing woke.
-const maxDally = 200 * time.Microsecond
+// maxDelay bounds the delay after a landing.
+const maxDelay = 200 * time.Microsecond

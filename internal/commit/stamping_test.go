@@ -1,0 +1,84 @@
+package commit_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/record"
+)
+
+// Stamps that were asked for before the lane stalled are given up when they come.
+func TestLaneStallsWhileItTakes(t *testing.T) {
+	bubble(t, 2, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		keys := c.keysOn(0, 3)
+		release := c.members[0].hang()
+		out := p.later(ctx, put(keys[0], ""))
+		open := c.clock.shut()
+		waits := p.later(ctx, put(keys[1], ""))
+		time.Sleep(1100 * time.Millisecond)
+		open()
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, int64(4), c.clock.next)
+		release()
+		out.landed(c)
+		require.Equal(t, int64(4), waits.landed(c).Stamp)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func TestStampsAreTakenAfterArrival(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		open := c.clock.shut()
+		keys := c.keysOn(0, 3)
+		first := p.later(ctx, put(keys[0], ""))
+		second, third := p.later(ctx, put(keys[1], "")), p.later(ctx, put(keys[2], ""))
+		open()
+		require.Equal(t, int64(2), first.landed(c).Stamp)
+		require.Equal(t, []int64{3, 4}, sorted(second.landed(c).Stamp, third.landed(c).Stamp))
+		require.Equal(t, []int64{1, 2}, c.clock.takes, "the add that was under way is not joined, the next one is shared")
+		p.stop()
+		c.settled(p)
+	})
+}
+
+func sorted(xs ...int64) []int64 {
+	slices.Sort(xs)
+	return xs
+}
+
+func TestClockFails(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		broken := &failing{clock: c.clock, err: rpctypes.ErrGRPCNoLeader}
+		p := c.start(nil, func(cfg *commit.Config) { cfg.Clock = broken })
+		_, err := p.try(ctx, put("a", ""))
+		require.ErrorIs(t, err, rpctypes.ErrGRPCNoLeader)
+		_, err = p.try(ctx, remove("a", "b"))
+		require.ErrorIs(t, err, rpctypes.ErrGRPCNoLeader)
+		broken.err = nil
+		_, err = p.try(ctx, put("a", ""))
+		require.NoError(t, err)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+type failing struct {
+	*clock
+	err error
+}
+
+func (f *failing) Take(ctx context.Context, k int64) (int64, int64, error) {
+	if f.err != nil {
+		return 0, 0, f.err
+	}
+	return f.clock.Take(ctx, k)
+}
