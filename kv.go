@@ -131,7 +131,7 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (_ *pb.TxnResponse
 	return resp, s.fault(ctx, err)
 }
 
-// Compact drops the history below a revision (section 7): the record first, by compare-and-swap, so that every process
+// Compact drops the history below a revision: the record first, by compare-and-swap, so that every process
 // refuses what is about to go; then each member's own history.
 func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (_ *pb.CompactionResponse, err error) {
 	start := time.Now()

@@ -1,6 +1,6 @@
 package main
 
-// Member is an etcd that stores part of the keys: the records of architecture.md, and its log.
+// Member is an etcd that stores part of the keys: the records of docs/architecture/ordering.md, and its log.
 type Member struct {
 	id            int
 	epoch, F, clk int64

@@ -73,7 +73,7 @@ func run(ctx context.Context, out io.Writer, slice time.Duration) (err error) {
 			return fmt.Errorf("chapter %d: %w", i+1, err)
 		}
 	}
-	fmt.Fprintf(out, "\nThat was %s. The code is in examples/quickstart; docs/architecture.md tells how it works.\n", since(begin))
+	fmt.Fprintf(out, "\nThat was %s. The code is in examples/quickstart; docs/architecture tells how it works.\n", since(begin))
 	return nil
 }
 

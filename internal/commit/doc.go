@@ -1,4 +1,4 @@
-// Package commit is the group commit (section 5 of the protocol): the writes that one process sends to one member travel
+// Package commit is the group commit: the writes that one process sends to one member travel
 // together, as one member transaction.
 //
 // Each member has a lane, and an operation moves along it in four steps:

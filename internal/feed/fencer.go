@@ -15,7 +15,7 @@ const MinGrace = fencer.MinGrace
 // manyWaiting is how many events above the closed revision are too many to look at: somebody will want one of them.
 const manyWaiting = 1024
 
-// newFencer has the stamps resolved that are missing while somebody in this process waits for them (section 6.1).
+// newFencer has the stamps resolved that are missing while somebody in this process waits for them.
 func newFencer(f *Feed) *fencer.Fencer {
 	cfg := fencer.Config{
 		Log: f.Log, Epoch: f.cfg.Clock.Epoch, Holds: func(stamp int64) bool { return f.cfg.Holds(stamp) },

@@ -77,7 +77,7 @@ type Feed struct {
 	replaced chan struct{} // closed when the feed has ended, and does not serve any more
 }
 
-// Open starts the streams and closes everything up to the clock's present revision (section 6, start of a process).
+// Open starts the streams and closes everything up to the clock's present revision ("Life of a feed" in docs/architecture/ordering.md).
 func Open(ctx context.Context, cfg *Config) (*Feed, error) {
 	f := &Feed{cfg: cfg, Ended: make(chan struct{}), replaced: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())

@@ -18,7 +18,7 @@ import (
 )
 
 // recall tells the doubts what a member committed while no stream was there to show it: between the end of the last feed, or
-// later answers of the member, and the beginning of this one (section 8). Without it, silence would say nothing of requests that
+// later answers of the member, and the beginning of this one. Without it, silence would say nothing of requests that
 // were under way then.
 func (f *Feed) recall(ctx context.Context, m *member.Member) error {
 	past, doubts := m.Past(), f.cfg.Doubts

@@ -1,4 +1,4 @@
-// Package lease keeps the leases of a meta cluster (section 10 of the protocol).
+// Package lease keeps the leases of a meta cluster. docs/architecture/leases.md has the protocol.
 //
 // A lease is three things:
 //
@@ -23,5 +23,5 @@
 //   - ErrLeaseNotFound is answered only when no sentinel is there and no record lives: no key is attached afterwards.
 //
 // Every step can be repeated, by any process, and none needs to know who began: what a process leaves behind when it dies
-// is in the sentinels and records. What each crash leaves is listed in docs/architecture.md.
+// is in the sentinels and records. What each crash leaves is listed in docs/architecture/leases.md.
 package lease

@@ -70,7 +70,7 @@ func (g *guesses) was(right bool) {
 	}
 }
 
-// fencedRead reads one key with a stamp of its own, from its member alone (section 7): it goes on while another member
+// fencedRead reads one key with a stamp of its own, from its member alone: it goes on while another member
 // holds up the closed revision.
 func (c *Reader) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	member := c.Ring.MemberOf(r.Key)

@@ -55,7 +55,7 @@ func (c *Reader) catchUp(ctx context.Context, f *feed.Feed) error {
 }
 
 // linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
-// that covers it (section 7).
+// that covers it.
 func (c *Reader) linearize(ctx context.Context, f *feed.Feed) (int64, error) {
 	return c.cover(ctx, f, c.Clock.StartRead())
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// Batch is one member transaction of a process (section 5): operations on disjoint keys and disjoint Slots, and stamps
+// Batch is one member transaction of a process (group commit): operations on disjoint keys and disjoint Slots, and stamps
 // given up. The epoch, the fence and the lock are compared once for all: below the lowest stamp, because
 // a fence among the stamps of a batch is rare and a refused stamp costs only another one.
 //

@@ -7,11 +7,11 @@
 //	Evaluate   on a known state: which branches run, what is written (once per attempt)
 //	Guarded    with a stamp: the guards, and the writes that land only if that state still holds; several make a Batch
 //
-// The guards keep these invariants of the protocol (section 4):
+// The guards keep these invariants of the protocol (docs/architecture/transactions.md):
 //
 //   - a stamp lands on a key only above every stamp that wrote, deleted or compared it: per touched slot
 //     `Value(slot) < T`, per touched key a pin or `Value(key) < T`;
-//   - nothing is decided on a guess: every key that a compare or a create stamp relied on is pinned to the native
+//   - nothing is decided on a guess: every key that a compare or a create stamp relied on is pinned to the member
 //     revision it was read at, so the transaction refuses itself when the guess was wrong;
 //   - whatever happens, the stamp leaves its mark: the header of a put, the clock of a slot whose key was
 //     deleted or compared, or a mark record;

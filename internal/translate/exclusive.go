@@ -6,7 +6,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// Exclusive is a transaction that needs the whole member at its stamp (section 4): nothing above the stamp landed
+// Exclusive is a transaction that needs the whole member at its stamp: nothing above the stamp landed
 // before it, and its fence lets nothing below the stamp land after it. It is alone in its member revision.
 type Exclusive struct {
 	Epoch, Stamp int64

@@ -63,7 +63,7 @@ func (r *Run) touched() []touch {
 	return ts
 }
 
-// Guard builds the operation that applies run at stamp, in the shared mode of section 4. state must hold every key that
+// Guard builds the operation that applies run at stamp, beside others (Exclusive is alone). state must hold every key that
 // the run touches, as the run was evaluated on it: that is what is pinned. mark is the operation's index in its member
 // transaction. ErrStale: take a newer stamp. ErrRounds: lock the keys.
 func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark int, slotOf func([]byte) int) (*Guarded, error) {
@@ -177,7 +177,7 @@ func storedPut(put *pb.PutRequest, s State, stamp int64) *pb.PutRequest {
 	return &pb.PutRequest{Key: put.Key, Value: h.Value(value), PrevKv: put.PrevKv}
 }
 
-// Read is a single-key read with a stamp of its own (section 7): it protects what it read like a compare would.
+// Read is a single-key read with a stamp of its own, for fenced reads: it protects what it read like a compare would.
 // Its landing answers with the key's state; it is refused when a write at or above the stamp was there before.
 func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
 	s := slotOf(key)

@@ -10,7 +10,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/ring"
 )
 
-// Share is what a transaction across members (section 12) takes of one member: it locks its slots, or all of the member, if
+// Share is what a transaction across members takes of one member: it locks its slots, or all of the member, if
 // ranges are concerned or more slots than one request can guard.
 type Share struct {
 	Member   int
