@@ -42,7 +42,7 @@ var rooms = []room{
 	{name: "wire", imports: []string{"hedge"}},
 	{name: "validate", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "etcdfake", imports: []string{"keyrange", "request", "validate"}},
-	{name: "translate", imports: []string{"record", "ring", "validate"}, pure: true},
+	{name: "translate", imports: []string{"keyrange", "record", "request", "ring", "validate"}, pure: true},
 	{name: "mergedlog", imports: []string{"record"}, pure: true},
 	{name: "snapshot", imports: []string{"keyrange", "mergedlog"}, pure: true},
 	{name: "watchhub", imports: []string{"mergedlog"}},

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Batch is one member transaction of a process (group commit): operations on disjoint keys and disjoint Slots, and stamps
@@ -95,7 +96,7 @@ func (b *Batch) Request() *pb.TxnRequest {
 	} else {
 		req.Success = make([]*pb.RequestOp, 0, len(b.Ops)+frame)
 		for _, op := range b.Ops {
-			req.Success = append(req.Success, txnOp(op.nested()))
+			req.Success = append(req.Success, request.Txn(op.nested()))
 		}
 	}
 	req.Success = append(req.Success, tail...)
@@ -127,7 +128,7 @@ func (b *Batch) refusal(stamps []int64, low int64) []*pb.RequestOp {
 	if !b.Together {
 		return []*pb.RequestOp{fenced}
 	}
-	return []*pb.RequestOp{txnOp(&pb.TxnRequest{
+	return []*pb.RequestOp{request.Txn(&pb.TxnRequest{
 		Compare: guardMember(b.Epoch, low),
 		Success: []*pb.RequestOp{marksOp(0, stamps, record.SlotAhead)},
 		Failure: []*pb.RequestOp{fenced},
@@ -137,29 +138,29 @@ func (b *Batch) refusal(stamps []int64, low int64) []*pb.RequestOp {
 // guardMember holds while the member works in epoch, its fence is below low and nobody holds its lock.
 func guardMember(epoch, low int64) []*pb.Compare {
 	return []*pb.Compare{
-		valueAbove([]byte(record.KeyFence), record.Number(epoch)),
-		valueBelow([]byte(record.KeyFence), record.Pair(epoch, low)),
-		valueIs([]byte(record.KeyLock), nil),
+		request.ValueAbove([]byte(record.KeyFence), record.Number(epoch)),
+		request.ValueBelow([]byte(record.KeyFence), record.Pair(epoch, low)),
+		request.ValueIs([]byte(record.KeyLock), nil),
 	}
 }
 
 // ifEpoch runs ops unless the member works in another epoch: then nothing may be left there, and the answer says which.
 func ifEpoch(epoch int64, ops []*pb.RequestOp) *pb.RequestOp {
-	return txnOp(&pb.TxnRequest{
+	return request.Txn(&pb.TxnRequest{
 		Compare: []*pb.Compare{
-			valueAbove([]byte(record.KeyFence), record.Number(epoch)),
-			valueBelow([]byte(record.KeyFence), record.Number(epoch+1)),
+			request.ValueAbove([]byte(record.KeyFence), record.Number(epoch)),
+			request.ValueBelow([]byte(record.KeyFence), record.Number(epoch+1)),
 		},
 		Success: ops,
-		Failure: []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)})},
+		Failure: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: []byte(record.KeyFence)})},
 	})
 }
 
 func raiseClock(epoch, stamp int64) *pb.RequestOp {
 	v := record.Pair(epoch, stamp)
-	return txnOp(&pb.TxnRequest{
-		Compare: []*pb.Compare{valueBelow([]byte(record.KeyClock), v)},
-		Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyClock), Value: v})},
+	return request.Txn(&pb.TxnRequest{
+		Compare: []*pb.Compare{request.ValueBelow([]byte(record.KeyClock), v)},
+		Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: v})},
 	})
 }
 

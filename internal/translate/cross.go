@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/ring"
 )
 
@@ -169,7 +170,7 @@ func (w *work) add(round, step, events int, op *pb.RequestOp) {
 // remove is add for a delete.
 func (w *work) remove(x Range, step, events int) {
 	if events > 0 {
-		w.add(w.rounds.remove(x), step, events, deleteOp(&pb.DeleteRangeRequest{Key: x.Key, RangeEnd: x.End}))
+		w.add(w.rounds.remove(x), step, events, request.Delete(&pb.DeleteRangeRequest{Key: x.Key, RangeEnd: x.End}))
 	}
 }
 
@@ -206,7 +207,7 @@ func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
 			put := storedPut(s.Put, state, stamp)
 			put.PrevKv = false
 			w := of(s.Put.Key)
-			w.add(w.rounds.put(s.Put.Key), i, 1, putOp(put))
+			w.add(w.rounds.put(s.Put.Key), i, 1, request.Put(put))
 			there.set(s.Put.Key, true)
 		case s.Delete == nil:
 		case len(s.Delete.RangeEnd) == 0:
@@ -250,7 +251,7 @@ func (p *part) frame(h record.Holder, stamp, epoch int64, of, index int) []*pb.R
 		ops = p.share.lockFor(h.At(p.round + 1))
 	}
 	mark := record.Part{Stamp: stamp, Of: of, Index: index, Runs: p.runs}
-	return append(ops, putOp(&pb.PutRequest{Key: record.MarkKey(0), Value: mark.Value()}), raiseClock(epoch, stamp))
+	return append(ops, request.Put(&pb.PutRequest{Key: record.MarkKey(0), Value: mark.Value()}), raiseClock(epoch, stamp))
 }
 
 // apply is guarded by the locks alone: once the transaction is decided, the part belongs here whatever the epoch or the
@@ -264,13 +265,13 @@ func (p *part) apply(h record.Holder, stamp, epoch int64, of, index int) *pb.Txn
 func (p *part) decide(h record.Holder, stamp, epoch int64, others []record.DecidedPart) *pb.TxnRequest {
 	fence := []byte(record.KeyFence)
 	held := p.share.held(h)
-	cs := append([]*pb.Compare{valueAbove(fence, record.Number(epoch)), valueBelow(fence, record.Pair(epoch, stamp))}, held...)
+	cs := append([]*pb.Compare{request.ValueAbove(fence, record.Number(epoch)), request.ValueBelow(fence, record.Pair(epoch, stamp))}, held...)
 	ops := append(p.ops, p.frame(h, stamp, epoch, 1+len(others), 0)...)
 	if len(others) > 0 {
 		d := record.Decision{Stamp: stamp, Parts: others}
-		ops = append(ops, putOp(&pb.PutRequest{Key: record.TxnKey(h.ID), Value: d.Value()}))
+		ops = append(ops, request.Put(&pb.PutRequest{Key: record.TxnKey(h.ID), Value: d.Value()}))
 	}
-	why := txnOp(&pb.TxnRequest{
+	why := request.Txn(&pb.TxnRequest{
 		Compare: held,
 		Success: []*pb.RequestOp{markOp(0, stamp, record.Fenced)},
 		Failure: []*pb.RequestOp{markOp(0, stamp, record.SlotAhead)},

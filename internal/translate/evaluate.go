@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
@@ -147,7 +148,7 @@ func compareHolds(c *pb.Compare, v View) bool {
 	var kvs []*mvccpb.KeyValue
 	if len(c.RangeEnd) > 0 {
 		if k, e, empty := validate.Clip(c.Key, c.RangeEnd); !empty {
-			kvs = v.Range(Range{k, e})
+			kvs = v.Range(keyrange.Of(k, e))
 		}
 	} else if kv := v.Get(c.Key); kv != nil {
 		kvs = []*mvccpb.KeyValue{kv}

@@ -4,6 +4,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Exclusive is a transaction that needs the whole member at its stamp: nothing above the stamp landed
@@ -24,20 +25,20 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 	}
 	x := &Exclusive{Epoch: epoch, Stamp: stamp}
 	be := record.Number(stamp)
-	cs := append(guardMember(epoch, stamp), valueBelow([]byte(record.KeyClock), record.Pair(epoch, stamp)))
+	cs := append(guardMember(epoch, stamp), request.ValueBelow([]byte(record.KeyClock), record.Pair(epoch, stamp)))
 	slots := Range{}
 	slots.Key, slots.End = record.SlotRange()
-	unlocked := valueBelow(slots.Key, record.Infinity())
+	unlocked := request.ValueBelow(slots.Key, record.Infinity())
 	unlocked.RangeEnd = slots.End
 	cs = append(cs, unlocked)
 	if len(p.Compared) > 0 {
 		// Deletes leave their trace in slot clocks, range deletes in the fence, or in the lock that they gave up.
-		cs = append(cs, modBelow(slots, readRev+1))
+		cs = append(cs, request.ModBelow(slots.Key, slots.End, readRev+1))
 		for _, k := range []string{record.KeyFence, record.KeyLock} {
-			cs = append(cs, modBelow(Range{Key: []byte(k)}, readRev+1))
+			cs = append(cs, request.ModBelow([]byte(k), nil, readRev+1))
 		}
 		for _, r := range p.Compared {
-			cs = append(cs, modBelow(r, readRev+1))
+			cs = append(cs, request.ModBelow(r.Key, r.End, readRev+1))
 		}
 	}
 	refused := []*pb.RequestOp{markOp(0, stamp, record.SlotAhead), raiseClock(epoch, stamp)}
@@ -47,15 +48,15 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 			return nil, err
 		}
 		x.keys = append(x.keys, t.key)
-		refused = append(refused, rangeOp(&pb.RangeRequest{Key: t.key}))
+		refused = append(refused, request.Range(&pb.RangeRequest{Key: t.key}))
 	}
 	cs = run.pinLeases(cs)
 	then := run.effects(state, stamp, 3)
 	x.write = len(then)
 	then = run.attach(then, run.touched(), state)
 	then = append(then,
-		putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: record.Pair(epoch, stamp)}),
-		putOp(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}),
+		request.Put(&pb.PutRequest{Key: []byte(record.KeyFence), Value: record.Pair(epoch, stamp)}),
+		request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}),
 		markOp(0, stamp, record.Exclusive))
 	x.Txn = &pb.TxnRequest{Compare: cs, Success: then, Failure: []*pb.RequestOp{ifEpoch(epoch, refused)}}
 	return x, nil

@@ -6,7 +6,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
@@ -80,7 +82,7 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 	for _, t := range touched {
 		s := slotOf(t.key)
 		if _, added := below.find(s); added {
-			g.Txn.Compare = append(g.Txn.Compare, valueBelow(record.SlotKey(s), be))
+			g.Txn.Compare = append(g.Txn.Compare, request.ValueBelow(record.SlotKey(s), be))
 		}
 		if !t.put { // a key that is put has the stamp in its header
 			set.find(s)
@@ -96,7 +98,7 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 	g.write = len(g.Txn.Success)
 	g.Txn.Success = run.attach(g.Txn.Success, touched, state)
 	for _, s := range set.names {
-		g.Txn.Success = append(g.Txn.Success, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
+		g.Txn.Success = append(g.Txn.Success, request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
 	}
 	g.Slots, g.Below = set.names, below.names
 	return g, nil
@@ -108,7 +110,7 @@ func (g *Guarded) nested() *pb.TxnRequest {
 		g.Txn.Failure = make([]*pb.RequestOp, 0, 1+len(g.keys))
 		g.Txn.Failure = append(g.Txn.Failure, markOp(g.mark, g.Stamp, record.SlotAhead))
 		for _, k := range g.keys {
-			g.Txn.Failure = append(g.Txn.Failure, rangeOp(&pb.RangeRequest{Key: k}))
+			g.Txn.Failure = append(g.Txn.Failure, request.Range(&pb.RangeRequest{Key: k}))
 		}
 	}
 	return g.Txn
@@ -118,13 +120,13 @@ func (g *Guarded) nested() *pb.TxnRequest {
 func (p *Plan) pin(cs []*pb.Compare, key []byte, s State, stamp int64, be []byte) ([]*pb.Compare, error) {
 	switch {
 	case s.KV == nil:
-		return append(cs, createIs(key, 0)), nil
+		return append(cs, request.CreateIs(key, 0)), nil
 	case s.KV.ModRevision >= stamp:
 		return nil, ErrStale
 	case p.blind && s.NativeMod == 0:
-		return append(cs, createIs(key, s.NativeCreate), valueBelow(key, be)), nil
+		return append(cs, request.CreateIs(key, s.NativeCreate), request.ValueBelow(key, be)), nil
 	}
-	return append(cs, modIs(key, s.NativeMod)), nil
+	return append(cs, request.ModIs(key, s.NativeMod)), nil
 }
 
 // effects are the native operations of the run's writes, one for each, in order; there is room for more behind them.
@@ -133,9 +135,9 @@ func (r *Run) effects(state func([]byte) State, stamp int64, more int) []*pb.Req
 	for _, s := range r.Steps {
 		switch {
 		case s.Put != nil:
-			ops = append(ops, putOp(storedPut(s.Put, state(s.Put.Key), stamp)))
+			ops = append(ops, request.Put(storedPut(s.Put, state(s.Put.Key), stamp)))
 		case s.Delete != nil:
-			ops = append(ops, deleteOp(nativeDelete(s.Delete)))
+			ops = append(ops, request.Delete(nativeDelete(s.Delete)))
 		}
 	}
 	return ops
@@ -149,7 +151,7 @@ func nativeDelete(d *pb.DeleteRangeRequest) *pb.DeleteRangeRequest {
 	}
 	r, empty := userRange(d)
 	if empty {
-		r = Range{[]byte(record.FirstUserKey), []byte(record.FirstUserKey)}
+		r = keyrange.Of([]byte(record.FirstUserKey), []byte(record.FirstUserKey))
 	}
 	return &pb.DeleteRangeRequest{Key: r.Key, RangeEnd: r.End, PrevKv: d.PrevKv}
 }
@@ -188,15 +190,15 @@ func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
 		Below: []int{s},
 		read:  true,
 		Txn: &pb.TxnRequest{
-			Compare: []*pb.Compare{valueBelow(record.SlotKey(s), be)},
+			Compare: []*pb.Compare{request.ValueBelow(record.SlotKey(s), be)},
 			Success: []*pb.RequestOp{
 				// A key above the stamp makes the read void: absent keys have no value to compare, so they go by CreateRevision.
-				txnOp(&pb.TxnRequest{
-					Compare: []*pb.Compare{createIs(key, 0)},
-					Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be})},
-					Failure: []*pb.RequestOp{txnOp(&pb.TxnRequest{
-						Compare: []*pb.Compare{valueBelow(key, be)},
-						Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: be}), rangeOp(&pb.RangeRequest{Key: key})},
+				request.Txn(&pb.TxnRequest{
+					Compare: []*pb.Compare{request.CreateIs(key, 0)},
+					Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be})},
+					Failure: []*pb.RequestOp{request.Txn(&pb.TxnRequest{
+						Compare: []*pb.Compare{request.ValueBelow(key, be)},
+						Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be}), request.Range(&pb.RangeRequest{Key: key})},
 						Failure: []*pb.RequestOp{markOp(mark, stamp, record.SlotAhead)},
 					})},
 				}),
@@ -206,50 +208,10 @@ func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
 	}
 }
 
-func valueBelow(key, v []byte) *pb.Compare {
-	return &pb.Compare{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: v}}
-}
-
-func valueAbove(key, v []byte) *pb.Compare {
-	return &pb.Compare{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Value{Value: v}}
-}
-
-func valueIs(key, v []byte) *pb.Compare {
-	return &pb.Compare{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Value{Value: v}}
-}
-
-func createIs(key []byte, rev int64) *pb.Compare {
-	return &pb.Compare{Key: key, Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_CreateRevision{CreateRevision: rev}}
-}
-
-func modIs(key []byte, rev int64) *pb.Compare {
-	return &pb.Compare{Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_ModRevision{ModRevision: rev}}
-}
-
-func modBelow(r Range, rev int64) *pb.Compare {
-	return &pb.Compare{Key: r.Key, RangeEnd: r.End, Target: pb.Compare_MOD, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_ModRevision{ModRevision: rev}}
-}
-
-func putOp(r *pb.PutRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: r}}
-}
-
-func deleteOp(r *pb.DeleteRangeRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r}}
-}
-
-func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
-}
-
-func txnOp(r *pb.TxnRequest) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: r}}
-}
-
 func markOp(i int, stamp int64, why record.Reason) *pb.RequestOp {
-	return putOp(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarkValue(stamp, why)})
+	return request.Put(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarkValue(stamp, why)})
 }
 
 func marksOp(i int, stamps []int64, why record.Reason) *pb.RequestOp {
-	return putOp(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarksValue(stamps, why)})
+	return request.Put(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarksValue(stamps, why)})
 }

@@ -5,7 +5,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Leases returns the leases that keys of the run are attached to by it, or stay attached to when it puts them, each once.
@@ -42,7 +44,7 @@ func (r *Run) keep(lease int64) {
 // escape those who delete it.
 func (r *Run) pinLeases(cs []*pb.Compare) []*pb.Compare {
 	for _, id := range r.Leases() {
-		cs = append(cs, valueIs(record.LeaseKey(id), r.Records[id]))
+		cs = append(cs, request.ValueIs(record.LeaseKey(id), r.Records[id]))
 	}
 	return cs
 }
@@ -62,10 +64,10 @@ func (r *Run) attach(ops []*pb.RequestOp, touched []touch, state func([]byte) St
 		s := state(t.key)
 		old, now := s.KV.GetLease(), after[i]
 		if old != 0 && old != now {
-			ops = append(ops, deleteOp(&pb.DeleteRangeRequest{Key: record.AttachedKey(old, t.key)}))
+			ops = append(ops, request.Delete(&pb.DeleteRangeRequest{Key: record.AttachedKey(old, t.key)}))
 		}
 		if now != 0 && (old != now || s.NativeMod == 0) {
-			ops = append(ops, putOp(&pb.PutRequest{Key: record.AttachedKey(now, t.key)}))
+			ops = append(ops, request.Put(&pb.PutRequest{Key: record.AttachedKey(now, t.key)}))
 		}
 	}
 	return ops
@@ -90,7 +92,7 @@ func (r *Run) leasesAfter(touched []touch, state func([]byte) State) []int64 {
 	for _, s := range slices.Backward(r.Steps) {
 		switch {
 		case s.Delete != nil:
-			later.add(Range{s.Delete.Key, s.Delete.RangeEnd})
+			later.add(keyrange.Of(s.Delete.Key, s.Delete.RangeEnd))
 		case s.Put != nil && !s.Put.IgnoreLease:
 			if i, open := places[string(s.Put.Key)]; open {
 				if leases[i] = s.Put.Lease; later.has(s.Put.Key) {

@@ -3,32 +3,16 @@ package translate
 import (
 	"bytes"
 	"slices"
-	"strconv"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
-// Range is an etcd range: End empty is the single key, End {0} is everything from Key.
-type Range struct{ Key, End []byte }
-
-// String names the range, uniquely.
-func (r Range) String() string {
-	return strconv.Quote(string(r.Key)) + "-" + strconv.Quote(string(r.End))
-}
-
-// Contains reports whether key lies in the range.
-func (r Range) Contains(key []byte) bool {
-	switch {
-	case len(r.End) == 0:
-		return bytes.Equal(key, r.Key)
-	case len(r.End) == 1 && r.End[0] == 0:
-		return bytes.Compare(key, r.Key) >= 0
-	}
-	return bytes.Compare(key, r.Key) >= 0 && bytes.Compare(key, r.End) < 0
-}
+// Range is a range of keys in etcd's convention.
+type Range = keyrange.Range
 
 // Plan is what a validated transaction may touch, whatever branches run. It is immutable.
 type Plan struct {
@@ -84,7 +68,7 @@ func (p *Plan) walk(req *pb.TxnRequest) {
 		p.NeedValue = p.NeedValue || c.Target == pb.Compare_VALUE || c.Target == pb.Compare_VERSION && c.GetVersion() > 0
 		if len(c.RangeEnd) > 0 {
 			if k, e, empty := validate.Clip(c.Key, c.RangeEnd); !empty {
-				p.Compared = append(p.Compared, Range{k, e})
+				p.Compared = append(p.Compared, keyrange.Of(k, e))
 			}
 			continue
 		}
@@ -113,7 +97,7 @@ func (p *Plan) walkOp(op *pb.RequestOp) {
 		if len(d.RangeEnd) == 0 {
 			p.Keys = append(p.Keys, d.Key)
 		} else if k, e, empty := validate.Clip(d.Key, d.RangeEnd); !empty {
-			p.Deleted = append(p.Deleted, Range{k, e})
+			p.Deleted = append(p.Deleted, keyrange.Of(k, e))
 		}
 	case op.GetRequestTxn() != nil:
 		p.walk(op.GetRequestTxn())
@@ -162,7 +146,7 @@ func noDoubts(req *pb.TxnRequest, deletes *cover) bool {
 		case op.GetRequestPut() != nil && !isPlainPut(op.GetRequestPut()), op.GetRequestRange().GetRevision() != 0:
 			return false
 		case op.GetRequestDeleteRange() != nil:
-			deletes.add(Range{op.GetRequestDeleteRange().Key, op.GetRequestDeleteRange().RangeEnd})
+			deletes.add(keyrange.Of(op.GetRequestDeleteRange().Key, op.GetRequestDeleteRange().RangeEnd))
 		case op.GetRequestTxn() != nil && !noDoubts(op.GetRequestTxn(), deletes):
 			return false
 		}

@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"go.etcd.io/etcd/pkg/v3/adt"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 )
 
 // ErrRounds reports a run that puts and deletes one key. It takes more than one revision of the key's member, under locks.
@@ -82,7 +84,7 @@ func (r *Run) Rounds() bool {
 // meets adds what a step deletes. It reports whether one puts what was added.
 func (c *cover) meets(s Step) bool {
 	if s.Delete != nil {
-		c.add(Range{s.Delete.Key, s.Delete.RangeEnd})
+		c.add(keyrange.Of(s.Delete.Key, s.Delete.RangeEnd))
 	}
 	return s.Put != nil && c.has(s.Put.Key)
 }

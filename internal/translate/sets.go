@@ -48,7 +48,7 @@ type cover struct {
 
 // add adds a range in etcd's convention.
 func (c *cover) add(r Range) {
-	if len(r.End) == 0 {
+	if r.Single() {
 		if c.keys == nil {
 			c.keys = map[string]struct{}{}
 		}
@@ -70,11 +70,11 @@ func (c *cover) add(r Range) {
 // interval is a range in etcd's convention as trees take it.
 func interval(r Range) (ivl adt.Interval, empty bool) {
 	switch {
-	case len(r.End) == 0:
+	case r.Single():
 		return adt.NewBytesAffinePoint(r.Key), false
-	case len(r.End) == 1 && r.End[0] == 0:
+	case r.Unbounded():
 		return adt.NewBytesAffineInterval(r.Key, nil), false
-	case slices.Compare(r.Key, r.End) >= 0:
+	case r.Empty():
 		return ivl, true
 	}
 	return adt.NewBytesAffineInterval(r.Key, r.End), false

@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/ring"
 )
 
@@ -91,14 +93,14 @@ func TestLeasesAfterARun(t *testing.T) {
 			undone, recreated := false, false // the key is put, and deleted behind or before that
 			for j, s := range r.Steps {
 				switch {
-				case s.Delete != nil && (Range{s.Delete.Key, s.Delete.RangeEnd}).Contains([]byte(k)):
+				case s.Delete != nil && keyrange.Of(s.Delete.Key, s.Delete.RangeEnd).Contains([]byte(k)):
 					want = 0
 					for _, b := range r.Steps[:j] {
 						undone = undone || b.Put != nil && string(b.Put.Key) == k
 					}
 				case s.Put != nil && string(s.Put.Key) == k:
 					for _, b := range r.Steps[:j] {
-						recreated = recreated || b.Delete != nil && (Range{b.Delete.Key, b.Delete.RangeEnd}).Contains([]byte(k))
+						recreated = recreated || b.Delete != nil && keyrange.Of(b.Delete.Key, b.Delete.RangeEnd).Contains([]byte(k))
 					}
 					if !s.Put.IgnoreLease {
 						want = s.Put.Lease
@@ -120,9 +122,9 @@ func BenchmarkManyKeys(b *testing.B) {
 			req := &pb.TxnRequest{}
 			for i := range n {
 				key := fmt.Appendf(nil, "/registry/leases/%06d", i)
-				req.Success = append(req.Success, txnOp(&pb.TxnRequest{
-					Compare: []*pb.Compare{modIs(key, 5)},
-					Success: []*pb.RequestOp{deleteOp(&pb.DeleteRangeRequest{Key: key})},
+				req.Success = append(req.Success, request.Txn(&pb.TxnRequest{
+					Compare: []*pb.Compare{request.ModIs(key, 5)},
+					Success: []*pb.RequestOp{request.Delete(&pb.DeleteRangeRequest{Key: key})},
 				}))
 			}
 			v := leased{kv: &mvccpb.KeyValue{ModRevision: 5, CreateRevision: 5, Version: 1, Lease: 7}}

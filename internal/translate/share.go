@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/ring"
 )
 
@@ -119,7 +120,7 @@ func grouped(ops []*pb.RequestOp, maxTxnOps int) []*pb.RequestOp {
 	for len(ops) > size {
 		var outer []*pb.RequestOp
 		for group := range slices.Chunk(ops, size) {
-			outer = append(outer, txnOp(&pb.TxnRequest{Success: group}))
+			outer = append(outer, request.Txn(&pb.TxnRequest{Success: group}))
 		}
 		ops = outer
 	}
@@ -145,11 +146,11 @@ func (s *Share) held(h record.Holder) []*pb.Compare { return heldBy(h, s.Whole, 
 func heldBy(h record.Holder, whole bool, slots []int) []*pb.Compare {
 	v := h.Value()
 	if whole {
-		return []*pb.Compare{valueIs([]byte(record.KeyLock), v)}
+		return []*pb.Compare{request.ValueIs([]byte(record.KeyLock), v)}
 	}
 	cs := make([]*pb.Compare, 0, len(slots)+memberGuards)
 	for _, s := range slots {
-		cs = append(cs, valueIs(record.SlotKey(s), v))
+		cs = append(cs, request.ValueIs(record.SlotKey(s), v))
 	}
 	return cs
 }
@@ -157,18 +158,18 @@ func heldBy(h record.Holder, whole bool, slots []int) []*pb.Compare {
 // Lock builds the request that locks the share for h, if nothing of it is locked, and reads what the transaction is
 // evaluated on.
 func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
-	cs := append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil))
+	cs := append(inEpoch(epoch), request.ValueIs([]byte(record.KeyLock), nil))
 	then := s.lockFor(h)
 	if s.Whole {
 		cs = append(cs, slotsFree())
 	}
 	for i, slot := range s.Slots {
-		cs = append(cs, valueBelow(record.SlotKey(slot), record.Infinity()))
+		cs = append(cs, request.ValueBelow(record.SlotKey(slot), record.Infinity()))
 		then[i].GetRequestPut().PrevKv = true
 	}
 	then = append(then, s.reads()...)
 	for _, id := range s.Leases {
-		then = append(then, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
+		then = append(then, request.Put(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}
 	return &pb.TxnRequest{Compare: cs, Success: grouped(then, s.maxOps), Failure: whyNot()}
 }
@@ -177,11 +178,11 @@ func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 func (s *Share) lockFor(h record.Holder) []*pb.RequestOp {
 	v := h.Value()
 	if s.Whole {
-		return []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyLock), Value: v})}
+		return []*pb.RequestOp{request.Put(&pb.PutRequest{Key: []byte(record.KeyLock), Value: v})}
 	}
 	ops := make([]*pb.RequestOp, 0, len(s.Slots)+2) // for part.frame
 	for _, slot := range s.Slots {
-		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: v}))
+		ops = append(ops, request.Put(&pb.PutRequest{Key: record.SlotKey(slot), Value: v}))
 	}
 	return ops
 }
@@ -191,14 +192,14 @@ func (s *Share) release(h record.Holder, stamp, epoch int64) []*pb.RequestOp {
 	ops := letGo(h, s.Leases)
 	if s.Whole {
 		fence := record.Pair(epoch, stamp)
-		ops = append(ops, freeMember(), txnOp(&pb.TxnRequest{
+		ops = append(ops, freeMember(), request.Txn(&pb.TxnRequest{
 			// In a later epoch, nothing below the stamp is left that could land.
-			Compare: []*pb.Compare{valueAbove([]byte(record.KeyFence), record.Number(epoch)), valueBelow([]byte(record.KeyFence), fence)},
-			Success: []*pb.RequestOp{putOp(&pb.PutRequest{Key: []byte(record.KeyFence), Value: fence})},
+			Compare: []*pb.Compare{request.ValueAbove([]byte(record.KeyFence), record.Number(epoch)), request.ValueBelow([]byte(record.KeyFence), fence)},
+			Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: []byte(record.KeyFence), Value: fence})},
 		}))
 	}
 	for _, slot := range s.Slots {
-		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: record.Number(stamp)}))
+		ops = append(ops, request.Put(&pb.PutRequest{Key: record.SlotKey(slot), Value: record.Number(stamp)}))
 	}
 	return ops
 }
@@ -207,7 +208,7 @@ func (s *Share) release(h record.Holder, stamp, epoch int64) []*pb.RequestOp {
 // they are free, Read may follow. Otherwise who needs a whole member might wait for ever.
 func (s *Share) Claim(epoch int64, h record.Holder) *pb.TxnRequest {
 	return &pb.TxnRequest{
-		Compare: append(inEpoch(epoch), valueIs([]byte(record.KeyLock), nil)),
+		Compare: append(inEpoch(epoch), request.ValueIs([]byte(record.KeyLock), nil)),
 		Success: grouped(s.claims(h), s.maxOps),
 		Failure: whyNot(),
 	}
@@ -216,7 +217,7 @@ func (s *Share) Claim(epoch int64, h record.Holder) *pb.TxnRequest {
 func (s *Share) claims(h record.Holder) []*pb.RequestOp {
 	ops := s.lockFor(h)
 	for _, id := range s.Leases {
-		ops = append(ops, putOp(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
+		ops = append(ops, request.Put(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}
 	return ops
 }
@@ -231,7 +232,7 @@ func (s *Share) Read(epoch int64, h record.Holder) *pb.TxnRequest {
 
 func slotsFree() *pb.Compare {
 	key, end := record.SlotRange()
-	free := valueBelow(key, record.Infinity())
+	free := request.ValueBelow(key, record.Infinity())
 	free.RangeEnd = end
 	return free
 }
@@ -240,30 +241,30 @@ func slotsFree() *pb.Compare {
 func (s *Share) reads() []*pb.RequestOp {
 	var ops []*pb.RequestOp
 	for _, k := range s.Keys {
-		ops = append(ops, rangeOp(&pb.RangeRequest{Key: k}))
+		ops = append(ops, request.Range(&pb.RangeRequest{Key: k}))
 	}
 	for _, r := range s.Compared {
-		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, KeysOnly: !s.values(r)}))
+		ops = append(ops, request.Range(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, KeysOnly: !s.values(r)}))
 	}
 	for _, r := range s.Deleted {
-		ops = append(ops, rangeOp(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: !s.named, KeysOnly: s.named}))
+		ops = append(ops, request.Range(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: !s.named, KeysOnly: s.named}))
 	}
 	for _, id := range s.Leases {
-		ops = append(ops, rangeOp(&pb.RangeRequest{Key: record.LeaseKey(id)}))
+		ops = append(ops, request.Range(&pb.RangeRequest{Key: record.LeaseKey(id)}))
 	}
 	return ops
 }
 
 // whyNot reads what may have refused a lock: the epoch and the member's lock.
 func whyNot() []*pb.RequestOp {
-	return []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)}), rangeOp(&pb.RangeRequest{Key: []byte(record.KeyLock)})}
+	return []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: []byte(record.KeyFence)}), request.Range(&pb.RangeRequest{Key: []byte(record.KeyLock)})}
 }
 
 // inEpoch holds while the member works in the epoch.
 func inEpoch(epoch int64) []*pb.Compare {
 	return []*pb.Compare{
-		valueAbove([]byte(record.KeyFence), record.Number(epoch)),
-		valueBelow([]byte(record.KeyFence), record.Number(epoch+1)),
+		request.ValueAbove([]byte(record.KeyFence), record.Number(epoch)),
+		request.ValueBelow([]byte(record.KeyFence), record.Number(epoch+1)),
 	}
 }
 
@@ -397,7 +398,7 @@ func (s *Share) Unlock(h record.Holder, l *Locked) *pb.TxnRequest {
 		ops = append(ops, freeMember())
 	}
 	for i, slot := range s.Slots {
-		ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(slot), Value: l.clocks[i]}))
+		ops = append(ops, request.Put(&pb.PutRequest{Key: record.SlotKey(slot), Value: l.clocks[i]}))
 	}
 	return &pb.TxnRequest{Compare: s.held(h), Success: grouped(ops, s.maxOps)}
 }
@@ -406,12 +407,12 @@ func (s *Share) Unlock(h record.Holder, l *Locked) *pb.TxnRequest {
 func letGo(h record.Holder, leases []int64) []*pb.RequestOp {
 	var ops []*pb.RequestOp
 	for _, id := range leases {
-		ops = append(ops, deleteOp(&pb.DeleteRangeRequest{Key: record.HeldKey(id, h.ID[:])}))
+		ops = append(ops, request.Delete(&pb.DeleteRangeRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}
 	return ops
 }
 
-func freeMember() *pb.RequestOp { return putOp(&pb.PutRequest{Key: []byte(record.KeyLock)}) }
+func freeMember() *pb.RequestOp { return request.Put(&pb.PutRequest{Key: []byte(record.KeyLock)}) }
 
 // Hold is what a transaction has on a member, as others find it.
 type Hold struct {
@@ -430,9 +431,9 @@ func (hold Hold) Abort(epoch, stamp int64, maxTxnOps int) *pb.TxnRequest {
 		ops = append(ops, freeMember())
 	} else {
 		for _, s := range hold.Slots {
-			ops = append(ops, putOp(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
+			ops = append(ops, request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
 		}
 		ops = append(ops, raiseClock(epoch, stamp))
 	}
-	return &pb.TxnRequest{Compare: append(cs, createIs(record.TxnKey(hold.Holder.ID), 0)), Success: grouped(ops, maxTxnOps)}
+	return &pb.TxnRequest{Compare: append(cs, request.CreateIs(record.TxnKey(hold.Holder.ID), 0)), Success: grouped(ops, maxTxnOps)}
 }

@@ -3,6 +3,7 @@ package translate
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
@@ -14,7 +15,7 @@ func comparesValues(req *pb.TxnRequest, name string) bool {
 		if c.Target != pb.Compare_VALUE || len(c.RangeEnd) == 0 {
 			continue
 		}
-		if k, e, empty := validate.Clip(c.Key, c.RangeEnd); !empty && (Range{k, e}).String() == name {
+		if k, e, empty := validate.Clip(c.Key, c.RangeEnd); !empty && keyrange.Of(k, e).String() == name {
 			return true
 		}
 	}
