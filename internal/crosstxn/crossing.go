@@ -22,10 +22,7 @@ import (
 // commit.ErrUnknown if it cannot be found out whether the transaction happened. When ctx ends, the transaction goes on behind the
 // caller's back, but not further than it must: it may still happen if it was about to be decided.
 func (c *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
-	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.cfg.Ring, c.cfg.MaxTxnOps), patience: feed.MinPatience}
-	for _, s := range x.shares {
-		x.claims = append(x.claims, latch.Claim{Member: s.Member, Slots: s.Slots})
-	}
+	x := c.newCrossing(plan)
 	type answer struct {
 		resp *pb.TxnResponse
 		err  error
@@ -43,6 +40,14 @@ func (c *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+func (c *Runner) newCrossing(plan *translate.Plan) *crossing {
+	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.cfg.Ring, c.cfg.MaxTxnOps), patience: feed.MinPatience}
+	for _, s := range x.shares {
+		x.claims = append(x.claims, latch.Claim{Member: s.Member, Slots: s.Slots})
+	}
+	return x
 }
 
 // crossing is one transaction across members. Its methods run on one goroutine, but for the locking of its shares.
