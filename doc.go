@@ -63,6 +63,17 @@
 // [Client.Install]. Take a real client for that, with endpoints, rather than one of clientv3.NewCtxClient: some of this code
 // asks the client's endpoints which features they have. Other languages are served by a gRPC server with [Client.Register].
 //
+// # Errors
+//
+// They are etcd's, with metaetcd's own where etcd has none. [errors.Is] and [errors.As] find
+//
+//   - a [*TopologyError] when [New] refuses the configuration, or what it finds on the clusters. Its kind says why: [ErrSameCluster],
+//     [ErrVersion] for a server that is too old, [ErrNotEmpty] for data of somebody else, and so on.
+//   - a [*MemberError] when one cluster is at fault: it has no space left, permits no writing, or does not answer. It names the cluster
+//     and holds etcd's error. Clients that got the services through [Client.Install] or [Client.Register] see etcd's error alone.
+//   - [ErrUnknownOutcome] when nobody can say whether a write happened; a caller whose context ended does not know either.
+//   - [ErrClosed] when the Client is closed.
+//
 // # Duties of the caller
 //
 // In the order in which they come up:
