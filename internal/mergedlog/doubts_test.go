@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"pgregory.net/rapid"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 )
 
 // sender is a process that sends stamps and settles them, while compaction overtakes its log again and again.
@@ -110,7 +112,7 @@ func (s *sender) heldAt(i int, rev int64, keys [][]byte) (kvs []*mvccpb.KeyValue
 	for _, key := range slices.Sorted(maps.Keys(state)) {
 		kv := state[key]
 		asked := slices.ContainsFunc(slices.Concat(records, keys), func(k []byte) bool { return string(k) == key })
-		if asked || InRange(kv.Key, marks, marksEnd) {
+		if asked || keyrange.Of(marks, marksEnd).Contains(kv.Key) {
 			kvs = append(kvs, kv)
 		}
 	}

@@ -35,6 +35,3 @@ func (e *Event) Bare() bool {
 
 // Size is what the event takes in memory, in bytes: its keys and values and a constant.
 func (e *Event) Size() int64 { return e.size() }
-
-// InRange says whether a key is in a range, in etcd's convention.
-func InRange(k, key, end []byte) bool { return keyRange{key, end}.has(k) }

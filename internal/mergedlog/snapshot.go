@@ -1,8 +1,9 @@
 package mergedlog
 
 import (
-	"bytes"
 	"sort"
+
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 )
 
 // tail holds the events of one member in the member's order, for the tails of snapshots: those that memory holds,
@@ -31,27 +32,14 @@ func (t *tail) trim(old func(tailEvent) bool) {
 }
 
 // between returns the events in (lo, hi] with stamps <= r and keys in the range.
-func (t *tail) between(lo, hi, r int64, keys keyRange) (evs []*Event) {
+func (t *tail) between(lo, hi, r int64, keys keyrange.Range) (evs []*Event) {
 	all := t.events.all()
 	for i := sort.Search(len(all), func(i int) bool { return all[i].rev > lo }); i < len(all) && all[i].rev <= hi; i++ {
-		if all[i].stamp <= r && keys.has(all[i].ev.Kv.Key) {
+		if all[i].stamp <= r && keys.Contains(all[i].ev.Kv.Key) {
 			evs = append(evs, all[i].ev)
 		}
 	}
 	return evs
-}
-
-// keyRange is a range in etcd's convention: without an end it is one key, with the end {0} it has none.
-type keyRange struct{ key, end []byte }
-
-func (k keyRange) has(key []byte) bool {
-	switch {
-	case len(k.end) == 0:
-		return bytes.Equal(key, k.key)
-	case len(k.end) == 1 && k.end[0] == 0:
-		return bytes.Compare(key, k.key) >= 0
-	}
-	return bytes.Compare(key, k.key) >= 0 && bytes.Compare(key, k.end) < 0
 }
 
 // MemberSnapshot is one member's part of a snapshot at some revision R: the member's state at its own revision Lo,
@@ -84,7 +72,7 @@ func (l *Log) snapshotLocked(r int64, members []int, key, end []byte) ([]MemberS
 		if !ok || lo < m.tail.gone && lo < hi {
 			return nil, ErrEvicted
 		}
-		snaps[i] = MemberSnapshot{Lo: lo, Tail: m.tail.between(lo, hi, r, keyRange{key, end})}
+		snaps[i] = MemberSnapshot{Lo: lo, Tail: m.tail.between(lo, hi, r, keyrange.Of(key, end))}
 	}
 	return snaps, nil
 }

@@ -1,11 +1,11 @@
 package watchhub
 
 import (
-	"bytes"
 	"slices"
 
 	"go.etcd.io/etcd/pkg/v3/adt"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -146,14 +146,11 @@ func (g *group) take() []*mergedlog.Event {
 
 // contains says whether a key is in the group's range.
 func (g *group) contains(key []byte) bool {
-	return bytes.Compare(g.key, key) <= 0 && (fromKey(g.end) || bytes.Compare(key, g.end) < 0)
+	return keyrange.Of(g.key, g.end).Contains(key)
 }
 
-// fromKey says whether a range end means that the range has none.
-func fromKey(end []byte) bool { return len(end) == 1 && end[0] == 0 }
-
 func interval(key, end []byte) adt.Interval {
-	if fromKey(end) {
+	if keyrange.Of(key, end).Unbounded() {
 		end = nil
 	}
 	return adt.NewBytesAffineInterval(key, end)

@@ -1,7 +1,6 @@
 package watchhub
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"sort"
@@ -10,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/keyrange"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -79,7 +79,7 @@ func watchKey(req *pb.WatchCreateRequest) []byte {
 
 // emptyRange says whether a request's range can hold no key.
 func emptyRange(req *pb.WatchCreateRequest) bool {
-	return len(req.RangeEnd) != 0 && !fromKey(req.RangeEnd) && bytes.Compare(watchKey(req), req.RangeEnd) >= 0
+	return keyrange.Of(watchKey(req), req.RangeEnd).Empty()
 }
 
 // filtered says whether the watcher does not want an event.
