@@ -1,5 +1,6 @@
 // Package etcdfake is an etcd in memory, for tests: the KV service over the present revision, with etcd's own rules
-// for transactions, versions and revisions, and with faults. It keeps no history; of leases it knows only which exist.
+// for transactions, versions and revisions, and with faults. Of leases it knows only which exist. It keeps a history, which can be
+// read and watched, where KeepHistory or Dial have asked for one.
 package etcdfake
 
 import (
@@ -36,6 +37,7 @@ type Server struct {
 	kvs       map[string]*mvccpb.KeyValue
 	leases    map[int64]bool
 	watchers  []func(rev int64, events []*mvccpb.Event)
+	past      *past // nil: none is kept
 }
 
 // Snapshot is what a Server holds at one moment.
@@ -71,6 +73,9 @@ func (s *Server) Restore(from Snapshot) {
 	s.rev, s.compacted, s.keys, s.kvs = from.rev, 0, slices.Clone(from.keys), maps.Clone(from.kvs)
 	if s.kvs == nil {
 		s.kvs = make(map[string]*mvccpb.KeyValue)
+	}
+	if s.past != nil {
+		s.past = newPast(s)
 	}
 }
 
@@ -115,6 +120,7 @@ func (s *Server) SetDown(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.down = down
+	s.past.tell()
 }
 
 // Revision is the number of writes since the server was empty, plus one.
@@ -213,16 +219,18 @@ func (s *Server) compact(req *pb.CompactionRequest) (proto.Message, error) {
 }
 
 // span returns the keys of an etcd range: no end is a single key, end {0} is everything from key on.
-func (s *Server) span(key, end []byte) []string {
-	lo, found := slices.BinarySearch(s.keys, string(key))
+func (s *Server) span(key, end []byte) []string { return spanOf(s.keys, key, end) }
+
+func spanOf(keys []string, key, end []byte) []string {
+	lo, found := slices.BinarySearch(keys, string(key))
 	switch {
 	case len(end) == 0 && found:
-		return s.keys[lo : lo+1]
+		return keys[lo : lo+1]
 	case len(end) == 0:
 		return nil
 	case keyrange.Of(key, end).Unbounded():
-		return s.keys[lo:]
+		return keys[lo:]
 	}
-	hi, _ := slices.BinarySearch(s.keys, string(end))
-	return s.keys[lo:max(lo, hi)]
+	hi, _ := slices.BinarySearch(keys, string(end))
+	return keys[lo:max(lo, hi)]
 }

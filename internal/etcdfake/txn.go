@@ -9,8 +9,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
@@ -64,8 +62,8 @@ func (s *Server) checkOps(req *pb.TxnRequest, way *branch) error {
 	for _, op := range taken(req, way.ok) {
 		switch r := op.Request.(type) {
 		case *pb.RequestOp_RequestRange:
-			if r.RequestRange.Revision != 0 {
-				return status.Error(codes.Unimplemented, "etcdfake: no history")
+			if err := s.checkRevision(r.RequestRange.Revision); err != nil {
+				return err
 			}
 		case *pb.RequestOp_RequestPut:
 			p := r.RequestPut
@@ -133,6 +131,7 @@ func (x *execution) commit() {
 		return
 	}
 	x.Server.rev++
+	x.past.add(x.Server, x.events)
 	for _, seen := range x.watchers {
 		seen(x.rev, x.events)
 	}
@@ -140,7 +139,7 @@ func (x *execution) commit() {
 
 // note makes an event of a write. As in etcd, its PrevKv is the pair before the transaction, and a creation has none.
 func (x *execution) note(kind mvccpb.Event_EventType, kv, prev *mvccpb.KeyValue) {
-	if len(x.watchers) == 0 {
+	if len(x.watchers) == 0 && x.past == nil {
 		return
 	}
 	key := string(kv.Key)
@@ -188,7 +187,8 @@ func (x *execution) opHeader() *pb.ResponseHeader {
 
 // read answers in key order: sorting and revision filters are not the fake's business.
 func (x *execution) read(req *pb.RangeRequest) *pb.RangeResponse {
-	keys := x.span(req.Key, req.RangeEnd)
+	all, kvs := x.at(req.Revision)
+	keys := spanOf(all, req.Key, req.RangeEnd)
 	resp := &pb.RangeResponse{Header: x.opHeader(), Count: int64(len(keys))}
 	if req.CountOnly {
 		return resp
@@ -197,7 +197,7 @@ func (x *execution) read(req *pb.RangeRequest) *pb.RangeResponse {
 		keys, resp.More = keys[:req.Limit], true
 	}
 	for _, key := range keys {
-		kv := view(x.kvs[key])
+		kv := view(kvs[key])
 		if req.KeysOnly {
 			kv.Value = nil
 		}
