@@ -72,6 +72,7 @@ var rooms = []room{
 	{name: "engine", imports: []string{
 		"bridge", "clock", "commit", "crosstxn", "feed", "lease", "lifetime", "member", "mergedlog", "metrics", "read", "record", "ring", "statecache", "topology", "validate", "wire", "write",
 	}},
+	{name: "fakemeta", imports: []string{"engine", "etcdfake", "metrics", "ring"}}, // for tests
 	{name: "", imports: []string{
 		"bridge", "clock", "commit", "engine", "member", "metrics", "ring", "topology", "validate", "wire",
 	}},

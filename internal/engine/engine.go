@@ -59,7 +59,7 @@ func (c *Engine) leaseConfig() lease.Config {
 	cli := c.cfg.Coordinator
 	cfg := lease.Config{
 		Clock: c.Clock, KV: wire.KV(cli), Lease: wire.Lease(cli),
-		Watch: func() clientv3.Watcher { return clientv3.NewWatcher(cli) },
+		Watch: c.cfg.LeaseEnds,
 		Delete: func(ctx context.Context, keys []lease.Attached) (int64, error) {
 			return c.Writes.DeleteAttached(ctx, keys)
 		}, MaxTxnOps: min(validate.MaxTxnOps, c.maxTxnOps), Logger: c.logger,
@@ -68,6 +68,9 @@ func (c *Engine) leaseConfig() lease.Config {
 			ok = c.Reads.KnownHead(kv)
 			return kv.ModRevision, kv.Lease, ok
 		},
+	}
+	if cfg.Watch == nil {
+		cfg.Watch = func() clientv3.Watcher { return clientv3.NewWatcher(cli) }
 	}
 	for _, m := range c.Members {
 		cfg.Members = append(cfg.Members, lease.Member{Name: m.Name, Txn: m.Txn})

@@ -73,6 +73,9 @@ type Config struct {
 	ProgressInterval time.Duration
 	Logger           *zap.Logger
 	Metrics          *metrics.Set
+
+	// LeaseEnds opens the watcher of the coordinator's sentinels; see lease.Config.Watch. nil: clientv3's, of the coordinator's client.
+	LeaseEnds func() clientv3.Watcher
 }
 
 // Member is a member's name and client.

@@ -41,6 +41,7 @@ func New(t testing.TB, members int) *Cluster {
 	c.cfg = engine.Config{
 		Coordinator: c.dial(c.Coordinator, c.Clock), Slots: 8 * members, Policy: ring.Policy{Segments: 1},
 		MaxTxnOps: MaxTxnOps, Timeout: 5 * time.Second, CacheEntries: 1024, LogBytes: 1 << 20, ProgressInterval: time.Minute, Logger: zap.NewNop(),
+		LeaseEnds: func() clientv3.Watcher { return silent{} },
 	}
 	for i := range members {
 		m, g := etcdfake.New(uint64(i+1)), &Gate{}
@@ -58,6 +59,15 @@ func (c *Cluster) dial(s *etcdfake.Server, g *Gate) *clientv3.Client {
 	c.t.Cleanup(stop)
 	return cli
 }
+
+// silent is a watcher to whom nothing is shown: those of clientv3 cannot live in a synctest bubble. No lease ends by itself.
+type silent struct{ clientv3.Watcher }
+
+func (silent) Watch(context.Context, string, ...clientv3.OpOption) clientv3.WatchChan {
+	return make(chan clientv3.WatchResponse)
+}
+
+func (silent) Close() error { return nil }
 
 // Open starts a process. It is closed with the test.
 func (c *Cluster) Open() *engine.Engine {
