@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os/exec"
@@ -85,13 +86,23 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// freeAddr is an address that nobody listens on at present.
+// Ports of servers are below those that the system gives to whoever asks for any.
+const (
+	firstPort = 10_000
+	lastPort  = 32_767
+)
+
+// freeAddr is an address that nobody listens on, and that nobody is likely to take before the server does.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var last error
+	for range 100 {
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort))))
+		if err == nil {
+			return ln.Addr().String(), ln.Close()
+		}
+		last = err
 	}
-	return ln.Addr().String(), ln.Close()
+	return "", last
 }
 
 func flags(cfg *embed.Config, client, peer string) []string {

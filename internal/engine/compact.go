@@ -9,8 +9,11 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/read"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/wire"
@@ -39,9 +42,12 @@ func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 		return rpctypes.ErrGRPCFutureRev
 	}
 	// A watch from the compacted revision is allowed: what came before it must stay readable on every member.
+	// Nothing below does harm when it is done twice: members whose leader changes, or that are down, are waited for.
+	ctx, cancel := c.Life.Within(ctx)
+	defer cancel()
 	los := make([]int64, len(c.Members))
 	for i := range c.Members {
-		lo, err := f.Lo(ctx, i, r.Revision-1)
+		lo, err := member.Persist(ctx, func(ctx context.Context) (int64, error) { return f.Lo(ctx, i, r.Revision-1) })
 		if err != nil {
 			return err
 		}
@@ -52,15 +58,16 @@ func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 	}
 	c.Feeds.Compacted.Raise(r.Revision)
 	f.Forget()
-	ctx, cancel := c.Life.Within(ctx)
-	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	for i, m := range c.Members {
 		g.Go(func() error {
-			rev, err := m.Harmless(gctx, los[i])
+			rev, err := member.Persist(gctx, func(ctx context.Context) (int64, error) { return m.Harmless(ctx, los[i]) })
 			if err == nil {
-				_, err = m.KV.Compact(gctx, &pb.CompactionRequest{Revision: rev, Physical: r.Physical})
-				m.Seen(m.Index, "compact", err)
+				_, err = member.Persist(gctx, func(ctx context.Context) (*pb.CompactionResponse, error) {
+					resp, err := m.KV.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: r.Physical})
+					m.Seen(m.Index, "compact", err)
+					return resp, err
+				})
 			}
 			if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // already further: nothing to do
 				return wire.Name(m.Name, err)
@@ -71,19 +78,34 @@ func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 	return g.Wait()
 }
 
-// advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already.
+// advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already. When it is asked
+// more than once, one that is exactly there may have been raised by a request whose answer was lost: it counts as raised.
 func (c *Engine) advanceCompacted(ctx context.Context, rev int64) error {
 	key, want := []byte(record.KeyCompacted), record.Number(rev)
-	resp, err := c.Members[0].Txn(ctx, &pb.TxnRequest{
+	attempts := 0
+	req := &pb.TxnRequest{
 		Compare: []*pb.Compare{{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: want}}},
 		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: want}}}},
 		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
-	})
+	}
+	raise := func(ctx context.Context) (*pb.TxnResponse, error) {
+		attempts++
+		return c.Members[0].Txn(ctx, req)
+	}
+	resp, err := member.Persist(ctx, raise)
+	if status.Code(err) == codes.Unknown { // it was sent, and nobody knows what became of it
+		resp, err = member.Persist(ctx, raise)
+	}
 	if err != nil || resp.Succeeded {
 		return err
 	}
-	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 && bytes.Compare(kvs[0].Value, want) >= 0 {
-		return rpctypes.ErrGRPCCompacted
+	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 {
+		switch there := bytes.Compare(kvs[0].Value, want); {
+		case there == 0 && attempts > 1:
+			return nil
+		case there >= 0:
+			return rpctypes.ErrGRPCCompacted
+		}
 	}
 	return fmt.Errorf("metaetcd: member %s has lost its record of the compacted revision", c.Members[0].Name)
 }
