@@ -62,7 +62,7 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, m := range e.Members {
 		gauge(s.lag, float64(highest-f.Log.Position(m.Index).Clock), m.Name)
 	}
-	watchers, lagging, events := f.Hub.Stats()
+	watchers, lagging, events := f.Watchers()
 	gauge(s.watchers, float64(watchers))
 	gauge(s.lagging, float64(lagging))
 	ch <- prometheus.MustNewConstMetric(s.events, prometheus.CounterValue, float64(events))

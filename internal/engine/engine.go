@@ -90,12 +90,12 @@ func (c *Engine) grace() time.Duration {
 func (c *Engine) supervise(f *feed.Feed) {
 	for {
 		select {
-		case <-f.Ended:
+		case <-f.Done():
 		case <-c.Life.Context().Done():
 			return
 		}
-		if !errors.Is(f.Err, mergedlog.ErrOverrun) {
-			c.fail(f.Err)
+		if err := f.Err(); !errors.Is(err, mergedlog.ErrOverrun) {
+			c.fail(err)
 			return
 		}
 		c.Feeds.Set(nil)

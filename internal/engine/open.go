@@ -156,7 +156,7 @@ func (c *Engine) Watch(stream pb.Watch_WatchServer) error {
 	if err != nil {
 		return err
 	}
-	return f.Hub.Watch(stream)
+	return f.Watch(stream)
 }
 
 // Over returns the error that ended a request, or why the process is over if that is what ended it.

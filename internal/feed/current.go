@@ -23,7 +23,7 @@ type Current struct {
 	id   Identity
 
 	Compacted    lifetime.Watermark // the meta cluster's compacted revision, as far as it is known here
-	Told         lifetime.Watermark // see tell
+	told         lifetime.Watermark // see Tell
 	closedBefore lifetime.Watermark // the closed revision of earlier feeds
 
 	log atomic.Pointer[mergedlog.Log] // of the newest feed, also while it is being opened
@@ -36,15 +36,16 @@ type Current struct {
 // Identity is what the headers of one client's answers have in common.
 type Identity struct {
 	ClusterID uint64
-	MemberID  uint64 // unlike any other client's
-	Epoch     func() int64
+	MemberID  uint64       // unlike any other client's
+	Epoch     func() int64 // the clock's, as raft term
 }
 
+// NewCurrent returns what has no feed yet: Wait waits until Set. l is the process's life.
 func NewCurrent(l *lifetime.Life, id Identity) *Current {
 	return &Current{life: l, id: id, ready: make(chan struct{})}
 }
 
-// Set makes f the feed that serves; nil: none does.
+// Set makes f the feed that serves; nil: none does, and nobody waits for the last one any more. Between two feeds it is called with nil.
 func (c *Current) Set(f *Feed) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -98,11 +99,14 @@ func (c *Current) follow(log *mergedlog.Log) {
 }
 
 // Tell notes that a client is about to learn of a revision that may not be closed.
-func (c *Current) Tell(rev int64) { c.Told.Raise(rev) }
+func (c *Current) Tell(rev int64) { c.told.Raise(rev) }
+
+// Told is the highest revision that Tell was called with.
+func (c *Current) Told() int64 { return c.told.Load() }
 
 // Known is the highest revision that this process's clients may have learned of: what they are told later covers it. It may not be
 // closed; but then it will be, because it was handed out.
-func (c *Current) Known() int64 { return max(c.Closed(), c.Told.Load(), c.Compacted.Load()) }
+func (c *Current) Known() int64 { return max(c.Closed(), c.told.Load(), c.Compacted.Load()) }
 
 // Closed is the highest revision that was closed in this process, by this log or an earlier one.
 func (c *Current) Closed() int64 {
@@ -121,14 +125,14 @@ func (c *Current) Highest() int64 {
 	return 0
 }
 
-// FenceHolds tells the newest log the answer of a raise.
+// FenceHolds tells the newest log, if there is one, the answer of a raise on a member.
 func (c *Current) FenceHolds(member int, r member.Raised) {
 	if log := c.log.Load(); log != nil {
 		log.FenceHolds(member, r.Epoch, r.Fence, r.Rev)
 	}
 }
 
-// Header is the part of a response header that does not depend on the request.
+// Header is a new header with the part that does not depend on the request.
 func (c *Current) Header() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: c.id.ClusterID, MemberId: c.id.MemberID, RaftTerm: uint64(c.id.Epoch())}
 }

@@ -6,112 +6,65 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/fencer"
+	"github.com/metaetcd/metaetcd/internal/history"
 	"github.com/metaetcd/metaetcd/internal/lifetime"
-	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/wire"
+	"github.com/metaetcd/metaetcd/internal/watchhub"
 )
 
-func (f *Feed) start(ctx context.Context) error {
-	for _, m := range f.cfg.Members {
-		r, err := member.Persist(ctx, m.ReadOpening)
-		if err != nil {
-			return err
-		}
-		if m.Index == 0 {
-			f.cfg.Feeds.Compacted.Raise(r.Compacted)
-		}
-		if err := f.cfg.Leases.Load(ctx, m.Index); err != nil {
-			return err
-		}
-		f.Log.Open(m.Index, r.MemberState, r.Held...)
-		f.wg.Add(1)
-		go f.stream(m, r.Rev+1) //nolint:contextcheck // it lives as long as the feed, not as the call
-		if err := f.recall(ctx, m); err != nil {
-			return err
-		}
-	}
-	for {
-		done, err := f.closeUpToClock(ctx)
-		if err != nil {
-			return err
-		}
-		if done {
-			break
-		}
-	}
-	f.wg.Go(func() { f.locks.Run(f.ctx) })
-	f.locks.Kick()
-	return nil
-}
+// Feed is one unbroken run of the members' streams: the merged log they fill, and the watchers on it. When compaction
+// overtakes a stream, events are lost to this process: the feed ends, its watchers are cancelled with ErrCompacted, and
+// the engine opens a new one. It is safe for concurrent use.
+type Feed struct {
+	// Log and Fencer are the feed's for good: they are set before anybody gets it.
+	Log    *mergedlog.Log
+	Fencer *fencer.Fencer
 
-// closeUpToClock reads the clock, gives the writers in flight one grace, and fences every member below it. It reports
-// false when the epoch changed meanwhile.
-func (f *Feed) closeUpToClock(ctx context.Context) (bool, error) {
-	now, epoch, err := f.cfg.Clock.Read(ctx)
-	if err != nil {
-		return false, err
-	}
-	if err := lifetime.Pause(ctx, MinGrace); err != nil {
-		return false, err
-	}
-	ok := true
-	var mu sync.Mutex
-	g, gctx := errgroup.WithContext(ctx)
-	for _, m := range f.cfg.Members {
-		g.Go(func() error {
-			r, err := member.Persist(gctx, func(ctx context.Context) (member.Raised, error) {
-				ctx, cancel := context.WithTimeout(ctx, f.cfg.Timeout) // the server that was asked may hang
-				defer cancel()
-				return m.Raise(ctx, epoch, now)
-			})
-			if err != nil {
-				return wire.Name(m.Name, err)
-			}
-			f.Log.FenceHolds(m.Index, r.Epoch, r.Fence, r.Rev)
-			mu.Lock()
-			ok = ok && r.Epoch == epoch
-			mu.Unlock()
-			return m.NotReached(r.Rev, f.Log.WaitReached(gctx, m.Index, r.Rev))
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return false, err
-	}
-	if !ok {
-		_, err := f.cfg.Clock.Sync(ctx)
-		return false, err
-	}
-	if err := f.cfg.Settle(ctx, f, now); err != nil {
-		return false, err
-	}
-	return true, f.Log.Start(now)
+	cfg     *Config
+	hub     *watchhub.Hub // nil until the log has started
+	locks   Resolver
+	history *history.History
+
+	passed    lifetime.Watermark // up to here the hub needs nothing of the log for the watchers who keep up
+	forgotten lifetime.Watermark // up to here the log has dropped what is compacted
+
+	life *lifetime.Life // ends with the feed's cause
+	once sync.Once      // of end
+
+	replaced chan struct{} // closed when the feed has ended, and does not serve any more
 }
 
 // end stops the feed with the error that its readers get.
 func (f *Feed) end(err error) {
 	f.once.Do(func() {
-		f.Err = err
 		f.Log.Fail(err)
-		close(f.Ended)
-		f.cancel()
-		if f.cfg.Life.Context().Err() == nil {
+		f.life.End(err)
+		if !f.cfg.Life.Over() {
 			f.cfg.Logger.Warn("the merged log ended", zap.Error(err))
 		}
 	})
 }
 
-// Close ends the feed and waits for its goroutines.
+// Close ends the feed, with lifetime.ErrClosed if it has not ended before, and returns when none of its goroutines is left. It is
+// idempotent. It must not be called by what Go runs.
 func (f *Feed) Close() {
 	f.end(lifetime.ErrClosed)
-	if f.Hub != nil {
-		f.Hub.Close()
+	if f.hub != nil {
+		f.hub.Close()
 	}
-	f.wg.Wait()
+	f.life.Wait()
 }
+
+// Done is closed when the feed has ended.
+func (f *Feed) Done() <-chan struct{} { return f.life.Context().Done() }
+
+// Err is why the feed has ended; nil while it goes on. An error that is ErrFatal must end the process; after mergedlog.ErrOverrun a new
+// feed can be opened.
+func (f *Feed) Err() error { return f.life.Cause() }
 
 // Over reports whether the feed has ended, or is about to: its log shows nothing new.
 func (f *Feed) Over() bool { return f.Log.Err() != nil }
@@ -130,8 +83,19 @@ func (f *Feed) OrEnd(err error) error {
 	return err
 }
 
+// Go runs fn as a part of the feed, with a context that ends with it: closing the feed waits for fn. A feed that has ended runs nothing.
+func (f *Feed) Go(fn func(ctx context.Context)) {
+	f.life.Spawn(func() { fn(f.life.Context()) })
+}
+
+// Watch serves a stream of the Watch service until the stream or the feed ends.
+func (f *Feed) Watch(stream pb.Watch_WatchServer) error { return f.hub.Watch(stream) }
+
+// Watchers returns how many watchers there are, how many of them lag behind the log, and how many events were sent to them.
+func (f *Feed) Watchers() (all, lagging int, events uint64) { return f.hub.Stats() }
+
 // Snapshot finds where a snapshot at r is on each member: in memory, or in the members' histories. What is not closed is settled
-// on the members.
+// on the members. The indices of members are in ascending order, and so is what it returns.
 func (f *Feed) Snapshot(ctx context.Context, r int64, members []int, key, end []byte) ([]mergedlog.MemberSnapshot, error) {
 	read := f.Log.Snapshot
 	if r > f.Log.Closed() {
@@ -161,16 +125,7 @@ func (f *Feed) Lo(ctx context.Context, member int, r int64) (int64, error) {
 	return f.history.Lo(ctx, member, r)
 }
 
-// learnCompacted makes sure that the watchers that compaction ends can be told of its revision.
-func (f *Feed) learnCompacted() {
-	ctx, cancel := context.WithTimeout(f.ctx, time.Second)
-	defer cancel()
-	if r, err := f.cfg.Members[0].ReadRecords(ctx); err == nil {
-		f.cfg.Feeds.Compacted.Raise(r.Compacted)
-	}
-}
-
-// Await says that somebody waits until a revision that was handed out is closed.
+// Await says that somebody waits until a revision that was handed out is closed: gaps below it are fenced off.
 func (f *Feed) Await(rev int64) { f.Fencer.Await(f.cfg.Clock.Epoch(), rev) }
 
 // Forget drops what is compacted from the log, but nothing that the watchers who keep up are still to see.
@@ -179,5 +134,14 @@ func (f *Feed) Forget() {
 	if r > f.forgotten.Load() {
 		f.forgotten.Raise(r)
 		f.Log.SetCompacted(r)
+	}
+}
+
+// learnCompacted makes sure that the watchers that compaction ends can be told of its revision.
+func (f *Feed) learnCompacted() {
+	ctx, cancel := context.WithTimeout(f.life.Context(), time.Second)
+	defer cancel()
+	if r, err := f.cfg.Members[0].ReadRecords(ctx); err == nil {
+		f.cfg.Feeds.Compacted.Raise(r.Compacted)
 	}
 }

@@ -22,7 +22,7 @@ func newFencer(f *Feed) *fencer.Fencer {
 		Sync: func(ctx context.Context) { _, _ = f.cfg.Clock.Sync(ctx) },
 		Wanted: func() bool {
 			callers, keys := f.Log.Waiting(manyWaiting)
-			return callers || len(keys) == manyWaiting || f.Hub.Wants(keys)
+			return callers || len(keys) == manyWaiting || f.hub.Wants(keys)
 		},
 		OnRaise: f.cfg.OnFence,
 		OnError: func(i int, err error) {

@@ -4,83 +4,22 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
-	"github.com/metaetcd/metaetcd/internal/clock"
-	"github.com/metaetcd/metaetcd/internal/fencer"
 	"github.com/metaetcd/metaetcd/internal/history"
-	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/ring"
-	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/watchhub"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-// Config is what feeds work with.
-type Config struct {
-	Life    *lifetime.Life
-	Feeds   *Current
-	Members []*member.Member
-	Ring    *ring.Ring
-	Clock   *clock.Clock
-	Leases  *lease.Lessor
-	Cache   *statecache.Cache
-
-	Doubts *mergedlog.Doubts
-
-	MaxTxnOps        int
-	Timeout          time.Duration
-	LogBytes         int64
-	ProgressInterval time.Duration
-	Logger           *zap.Logger
-
-	Holds    func(stamp int64) bool // this process holds the stamp: it is about to land or to be given up
-	OnFence  func()                 // a fence was raised
-	Settle   func(ctx context.Context, f *Feed, now int64) error
-	Resolver func(f *Feed) Resolver
-}
-
-// Resolver finishes transactions whose locks a feed shows, when their writers have gone.
-type Resolver interface {
-	// run works until ctx ends, with the feed.
-	Run(ctx context.Context)
-	// kick makes it look at the locks. It is cheap.
-	Kick()
-}
-
-// Feed is one unbroken run of the members' streams: the merged log they fill, and the watchers on it. When compaction
-// overtakes a stream, events are lost to this process: the feed ends, its watchers are cancelled with ErrCompacted, and
-// the engine opens a new one. All of it is safe for concurrent use.
-type Feed struct {
-	cfg     *Config
-	Log     *mergedlog.Log
-	Hub     *watchhub.Hub
-	Fencer  *fencer.Fencer
-	locks   Resolver
-	history *history.History
-
-	passed    lifetime.Watermark // up to here the hub needs nothing of the log for the watchers who keep up
-	forgotten lifetime.Watermark
-
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	Ended  chan struct{} // closed when err is set
-	once   sync.Once
-	Err    error
-
-	replaced chan struct{} // closed when the feed has ended, and does not serve any more
-}
-
-// Open starts the streams and closes everything up to the clock's present revision ("Life of a feed" in docs/architecture/ordering.md).
+// Open starts the streams and closes everything up to the clock's present revision. It repeats what members do not answer until ctx
+// ends. Whatever it started is gone on error; an error that is ErrFatal must end the process, and after mergedlog.ErrOverrun another
+// attempt may work.
 func Open(ctx context.Context, cfg *Config) (*Feed, error) {
-	f := &Feed{cfg: cfg, Ended: make(chan struct{}), replaced: make(chan struct{})}
-	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f := &Feed{cfg: cfg, life: lifetime.New(context.Background()), replaced: make(chan struct{})}
 	f.Log = mergedlog.New(mergedlog.Config{Members: len(cfg.Members), SlotOf: cfg.Ring.Slot, MaxBytes: cfg.LogBytes, Doubts: cfg.Doubts, OnRecord: f.onRecord})
 	cfg.Feeds.follow(f.Log)
 	f.Fencer = newFencer(f)
@@ -88,13 +27,13 @@ func Open(ctx context.Context, cfg *Config) (*Feed, error) {
 	f.history = history.New(f.historyConfig())
 	if err := f.start(ctx); err != nil {
 		f.Close()
-		if errors.Is(f.Err, errLog) { // why it had to end by itself
-			err = f.Err
+		if end := f.Err(); errors.Is(end, errLog) { // why it had to end by itself
+			err = end
 		}
 		return nil, err
 	}
-	f.Hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: cfg.ProgressInterval, Logger: cfg.Logger})
-	f.wg.Go(func() { f.Fencer.Run(f.ctx) })
+	f.hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: cfg.ProgressInterval, Logger: cfg.Logger})
+	f.Go(f.Fencer.Run)
 	return f, nil
 }
 
@@ -106,23 +45,78 @@ func (f *Feed) historyConfig() history.Config {
 	return cfg
 }
 
-// Compacted implements watchhub.Source.
-func (s source) Compacted() int64 { return s.f.cfg.Feeds.Compacted.Load() }
-
-// Told implements watchhub.Source.
-func (s source) Told() int64 { return s.f.cfg.Feeds.Known() }
-
-// Await implements watchhub.Source.
-func (s source) Await(rev int64) { s.f.Await(min(rev, s.Told())) }
-
-// Header implements watchhub.Source.
-func (s source) Header() *pb.ResponseHeader { return s.f.cfg.Feeds.Header() }
-
-// Passed implements watchhub.Source.
-func (s source) Passed(rev int64) {
-	s.f.passed.Raise(rev)
-	s.f.Forget()
+// start opens the members' streams, and starts the log where the clock stands then; see the package's invariants.
+func (f *Feed) start(ctx context.Context) error {
+	for _, m := range f.cfg.Members {
+		r, err := member.Persist(ctx, m.ReadOpening)
+		if err != nil {
+			return err
+		}
+		if m.Index == 0 {
+			f.cfg.Feeds.Compacted.Raise(r.Compacted)
+		}
+		if err := f.cfg.Leases.Load(ctx, m.Index); err != nil {
+			return err
+		}
+		f.Log.Open(m.Index, r.MemberState, r.Held...)
+		f.life.Spawn(func() { f.stream(m, r.Rev+1) }) //nolint:contextcheck // it lives as long as the feed, not as the call
+		if err := f.recall(ctx, m); err != nil {
+			return err
+		}
+	}
+	for {
+		done, err := f.closeUpToClock(ctx)
+		if err != nil {
+			return err
+		}
+		if done {
+			break
+		}
+	}
+	f.Go(f.locks.Run)
+	f.locks.Kick()
+	return nil
 }
 
-// Go runs fn as a part of the feed, with its context: closing the feed waits for it.
-func (f *Feed) Go(fn func(ctx context.Context)) { f.wg.Go(func() { fn(f.ctx) }) }
+// closeUpToClock reads the clock, gives the writers in flight one grace, and fences every member below it. It reports
+// false when the epoch changed meanwhile.
+func (f *Feed) closeUpToClock(ctx context.Context) (bool, error) {
+	now, epoch, err := f.cfg.Clock.Read(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := lifetime.Pause(ctx, MinGrace); err != nil {
+		return false, err
+	}
+	ok := true
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	for _, m := range f.cfg.Members {
+		g.Go(func() error {
+			r, err := member.Persist(gctx, func(ctx context.Context) (member.Raised, error) {
+				ctx, cancel := context.WithTimeout(ctx, f.cfg.Timeout) // the server that was asked may hang
+				defer cancel()
+				return m.Raise(ctx, epoch, now)
+			})
+			if err != nil {
+				return wire.Name(m.Name, err)
+			}
+			f.Log.FenceHolds(m.Index, r.Epoch, r.Fence, r.Rev)
+			mu.Lock()
+			ok = ok && r.Epoch == epoch
+			mu.Unlock()
+			return m.NotReached(r.Rev, f.Log.WaitReached(gctx, m.Index, r.Rev))
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	if !ok {
+		_, err := f.cfg.Clock.Sync(ctx)
+		return false, err
+	}
+	if err := f.cfg.Settle(ctx, f, now); err != nil {
+		return false, err
+	}
+	return true, f.Log.Start(now)
+}

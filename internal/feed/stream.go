@@ -1,13 +1,13 @@
 package feed
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.uber.org/zap"
 
@@ -31,10 +31,9 @@ var (
 
 // stream feeds the log with one member's events until the feed ends. A watch that breaks off is opened again.
 func (f *Feed) stream(m *member.Member, from int64) {
-	defer f.wg.Done()
-	watches := m.Watches()
-	for f.ctx.Err() == nil {
-		err := f.follow(m, watches, from)
+	ctx, watches := f.life.Context(), m.Watches()
+	for ctx.Err() == nil {
+		err := f.follow(ctx, m, watches, from)
 		if errors.Is(err, errLog) {
 			if errors.Is(err, mergedlog.ErrOverrun) {
 				f.learnCompacted()
@@ -42,20 +41,20 @@ func (f *Feed) stream(m *member.Member, from int64) {
 			f.end(fmt.Errorf("member %s: %w", m.Name, err))
 			return
 		}
-		if f.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
 		if m.NoteUnwatched() {
 			f.cfg.Logger.Warn("a member's stream broke off; trying again", zap.String("member", m.Name), zap.Error(err))
 		}
-		_ = lifetime.Pause(f.ctx, streamRetry)
+		_ = lifetime.Pause(ctx, streamRetry)
 		from = f.Log.Position(m.Index).Rev + 1
 	}
 }
 
 // follow appends a member's events until the watch breaks off, or the log cannot go on (errLog).
-func (f *Feed) follow(m *member.Member, watches pb.WatchClient, from int64) error {
-	err := wire.Watch(f.ctx, watches, from, true, func(evs []*mvccpb.Event) error {
+func (f *Feed) follow(ctx context.Context, m *member.Member, watches pb.WatchClient, from int64) error {
+	err := wire.Watch(ctx, watches, from, true, func(evs []*mvccpb.Event) error {
 		if m.NoteWatched() {
 			f.cfg.Logger.Info("a member's stream is there again", zap.String("member", m.Name))
 		}

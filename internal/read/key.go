@@ -25,7 +25,7 @@ const fencedReadAfter = 250 * time.Millisecond
 func (c *Reader) readKey(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	reading := c.Clock.StartRead()
 	early, resp := f.Log.Closed(), (*pb.RangeResponse)(nil)
-	guessed := early >= c.Feeds.Told.Load() && c.guesses.worthIt()
+	guessed := early >= c.Feeds.Told() && c.guesses.worthIt()
 	if guessed {
 		resp, _ = c.rangeAt(ctx, f, req, early, nil)
 	}
