@@ -213,7 +213,9 @@ func TestReadKeys(t *testing.T) {
 	var sent []*pb.TxnRequest
 	server := s.Client(nil)
 	m := open(t, funcs{
-		get: func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) { return server.Range(ctx, req) },
+		get: func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+			return server.Range(ctx, req)
+		},
 		txn: func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 			sent = append(sent, req)
 			return server.Txn(ctx, req)
