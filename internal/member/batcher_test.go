@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -16,14 +17,18 @@ import (
 
 // slow is a server that answers when it is told to: a request takes a token of answer. A read's value is its key.
 type slow struct {
-	answer  chan struct{}
+	answer chan struct{}
+
+	mu      sync.Mutex
 	lone    []string   // keys of requests for one key, in the order of their arrival
 	batches [][]string // those of the others
 	bad     string     // reads of it fail
 }
 
 func (s *slow) get(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	s.mu.Lock()
 	s.lone = append(s.lone, string(req.Key))
+	s.mu.Unlock()
 	if err := s.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -35,7 +40,9 @@ func (s *slow) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, er
 	for _, op := range req.Success {
 		keys = append(keys, string(op.GetRequestRange().Key))
 	}
+	s.mu.Lock()
 	s.batches = append(s.batches, keys)
+	s.mu.Unlock()
 	if err := s.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -74,7 +81,9 @@ func (s *slow) reads(t *testing.T, ctx context.Context, m *Member, keys ...strin
 	for i, key := range keys {
 		go func() {
 			resp, err := m.ReadPoint(ctx, &pb.RangeRequest{Key: []byte(key), Revision: int64(i + 1)})
+			s.mu.Lock()
 			errs[key] = err
+			s.mu.Unlock()
 			if err == nil {
 				require.Equal(t, key, string(resp.Kvs[0].Key))
 				require.EqualValues(t, i+1, resp.Kvs[0].ModRevision, "each at its own revision")
