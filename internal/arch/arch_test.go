@@ -46,7 +46,7 @@ var rooms = []room{
 	{name: "mergedlog", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "snapshot", imports: []string{"keyrange", "mergedlog"}, pure: true},
 	{name: "watchhub", imports: []string{"keyrange", "mergedlog"}},
-	{name: "clock", imports: []string{"backoff", "hedge", "record", "request", "wire"}},
+	{name: "clock", imports: []string{"backoff", "hedge", "lifetime", "record", "request", "wire"}},
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate", "wire"}},
 	{name: "commit", imports: []string{"lifetime", "mergedlog", "translate"}},

@@ -60,7 +60,7 @@ func (a answer) back(k int64) bool { return a.clock-k < a.highest }
 // The stamps of the others are given up when they turn up, and are gaps otherwise. (For reads, see internal/wire.)
 func (c *Clock) ask(ctx context.Context, in *epochState, k int64) (answer, error) {
 	req := hedge.Request[answer]{
-		Pace: &c.pace, Strays: &c.strays, Passing: func(err error) bool { return !permanent(err) && !errors.Is(err, errDamaged) }, Go: c.wg.Go,
+		Pace: &c.pace, Strays: &c.strays, Passing: func(err error) bool { return !permanent(err) && !errors.Is(err, errDamaged) }, Go: func(f func()) { c.life.Spawn(f) },
 		Send: func(ctx context.Context) (answer, error) {
 			highest := c.cfg.Highest() // before the add is sent: others take and land higher stamps while it is under way
 			start := time.Now()

@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/hedge"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
@@ -90,9 +91,7 @@ type Clock struct {
 	cfg Config
 	log *zap.Logger
 
-	ctx  context.Context // ends with Close
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	life *lifetime.Life // ends with Close
 
 	epoch    atomic.Pointer[epochState] // nil before Open
 	recovery chan struct{}              // holds a token while somebody settles the epoch
@@ -108,7 +107,6 @@ type Clock struct {
 	changed   chan struct{}
 	lastErr   error // of the coordinator; nil once it answers
 	compacted int64 // coordinator revision of the last compaction, or of the first answer
-	closed    bool
 }
 
 // New returns a clock that must be opened before use and closed after it.
@@ -123,24 +121,20 @@ func New(cfg Config) *Clock {
 		cfg.Highest = func() int64 { return 0 }
 	}
 	c := &Clock{
-		cfg: cfg, log: cfg.Logger,
+		cfg: cfg, log: cfg.Logger, life: lifetime.New(context.Background()),
 		recovery: make(chan struct{}, 1),
 		wakeAdd:  make(chan struct{}, 1), wakeRead: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 	}
-	c.ctx, c.stop = context.WithCancel(context.Background())
-	c.wg.Go(func() { c.serve(c.wakeAdd, c.nextAdd) })
-	c.wg.Go(func() { c.serve(c.wakeRead, c.nextRead) })
+	c.life.Spawn(func() { c.serve(c.wakeAdd, c.nextAdd) })
+	c.life.Spawn(func() { c.serve(c.wakeRead, c.nextRead) })
 	return c
 }
 
 // Close ends all waiting calls with ErrClosed and returns when the clock's goroutines have ended. It is idempotent.
 func (c *Clock) Close() {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.stop()
-	c.wg.Wait()
+	c.life.End(ErrClosed)
+	c.life.Wait()
 }
 
 // Take hands out the stamps first, …, first+k−1 of an epoch, taken after the call began; k is in [1, MaxTake].
@@ -155,7 +149,7 @@ func (c *Clock) Take(ctx context.Context, k int64) (first, epoch int64, err erro
 		return 0, 0, err
 	}
 	b, offset := c.join(&c.adds, k)
-	wake(c.wakeAdd)
+	lifetime.Wake(c.wakeAdd)
 	if err := c.await(ctx, b); err != nil {
 		return 0, 0, err
 	}
@@ -177,7 +171,7 @@ type Reading struct {
 // StartRead begins a Read, for a caller that has something else to do meanwhile.
 func (c *Clock) StartRead() Reading {
 	b, _ := c.join(&c.reads, 0)
-	wake(c.wakeRead)
+	lifetime.Wake(c.wakeRead)
 	return Reading{c, b}
 }
 
@@ -196,7 +190,7 @@ func (c *Clock) await(ctx context.Context, b *batch) error {
 		return b.err
 	case <-ctx.Done():
 		return c.leave(ctx, b)
-	case <-c.ctx.Done():
+	case <-c.life.Context().Done():
 		return ErrClosed
 	}
 }

@@ -15,11 +15,11 @@ func (c *Clock) compactBehind(rev int64) {
 	if !c.compactionDue(rev) {
 		return
 	}
-	c.spawn(func() {
-		ctx, cancel := context.WithTimeout(c.ctx, rpcTimeout)
+	c.life.Spawn(func() {
+		ctx, cancel := context.WithTimeout(c.life.Context(), rpcTimeout)
 		defer cancel()
 		_, err := c.cfg.Coordinator.Compact(ctx, &pb.CompactionRequest{Revision: rev})
-		if err != nil && c.ctx.Err() == nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // another process was faster
+		if err != nil && !c.life.Over() && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // another process was faster
 			c.log.Warn("the coordinator was not compacted", zap.Int64("revision", rev), zap.Error(err))
 		}
 	})

@@ -73,9 +73,8 @@ func (c *Clock) Sync(ctx context.Context) (epoch int64, err error) {
 
 // persist repeats an attempt until it succeeds, its error is permanent, or ctx or the clock ends.
 func (c *Clock) persist(ctx context.Context, attempt func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := c.life.Within(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)() //nolint:contextcheck // the clock's end ends the call as well
 	var last error
 	for retry := (backoff.Backoff{}); ; {
 		err := attempt(ctx)
@@ -84,7 +83,7 @@ func (c *Clock) persist(ctx context.Context, attempt func(context.Context) error
 		}
 		last = backoff.Last(ctx, last, err)
 		if !retry.Wait(ctx) {
-			if c.ctx.Err() != nil {
+			if c.life.Over() {
 				return ErrClosed
 			}
 			return fmt.Errorf("metaetcd: opening the clock: %w (last error: %w)", ctx.Err(), last)

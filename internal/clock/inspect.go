@@ -5,6 +5,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
@@ -40,6 +41,6 @@ func Inspect(ctx context.Context, coordinator pb.KVClient, cluster uint64) (Insp
 
 // readBelow and readAbove read a key on either side of what is metaetcd's.
 var (
-	readBelow = rangeOp(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte(Prefix), KeysOnly: true, Limit: 1})
-	readAbove = rangeOp(&pb.RangeRequest{Key: []byte(prefixEnd), RangeEnd: []byte{0}, KeysOnly: true, Limit: 1})
+	readBelow = request.Range(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte(Prefix), KeysOnly: true, Limit: 1})
+	readAbove = request.Range(&pb.RangeRequest{Key: []byte(prefixEnd), RangeEnd: []byte{0}, KeysOnly: true, Limit: 1})
 )

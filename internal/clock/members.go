@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
@@ -103,8 +104,8 @@ func (c *Clock) base(ctx context.Context, epoch int64) (int64, error) {
 }
 
 var (
-	readFenceOp = rangeOp(&pb.RangeRequest{Key: []byte(record.KeyFence)})
-	readClockOp = rangeOp(&pb.RangeRequest{Key: []byte(record.KeyClock)})
+	readFenceOp = request.Range(&pb.RangeRequest{Key: []byte(record.KeyFence)})
+	readClockOp = request.Range(&pb.RangeRequest{Key: []byte(record.KeyClock)})
 )
 
 func readFence(ctx context.Context, m Member) (fence, error) {

@@ -9,6 +9,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // rebuild creates the clock of a new epoch on a coordinator that has none, from what the members hold, or adopts the
@@ -104,7 +106,7 @@ func (c *Clock) claim(ctx context.Context, life []byte) (int64, error) {
 func (c *Clock) create(ctx context.Context, life []byte, rec epochRecord) (found *records, created bool, err error) {
 	ops := []*pb.RequestOp{put(keyEpoch, rec.encode())}
 	for _, key := range digitKeys {
-		ops = append(ops, putOp(&pb.PutRequest{Key: key}))
+		ops = append(ops, request.Put(&pb.PutRequest{Key: key}))
 	}
 	guard := []*pb.Compare{valueIs(keyIncarnation, life), valueIs(keyClaim, encodeClaim(rec.Epoch))}
 	found, created, err = c.createOnly(ctx, keyEpoch, guard, ops...)
@@ -134,18 +136,9 @@ func (c *Clock) createOnly(ctx context.Context, key string, guard []*pb.Compare,
 // raiseBehind raises every member's fence to the base of a new epoch, behind the caller's back: it closes at once the
 // stamps of older epochs that never landed, which readers would wait for. Nothing depends on it.
 func (c *Clock) raiseBehind(epoch, base int64) {
-	c.spawn(func() {
-		if err := c.raiseFences(c.ctx, epoch, base); err != nil {
+	c.life.Spawn(func() {
+		if err := c.raiseFences(c.life.Context(), epoch, base); err != nil {
 			c.log.Debug("fences were not raised to the new epoch's base", zap.Error(err))
 		}
 	})
-}
-
-// spawn runs f in the background, unless the clock is closed.
-func (c *Clock) spawn(f func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closed {
-		c.wg.Go(f)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Everything that metaetcd keeps on the coordinator has a name in [Prefix, prefixEnd). The clock's own records are
@@ -140,7 +141,7 @@ func appendDigitPuts(ops []*pb.RequestOp, k int64) []*pb.RequestOp {
 // digitPuts raise the digits' versions and leave their values alone. They are shared by all requests.
 var digitPuts = func() (ops [digits]*pb.RequestOp) {
 	for i := range ops {
-		ops[i] = putOp(&pb.PutRequest{Key: digitKeys[i], IgnoreValue: true})
+		ops[i] = request.Put(&pb.PutRequest{Key: digitKeys[i], IgnoreValue: true})
 	}
 	return ops
 }()

@@ -6,13 +6,9 @@ import (
 	"github.com/metaetcd/metaetcd/internal/request"
 )
 
-func putOp(r *pb.PutRequest) *pb.RequestOp { return request.Put(r) }
-
 func put(key string, value []byte) *pb.RequestOp {
-	return putOp(&pb.PutRequest{Key: []byte(key), Value: value})
+	return request.Put(&pb.PutRequest{Key: []byte(key), Value: value})
 }
-
-func rangeOp(r *pb.RangeRequest) *pb.RequestOp { return request.Range(r) }
 
 func valueIs(key string, value []byte) *pb.Compare { return request.ValueIs([]byte(key), value) }
 
@@ -20,8 +16,8 @@ func absent(key string) *pb.Compare { return request.Absent([]byte(key), nil) }
 
 // readDigits and readRecords end the clock's transactions. They are shared by all requests.
 var (
-	readDigits = rangeOp(&pb.RangeRequest{
+	readDigits = request.Range(&pb.RangeRequest{
 		Key: []byte(digitPrefix), RangeEnd: []byte(digitEnd), KeysOnly: true,
 	})
-	readRecords = rangeOp(&pb.RangeRequest{Key: []byte(clockPrefix), RangeEnd: []byte(clockEnd)})
+	readRecords = request.Range(&pb.RangeRequest{Key: []byte(clockPrefix), RangeEnd: []byte(clockEnd)})
 )

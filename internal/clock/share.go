@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 // batch is a number of calls that share one transaction. It may be joined while it stands in a queue of the clock,
@@ -86,15 +87,7 @@ func (c *Clock) putBack(bs []*batch) {
 		bs = bs[1:]
 	}
 	c.reads = slices.Insert(c.reads, 0, bs...)
-	wake(c.wakeRead)
-}
-
-// wake tells a server that its queue has something. Servers empty their queue each time, so one token is enough.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	lifetime.Wake(c.wakeRead)
 }
 
 // serve answers the batches that next returns, one transaction after the other, until the clock is closed.
@@ -102,16 +95,16 @@ func (c *Clock) serve(wake <-chan struct{}, next func() []*batch) {
 	var retry backoff.Backoff
 	for {
 		select {
-		case <-c.ctx.Done():
+		case <-c.life.Context().Done():
 			return
 		case <-wake:
 		}
 		for bs := next(); len(bs) > 0; bs = next() {
-			clock, epoch, err := c.add(c.ctx, bs[0].k)
+			clock, epoch, err := c.add(c.life.Context(), bs[0].k)
 			if err != nil && !permanent(err) {
 				c.failed(err)
 				c.putBack(bs)
-				if !retry.Wait(c.ctx) {
+				if !retry.Wait(c.life.Context()) {
 					return
 				}
 				continue
@@ -132,7 +125,7 @@ func (c *Clock) failed(err error) {
 	first := c.lastErr == nil
 	c.lastErr = err
 	c.mu.Unlock()
-	if first && c.ctx.Err() == nil {
+	if first && !c.life.Over() {
 		c.log.Warn("the clock does not answer; trying again", zap.Error(err))
 	}
 }
