@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // epochState is an epoch record that this process works with. Immutable.
@@ -172,9 +173,7 @@ func (c *Clock) destroy(ctx context.Context, guard *pb.Compare, reason string, f
 	c.log.Error(reason+"; was it restored from a snapshot? Creating a new clock", fields...)
 	_, err := c.exchange(ctx, &pb.TxnRequest{
 		Compare: []*pb.Compare{guard},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{
-			Key: []byte(clockPrefix), RangeEnd: []byte(clockEnd),
-		}}}},
+		Success: []*pb.RequestOp{request.Delete(&pb.DeleteRangeRequest{Key: []byte(clockPrefix), RangeEnd: []byte(clockEnd)})},
 	})
 	return err
 }

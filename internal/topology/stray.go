@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 )
 
 // Stray looks at n user keys of a member, from a key on, for one that metaetcd did not write: one that does not belong there, or whose value
@@ -41,10 +42,9 @@ func bareIn(ctx context.Context, kv pb.KVClient, kvs []*mvccpb.KeyValue) ([]byte
 		return nil, nil
 	}
 	first, end := kvs[0].Key, after(kvs[len(kvs)-1].Key)
-	value := func(result pb.Compare_CompareResult, than int64) *pb.Compare {
-		return &pb.Compare{Key: first, RangeEnd: end, Target: pb.Compare_VALUE, Result: result, TargetUnion: &pb.Compare_Value{Value: record.Number(than)}}
-	}
-	resp, err := kv.Txn(ctx, &pb.TxnRequest{Compare: []*pb.Compare{value(pb.Compare_GREATER, 0), value(pb.Compare_LESS, record.TooHigh)}})
+	above, below := request.ValueAbove(first, record.Number(0)), request.ValueBelow(first, record.Number(record.TooHigh))
+	above.RangeEnd, below.RangeEnd = end, end
+	resp, err := kv.Txn(ctx, &pb.TxnRequest{Compare: []*pb.Compare{above, below}})
 	if err != nil || resp.Succeeded {
 		return nil, err
 	}
