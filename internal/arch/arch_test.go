@@ -48,7 +48,7 @@ var rooms = []room{
 	{name: "watchhub", imports: []string{"keyrange", "mergedlog"}},
 	{name: "clock", imports: []string{"backoff", "hedge", "lifetime", "record", "request", "wire"}},
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
-	{name: "lease", imports: []string{"backoff", "clock", "record", "request", "translate", "wire"}},
+	{name: "lease", imports: []string{"backoff", "clock", "lifetime", "record", "request", "translate", "wire"}},
 	{name: "commit", imports: []string{"lifetime", "mergedlog", "translate"}},
 	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "watchhub", "wire"}},
 	{name: "metrics", imports: []string{

@@ -23,7 +23,7 @@ func (l *Lessor) Grant(ctx context.Context, id, ttl int64) (int64, int64, error)
 	if ttl > maxTTL {
 		return 0, 0, rpctypes.ErrGRPCLeaseTTLTooLarge
 	}
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	for {
 		granted := id
@@ -55,7 +55,7 @@ func (l *Lessor) grant(ctx context.Context, id, ttl int64) (int64, error) {
 	}
 	switch {
 	case errors.Is(err, errExists):
-		l.spawn(func() { _, _ = l.stopTimer(l.ctx, g) }) // it would run out anyway
+		l.life.Spawn(func() { _, _ = l.stopTimer(l.life.Context(), g) }) // it would run out anyway
 	case errors.Is(err, errGone):
 		if _, err := l.reap(ctx, grant{id, g}); err != nil && !errors.Is(err, errAlive) {
 			return 0, err
@@ -105,7 +105,7 @@ func (l *Lessor) establish(
 // Dead returns those of some leases that do not exist. They are at their end for everybody: none of their keys is left. The
 // others exist on all members.
 func (l *Lessor) Dead(ctx context.Context, ids []int64) ([]int64, error) {
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	var dead []int64
 	for _, id := range ids {
@@ -160,7 +160,7 @@ func (l *Lessor) present(ctx context.Context, id int64) (record.LeaseRecord, boo
 // Revoke ends a lease and returns when its keys are deleted, with the revision of that, or 0 if this process deleted none.
 // rpctypes.ErrGRPCLeaseNotFound: there is no such lease.
 func (l *Lessor) Revoke(ctx context.Context, id int64) (rev int64, err error) {
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	rec, lives, err := l.present(ctx, id)
 	for err == nil && lives {
@@ -199,7 +199,7 @@ func (l *Lessor) end(ctx context.Context, g grant) (int64, error) {
 // TimeToLive returns what is left of a lease, in seconds, its TTL, and its keys, sorted, if they are wanted. -1: there is none, and then
 // none of its keys is left.
 func (l *Lessor) TimeToLive(ctx context.Context, id int64, withKeys bool) (left, ttl int64, keys [][]byte, err error) {
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	rec, lives, err := l.present(ctx, id)
 	for retry := (backoff.Backoff{}); err == nil && lives; {
@@ -243,7 +243,7 @@ func (l *Lessor) keys(ctx context.Context, id int64) ([][]byte, error) {
 
 // Leases lists the leases that live, those first that end first.
 func (l *Lessor) Leases(ctx context.Context) ([]int64, error) {
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	grants, err := l.sentinels(ctx, allSentinels())
 	if err != nil {

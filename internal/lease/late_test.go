@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -105,7 +106,7 @@ func TestLateRecordIsNoticed(t *testing.T) {
 		_, _, err = w.open(nil).Grant(t.Context(), 8, 60)
 		require.NoError(t, err)
 		put(t, w.members[1], string(record.LeaseKey(7)), string(own(1000, 60).Encode()))
-		pause(t.Context(), lookSoon+4*reapAfter)
+		_ = lifetime.Pause(t.Context(), lookSoon+4*reapAfter)
 		require.Equal(t, 2, w.records(id))
 		require.Equal(t, 2, w.records(8))
 		require.Zero(t, w.records(7))

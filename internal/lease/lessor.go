@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
@@ -71,9 +72,7 @@ type Lessor struct {
 	book  *Book
 	renew *keeper
 
-	ctx  context.Context // ends with Close
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	life *lifetime.Life // ends with Close
 
 	dying   singleflight.Group // reaps, by grant
 	unknown singleflight.Group // renewals of leases that have no timer, by lease
@@ -82,7 +81,6 @@ type Lessor struct {
 	unwatched, unreaped backoff.Outage
 
 	mu        sync.Mutex
-	closed    bool
 	scheduled map[grant]struct{}
 }
 
@@ -102,50 +100,25 @@ var (
 func New(cfg Config) *Lessor {
 	cfg.MaxTxnOps = max(cfg.MaxTxnOps, 2)
 	l := &Lessor{cfg: cfg, book: NewBook(len(cfg.Members)), places: make(chan struct{}, reapsAtOnce), scheduled: map[grant]struct{}{}}
-	l.ctx, l.stop = context.WithCancel(context.Background())
-	l.renew = newKeeper(l.ctx, cfg, l.spawn)
+	l.life = lifetime.New(context.Background())
+	l.renew = newKeeper(l.life, cfg)
 	return l
 }
 
 // Run starts to reap, in the background.
-func (l *Lessor) Run() { l.spawn(l.reapers) }
+func (l *Lessor) Run() { l.life.Spawn(l.reapers) }
 
 // Shut ends the lessor, without waiting: what waits for it gets context.Canceled. It is idempotent.
-func (l *Lessor) Shut() {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	l.stop()
-}
+func (l *Lessor) Shut() { l.life.End(context.Canceled) }
 
 // Close is Shut, and returns when nothing of the lessor is left.
 func (l *Lessor) Close() {
 	l.Shut()
-	l.wg.Wait()
+	l.life.Wait()
 }
 
 // Book is what the process knows of the members' records.
 func (l *Lessor) Book() *Book { return l.book }
-
-// spawn runs f in the background, unless the lessor is closed.
-func (l *Lessor) spawn(f func()) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.closed {
-		l.wg.Go(f)
-	}
-	return !l.closed
-}
-
-// whileOpen ends a caller's context with the lessor.
-func (l *Lessor) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(l.ctx, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
-	}
-}
 
 // persist repeats a request until it is answered, is refused for certain, or ctx ends.
 func persist[T any](ctx context.Context, request func(ctx context.Context) (T, error)) (T, error) {
@@ -175,7 +148,7 @@ func passing(err error) bool {
 
 // coordinator sends a transaction to the coordinator.
 func (l *Lessor) coordinator(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	return persist(ctx, func(ctx context.Context) (*pb.TxnResponse, error) {
 		resp, err := l.cfg.KV.Txn(ctx, req)
@@ -188,7 +161,7 @@ func (l *Lessor) coordinator(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRe
 
 // member sends a transaction to a member.
 func (l *Lessor) member(ctx context.Context, i int, req *pb.TxnRequest) (*pb.TxnResponse, error) {
-	ctx, cancel := l.whileOpen(ctx)
+	ctx, cancel := l.life.Within(ctx)
 	defer cancel()
 	return persist(ctx, func(ctx context.Context) (*pb.TxnResponse, error) {
 		resp, err := l.cfg.Members[i].Txn(ctx, req)

@@ -188,9 +188,9 @@ func (l *Lessor) attached(ctx context.Context, member int, id int64, rec *record
 	}
 	key, end := record.AttachedRange(id)
 	for more := true; more; {
-		resp, err := l.member(ctx, member, &pb.TxnRequest{Compare: holds, Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{
-			RequestRange: &pb.RangeRequest{Key: key, RangeEnd: end, KeysOnly: true, Limit: entriesAtOnce},
-		}}}})
+		resp, err := l.member(ctx, member, &pb.TxnRequest{Compare: holds, Success: []*pb.RequestOp{
+			request.Range(&pb.RangeRequest{Key: key, RangeEnd: end, KeysOnly: true, Limit: entriesAtOnce}),
+		}})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -260,9 +260,7 @@ func (l *Lessor) states(
 func (l *Lessor) keysOf(ctx context.Context, member int, holds []*pb.Compare, entries []*mvccpb.KeyValue, keysOnly bool) ([]*pb.RangeResponse, error) {
 	req := &pb.TxnRequest{Compare: holds}
 	for _, e := range entries {
-		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{
-			RequestRange: &pb.RangeRequest{Key: record.AttachedTo(e.Key), KeysOnly: keysOnly},
-		}})
+		req.Success = append(req.Success, request.Range(&pb.RangeRequest{Key: record.AttachedTo(e.Key), KeysOnly: keysOnly}))
 	}
 	resp, err := l.member(ctx, member, req)
 	if err != nil {

@@ -26,8 +26,8 @@ func (l *Lessor) reap(ctx context.Context, g grant) (reaped, error) {
 		err error
 	}
 	done := make(chan result, 1)
-	l.spawn(func() {
-		r, err, _ := l.dying.Do(strconv.FormatInt(g.grant, 16), func() (any, error) { return l.reapAlone(l.ctx, g) })
+	l.life.Spawn(func() {
+		r, err, _ := l.dying.Do(strconv.FormatInt(g.grant, 16), func() (any, error) { return l.reapAlone(l.life.Context(), g) })
 		done <- result{r.(reaped), err}
 	})
 	select {

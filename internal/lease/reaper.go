@@ -10,6 +10,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 const (
@@ -30,12 +32,12 @@ const (
 
 // reapers watches the sentinels, and reaps leases whose sentinel has gone.
 func (l *Lessor) reapers() {
-	for l.ctx.Err() == nil {
-		if err := l.watchSentinels(l.ctx); err != nil && l.ctx.Err() == nil {
+	for !l.life.Over() {
+		if err := l.watchSentinels(l.life.Context()); err != nil && !l.life.Over() {
 			if l.unwatched.Begins() {
 				l.cfg.Logger.Warn("the coordinator's leases cannot be watched; trying again", zap.Error(err))
 			}
-			pause(l.ctx, reapRetry)
+			_ = lifetime.Pause(l.life.Context(), reapRetry)
 		}
 	}
 }
@@ -134,22 +136,24 @@ func (l *Lessor) compare(ctx context.Context, grants []grant, reads ...*pb.Reque
 func (l *Lessor) schedule(g grant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, ok := l.scheduled[g]; ok || l.closed {
+	if _, ok := l.scheduled[g]; ok {
 		return
 	}
-	l.scheduled[g] = struct{}{}
-	l.wg.Go(func() {
+	spawned := l.life.Spawn(func() {
 		l.see(g)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.scheduled, g)
 	})
+	if spawned {
+		l.scheduled[g] = struct{}{}
+	}
 }
 
 // see waits until a grant is gone, or turns out to live. It reaps it, after others had their chance: the mark is the election.
 func (l *Lessor) see(g grant) {
 	stoodBack := false
-	for wait := reapAfter + rand.N(reapAfter); pause(l.ctx, wait); {
+	for wait := reapAfter + rand.N(reapAfter); lifetime.Pause(l.life.Context(), wait) == nil; {
 		present, dead := l.book.state(g)
 		if !present {
 			return
@@ -160,10 +164,10 @@ func (l *Lessor) see(g grant) {
 		}
 		select {
 		case l.places <- struct{}{}:
-		case <-l.ctx.Done():
+		case <-l.life.Context().Done():
 			return
 		}
-		_, err := l.reap(l.ctx, g)
+		_, err := l.reap(l.life.Context(), g)
 		<-l.places
 		if err == nil || errors.Is(err, errAlive) {
 			if l.unreaped.Ends() {
@@ -171,21 +175,9 @@ func (l *Lessor) see(g grant) {
 			}
 			return
 		}
-		if l.ctx.Err() == nil && l.unreaped.Begins() {
+		if !l.life.Over() && l.unreaped.Begins() {
 			l.cfg.Logger.Warn("a lease could not be reaped and is tried again", zap.Int64("lease", g.id), zap.Error(err))
 		}
 		wait = reapRetry + rand.N(reapRetry)
-	}
-}
-
-// pause waits. False: ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 // Renew gives a lease its full TTL again, in seconds, and tells done: 0 if there is none, and then none of its keys is left. It
@@ -37,11 +38,11 @@ func (l *Lessor) Renew(id int64, done func(ttl int64)) {
 // renewUnknown renews a lease of which this process knows no timer: the coordinator may have lost it, the book may be
 // behind, or it has ended. All who ask meanwhile share the answer.
 func (l *Lessor) renewUnknown(id int64, done func(ttl int64)) {
-	l.spawn(func() {
-		ttl, err, _ := l.unknown.Do(strconv.FormatInt(id, 16), func() (any, error) { return l.renewByName(l.ctx, id) })
+	l.life.Spawn(func() {
+		ttl, err, _ := l.unknown.Do(strconv.FormatInt(id, 16), func() (any, error) { return l.renewByName(l.life.Context(), id) })
 		if err == nil {
 			done(ttl.(int64))
-		} else if l.ctx.Err() == nil {
+		} else if !l.life.Over() {
 			l.cfg.Logger.Warn("a lease could not be renewed", zap.Int64("lease", id), zap.Error(err))
 		}
 	})
@@ -70,8 +71,7 @@ func (l *Lessor) renewByName(ctx context.Context, id int64) (int64, error) {
 // however long the coordinator is silent, and however often its clients ask, each timer is renewed once when it is back.
 type keeper struct {
 	lease pb.LeaseClient
-	ctx   context.Context
-	spawn func(func()) bool
+	life  *lifetime.Life
 	log   *zap.Logger
 	woken chan struct{}
 
@@ -100,9 +100,9 @@ const (
 	aloneAtOnce = 1024
 )
 
-func newKeeper(ctx context.Context, cfg Config, spawn func(func()) bool) *keeper {
+func newKeeper(life *lifetime.Life, cfg Config) *keeper {
 	return &keeper{
-		lease: cfg.Lease, ctx: ctx, spawn: spawn, log: cfg.Logger, woken: make(chan struct{}, 1),
+		lease: cfg.Lease, life: life, log: cfg.Logger, woken: make(chan struct{}, 1),
 		waiting: map[int64]*renewal{}, out: map[int64]struct{}{}, runs: map[int64]time.Time{},
 	}
 }
@@ -113,7 +113,7 @@ func (k *keeper) add(g int64, done func(ttl int64)) {
 	defer k.mu.Unlock()
 	if !k.running {
 		k.running = true
-		k.spawn(k.run)
+		k.life.Spawn(k.run)
 	}
 	r := k.waiting[g]
 	if r == nil {
@@ -121,7 +121,7 @@ func (k *keeper) add(g int64, done func(ttl int64)) {
 		k.waiting[g] = r
 		if _, out := k.out[g]; !out {
 			k.queue = append(k.queue, r)
-			k.wake()
+			lifetime.Wake(k.woken)
 		}
 	}
 	r.done = append(r.done, done)
@@ -132,7 +132,7 @@ func (k *keeper) answeredLocked(g int64) {
 	delete(k.out, g)
 	if r := k.waiting[g]; r != nil {
 		k.queue = append(k.queue, r)
-		k.wake()
+		lifetime.Wake(k.woken)
 	}
 }
 
@@ -189,9 +189,9 @@ func (k *keeper) forget() {
 // run serves the queue until the keeper's context ends.
 func (k *keeper) run() {
 	var retry backoff.Backoff
-	for k.ctx.Err() == nil {
+	for !k.life.Over() {
 		answered, err := k.serve()
-		if k.ctx.Err() != nil {
+		if k.life.Over() {
 			return
 		}
 		if answered {
@@ -211,13 +211,13 @@ func (k *keeper) run() {
 		}
 		k.queue, k.sent = append(k.sent, k.queue...), nil
 		k.mu.Unlock()
-		retry.Wait(k.ctx)
+		retry.Wait(k.life.Context())
 	}
 }
 
 // serve sends and receives on one stream until it fails, and reports whether there was an answer at all.
 func (k *keeper) serve() (answered bool, err error) {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(k.ctx))
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(k.life.Context()))
 	var sender sync.WaitGroup
 	defer sender.Wait()
 	defer cancel()
@@ -296,7 +296,7 @@ func (k *keeper) nextLocked() (batch []*renewal) {
 			continue
 		default:
 			k.alone++
-			k.spawn(func() { k.renewAlone(r) })
+			k.life.Spawn(func() { k.renewAlone(r) })
 		}
 		delete(k.waiting, r.grant)
 		k.out[r.grant] = struct{}{}
@@ -320,21 +320,21 @@ func (k *keeper) renewAlone(r *renewal) {
 			k.startedLocked(r.grant, at, ttl)
 			k.answeredLocked(r.grant)
 			k.mu.Unlock()
-			k.wake() // another one may have waited for the place
+			lifetime.Wake(k.woken) // another one may have waited for the place
 			for _, done := range r.done {
 				done(ttl)
 			}
 			return
 		}
 		k.log.Debug("a keep-alive has no answer and is sent again", zap.Error(err))
-		if !retry.Wait(k.ctx) {
+		if !retry.Wait(k.life.Context()) {
 			return
 		}
 	}
 }
 
 func (k *keeper) ask(g int64) (ttl int64, err error) {
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(k.ctx), renewTimeout)
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(k.life.Context()), renewTimeout)
 	defer cancel()
 	stream, err := k.lease.LeaseKeepAlive(ctx)
 	if err != nil {

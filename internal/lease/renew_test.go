@@ -15,6 +15,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 // coordinator answers keep-alives on streams that can break.
@@ -111,18 +113,14 @@ func (s *stream) CloseSend() error { return nil }
 // openKeeper opens one that knows of some timers that they run.
 func openKeeper(t *testing.T, running ...int64) (*keeper, *coordinator) {
 	c := &coordinator{blocked: map[int64]bool{}}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	k := newKeeper(ctx, Config{Lease: c, Logger: zap.NewNop()}, func(f func()) bool {
-		wg.Go(f)
-		return true
-	})
+	life := lifetime.New(context.Background())
+	k := newKeeper(life, Config{Lease: c, Logger: zap.NewNop()})
 	for _, g := range running {
 		k.started(g, time.Now(), 3600)
 	}
 	t.Cleanup(func() {
-		cancel()
-		wg.Wait()
+		life.End(nil)
+		life.Wait()
 	})
 	return k, c
 }
