@@ -57,9 +57,10 @@ func TestDeathInTheMiddleOfAWrite(t *testing.T) {
 	}
 }
 
-// promised is how long the slowest request of a window may take, after a death, where it takes so long without one: on a machine
-// whose landings take longer than what is promised, what a gap costs takes longer, too, because the grace follows them.
-func promised(usual, landings time.Duration) time.Duration { return usual + max(landings, medianDelay) }
+// promised is how long the slowest request of a window may take, after a death, where it takes so long without one. What a gap costs
+// follows the landings: a grace that is half as long again as they take, and then a look at the fences and a raise. On a slow
+// machine that is more than what is promised otherwise.
+func promised(usual, landings time.Duration) time.Duration { return usual + max(3*landings, medianDelay) }
 
 // requireLandings requires that processes did leave writes behind that landed without their knowing: those whose last flight held
 // more than deletes.
