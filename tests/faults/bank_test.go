@@ -157,7 +157,7 @@ func (b *bench) dieInTransfers(bank *workload.Bank, n int, wholeMembers bool) []
 	for _, s := range steps {
 		todo.left[s] = n
 	}
-	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Minute+time.Duration(n)*30*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 5*time.Minute+time.Duration(n)*time.Minute)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	for range atOnce {
