@@ -60,7 +60,9 @@ func TestDeathInTheMiddleOfAWrite(t *testing.T) {
 // promised is how long the slowest request of a window may take, after a death, where it takes so long without one. What a gap costs
 // follows the landings: a grace that is half as long again as they take, and then a look at the fences and a raise. On a slow
 // machine that is more than what is promised otherwise.
-func promised(usual, landings time.Duration) time.Duration { return usual + max(3*landings, medianDelay) }
+func promised(usual, landings time.Duration) time.Duration {
+	return usual + max(3*landings, medianDelay)
+}
 
 // requireLandings requires that processes did leave writes behind that landed without their knowing: those whose last flight held
 // more than deletes.

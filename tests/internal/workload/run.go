@@ -12,8 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Patience is how long a request may take, whatever is broken meanwhile: one that takes longer hangs.
-const Patience = time.Minute
+// Patience is how long a request may take, whatever is broken meanwhile, on a machine that is busy: one that takes longer hangs.
+const Patience = 3 * time.Minute
 
 // Store is what is put under load.
 type Store interface {
