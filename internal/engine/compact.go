@@ -16,11 +16,13 @@ import (
 	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/read"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // Compact drops the history below a revision: the record first, by compare-and-swap, so that every process refuses what is about
-// to go; then each member's own history. The header covers what was present.
+// to go; then each member's own history. It returns when all members have answered. The header covers what was present. Its errors are
+// etcd's, ErrCompacted and ErrFutureRev, or name the member.
 func (c *Engine) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.ResponseHeader, error) {
 	h := c.Feeds.KnownHeader()
 	err := c.Reads.Serve(ctx, func(f *feed.Feed) error {
@@ -84,9 +86,9 @@ func (c *Engine) advanceCompacted(ctx context.Context, rev int64) error {
 	key, want := []byte(record.KeyCompacted), record.Number(rev)
 	attempts := 0
 	req := &pb.TxnRequest{
-		Compare: []*pb.Compare{{Key: key, Target: pb.Compare_VALUE, Result: pb.Compare_LESS, TargetUnion: &pb.Compare_Value{Value: want}}},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: want}}}},
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
+		Compare: []*pb.Compare{request.ValueBelow(key, want)},
+		Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: key, Value: want})},
+		Failure: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: key})},
 	}
 	raise := func(ctx context.Context) (*pb.TxnResponse, error) {
 		attempts++

@@ -9,7 +9,6 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/grpc/codes"
 
 	"github.com/metaetcd/metaetcd/internal/clock"
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -145,17 +144,3 @@ func (c *Engine) openFirst(ctx context.Context) (*feed.Feed, error) {
 		c.logger.Info("compaction overtook the opening of the merged log; it is opened again", zap.Error(err))
 	}
 }
-
-// stopped returns why nothing may be sent to members any more: the process has failed. One that is closed finishes what it began.
-func (c *Engine) stopped() error {
-	if !c.Life.Over() {
-		return nil
-	}
-	if err := c.Life.Cause(); !errors.Is(err, lifetime.ErrClosed) {
-		return wire.Final{Err: err, Code: codes.FailedPrecondition}
-	}
-	return nil
-}
-
-// Close ends the process and returns when nothing of it is left.
-func (c *Engine) Close() { c.closing.Do(c.shutDown) }

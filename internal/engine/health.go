@@ -17,7 +17,8 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-// Health asks the coordinator for the clock and every member for its records, and all for alarms and the members for foreign keys.
+// Health asks the coordinator for the clock and every member for its records, and all for alarms and the members for foreign keys. It
+// returns everything that is amiss, joined; each error names its cluster.
 func (c *Engine) Health(ctx context.Context) error {
 	if _, err := c.Feeds.Wait(ctx); err != nil {
 		return err

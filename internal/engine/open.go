@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -32,24 +31,26 @@ import (
 	"github.com/metaetcd/metaetcd/internal/write"
 )
 
-// Engine is one process of the meta cluster: the rooms below it, wired, opened and closed. Safe for concurrent use.
+// Engine is one process of a meta cluster: the rooms below it, wired, opened and closed. It is safe for concurrent use. What its fields
+// hold does not change once Open has returned.
 type Engine struct {
 	cfg     Config
-	Life    *lifetime.Life
 	id      topology.Info
 	ring    *ring.Ring
-	Members []*member.Member
 	clients map[string]*clientv3.Client // by the member's name
-	Clock   *clock.Clock
 	doubts  *mergedlog.Doubts
-	Leases  *lease.Lessor
 	commit  *commit.Pipeline
 	cache   *statecache.Cache
-	Metrics *metrics.Set
-	Feeds   *feed.Current
-	feedCfg feed.Config
-	Reads   *read.Reader
 	cross   *crosstxn.Runner
+	feedCfg feed.Config
+
+	Life    *lifetime.Life   // of the process
+	Members []*member.Member // in the order of their names
+	Metrics *metrics.Set
+	Clock   *clock.Clock
+	Leases  *lease.Lessor
+	Feeds   *feed.Current
+	Reads   *read.Reader
 	Writes  *write.Writer
 
 	maxTxnOps int
@@ -59,20 +60,20 @@ type Engine struct {
 	closing sync.Once
 }
 
-// Config is the configuration of a process, checked, with its defaults filled in.
+// Config is the configuration of a process, checked, with its defaults filled in. The clients are borrowed.
 type Config struct {
 	Coordinator *clientv3.Client
 	Members     []Member
-	Slots       int
+	Slots       int // of the whole meta cluster
 	Policy      ring.Policy
 
-	MaxTxnOps        int
-	Timeout          time.Duration
-	CacheEntries     int
-	LogBytes         int64
-	ProgressInterval time.Duration
+	MaxTxnOps        int           // the members' --max-txn-ops
+	Timeout          time.Duration // of one request to a member
+	CacheEntries     int           // keys whose state is remembered
+	LogBytes         int64         // of recent events in memory, about
+	ProgressInterval time.Duration // between the progress notifications of a watch
 	Logger           *zap.Logger
-	Metrics          *metrics.Set
+	Metrics          *metrics.Set // registered; the engine unregisters it when it ends, also when it cannot be opened
 
 	// LeaseEnds opens the watcher of the coordinator's sentinels; see lease.Config.Watch. nil: clientv3's, of the coordinator's client.
 	LeaseEnds func() clientv3.Watcher
@@ -84,7 +85,14 @@ type Member struct {
 	Client *clientv3.Client
 }
 
-// Open checks or creates the topology, and returns when the process can serve. Whatever it started is gone on error.
+// Open opens a process, and creates the meta cluster if it is new. It returns when the process can serve, or with an error, and
+// then nothing is left of what it had started. The order is that of what depends on what:
+//
+//  1. the topology, which names the members, and is checked before anything is written;
+//  2. the clock, because every room works in its epoch; it may have to be rebuilt, with the leases;
+//  3. the lanes of writes, the reads and the transactions across members: opening a feed settles what earlier processes have left;
+//  4. the first feed: it has closed everything up to the clock's present revision;
+//  5. the reaping of leases, which reads and writes as users do, and the watch over the feed.
 func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	c := &Engine{
 		cfg: cfg, Life: lifetime.New(context.Background()), Metrics: cfg.Metrics, //nolint:contextcheck // the process outlives the call
@@ -113,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	return c, nil
 }
 
-// wire makes the rooms that need no clock to begin.
+// wire makes the rooms that the clock begins with. They refer to later ones, but use them only when those are there.
 func (c *Engine) wire() {
 	c.Feeds = feed.NewCurrent(c.Life, feed.Identity{
 		ClusterID: c.id.ClusterID, MemberID: rand.Uint64() | 1, Epoch: func() int64 { return c.Clock.Epoch() },
@@ -123,9 +131,10 @@ func (c *Engine) wire() {
 	c.Leases = lease.New(c.leaseConfig())
 }
 
-// start makes the rooms that serve.
+// start makes the rooms that serve. Only the lanes of commit run by themselves.
 func (c *Engine) start() {
 	c.commit = commit.New(c.commitConfig())
+	// Nobody waits for outcomes for ever when the process is over.
 	context.AfterFunc(c.Life.Context(), func() { time.AfterFunc(2*member.Linger, c.commit.Abandon) })
 	c.Reads = read.New(read.Config{
 		Life: c.Life, Feeds: c.Feeds, Members: c.Members, Ring: c.ring, Clock: c.Clock, Commit: c.commit, Leases: c.Leases, Cache: c.cache,
@@ -150,7 +159,8 @@ func (c *Engine) start() {
 	}
 }
 
-// Watch serves one stream of the Watch service, by the feed that is there when it begins.
+// Watch serves one stream of the Watch service, by the feed that is there when it begins; while there is none it waits. It returns when
+// the stream ends, or the feed does.
 func (c *Engine) Watch(stream pb.Watch_WatchServer) error {
 	f, err := c.Feeds.Wait(stream.Context())
 	if err != nil {
@@ -201,38 +211,8 @@ func (c *Engine) openTopology(ctx context.Context) error {
 	return nil
 }
 
-// fail ends the process: the state of the meta cluster contradicts the protocol, and serving on could do harm.
-func (c *Engine) fail(err error) {
-	c.logger.Error("client stops", zap.Error(err))
-	c.Life.End(fmt.Errorf("metaetcd: client stopped: %w", err))
-	c.commit.Stop(wire.Final{Err: c.Life.Cause(), Code: codes.FailedPrecondition})
-	c.Leases.Shut()
-}
-
-func (c *Engine) shutDown() {
-	c.Life.End(lifetime.ErrClosed)
-	if c.commit != nil {
-		c.commit.Shut() // who settles an outcome needs the rest of it, and waits in the life
-	}
-	if c.Leases != nil {
-		c.Leases.Close()
-	}
-	c.Life.Wait()
-	if c.commit != nil {
-		c.commit.Close()
-	}
-	if c.Feeds != nil {
-		if f := c.Feeds.Now(); f != nil {
-			f.Close()
-		}
-	}
-	if c.Clock != nil {
-		c.Clock.Close()
-	}
-	c.Metrics.Unregister()
-}
-
-// LifeOf is a client's life: that of its connection, or of its context if it has none.
+// LifeOf is the life of a client that the meta cluster is installed in: that of its connection, or of its context if it has none. It is
+// followed as long as the process lives.
 func (c *Engine) LifeOf(cli *clientv3.Client) *bridge.Life {
 	conn := cli.ActiveConnection()
 	if conn == nil {

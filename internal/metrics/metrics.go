@@ -10,11 +10,13 @@ import (
 	"github.com/metaetcd/metaetcd/internal/clock"
 )
 
-// Set are the client's collectors, in the caller's registry.
+// Set are the collectors of one process. It is safe for concurrent use, but for Unregister, and for Names.
 type Set struct {
 	reg        prometheus.Registerer
 	registered []prometheus.Collector
-	Names      []string // of the members
+
+	// Names are those of the members, by index. They are set once, before anything is counted by member.
+	Names []string
 
 	requests    *prometheus.HistogramVec // method, code
 	memberReqs  *prometheus.CounterVec   // member, method, code
@@ -33,8 +35,11 @@ type Set struct {
 	Aborts       prometheus.Counter
 }
 
+// Namespace begins the name of every metric.
 const Namespace = "metaetcd"
 
+// New makes the collectors, and registers them and state, the one of the process's gauges, with reg; nil: they are registered nowhere.
+// When one cannot be registered, none is.
 func New(reg prometheus.Registerer, state prometheus.Collector) (*Set, error) {
 	m := &Set{reg: reg}
 	m.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -81,6 +86,7 @@ func New(reg prometheus.Registerer, state prometheus.Collector) (*Set, error) {
 	return m, nil
 }
 
+// Unregister takes the collectors out of the registry again. It is idempotent.
 func (m *Set) Unregister() {
 	for _, col := range m.registered {
 		m.reg.Unregister(col)
@@ -88,11 +94,12 @@ func (m *Set) Unregister() {
 	m.registered = nil
 }
 
-// Request notes a user's request that began at start.
+// Request notes a user's request, by etcd's name of the method, which began at start and ended now with err.
 func (m *Set) Request(method string, start time.Time, err error) {
 	m.requests.WithLabelValues(method, code(err)).Observe(time.Since(start).Seconds())
 }
 
+// MemberRequest notes a request to a member that ended with err.
 func (m *Set) MemberRequest(member int, method string, err error) {
 	m.memberReqs.WithLabelValues(m.Names[member], method, code(err)).Inc()
 }
@@ -105,10 +112,13 @@ func code(err error) string {
 	return status.Code(err).String()
 }
 
+// Batch notes that so many writes travelled to a member in one request.
 func (m *Set) Batch(member, ops int) {
 	m.ops.WithLabelValues(m.Names[member]).Observe(float64(ops))
 }
 
+// Refusal notes that a member refused a stamp of this process, because of a fence or because of another writer, and that it is taken
+// again.
 func (m *Set) Refusal(member int, fenced bool) {
 	reason := "pin"
 	if fenced {
@@ -117,6 +127,7 @@ func (m *Set) Refusal(member int, fenced bool) {
 	m.refusals.WithLabelValues(m.Names[member], reason).Inc()
 }
 
+// ClockHooks counts what the clock does.
 func (m *Set) ClockHooks() clock.Hooks {
 	return clock.Hooks{
 		Added: func(stamps int64, _ time.Duration) { m.stamps.Observe(float64(stamps)) },
