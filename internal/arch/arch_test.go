@@ -67,7 +67,7 @@ var rooms = []room{
 		"backoff", "commit", "feed", "latch", "lifetime", "member", "mergedlog", "record", "request", "ring", "statecache", "translate", "wire",
 	}},
 	{name: "write", imports: []string{
-		"commit", "crosstxn", "feed", "lease", "lifetime", "member", "read", "ring", "statecache", "translate",
+		"commit", "crosstxn", "feed", "lease", "lifetime", "member", "read", "record", "request", "ring", "statecache", "translate",
 	}},
 	{name: "engine", imports: []string{
 		"bridge", "clock", "commit", "crosstxn", "feed", "lease", "lifetime", "member", "mergedlog", "metrics", "read", "record", "request", "ring", "statecache", "topology", "validate", "wire", "write",

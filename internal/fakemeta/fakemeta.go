@@ -22,9 +22,6 @@ import (
 	"github.com/metaetcd/metaetcd/internal/ring"
 )
 
-// MaxTxnOps is the members' limit of operations, as the processes know it.
-const MaxTxnOps = 128
-
 // Cluster is a coordinator and members. It ends with the test.
 type Cluster struct {
 	t           testing.TB
@@ -32,15 +29,16 @@ type Cluster struct {
 	Members     []*etcdfake.Server // in the order of their names
 	Clock       *Gate              // of the requests to the coordinator
 	Gates       []*Gate            // of the requests to the members
+	MaxTxnOps   int                // of the processes that are opened next: the members' limit of operations
 	cfg         engine.Config
 }
 
 // New makes a cluster. The member of a key is told by its first segment, so that a test finds keys of one member easily: see Key.
 func New(t testing.TB, members int) *Cluster {
-	c := &Cluster{t: t, Coordinator: etcdfake.New(100), Clock: &Gate{}}
+	c := &Cluster{t: t, Coordinator: etcdfake.New(100), Clock: &Gate{}, MaxTxnOps: 128}
 	c.cfg = engine.Config{
 		Coordinator: c.dial(c.Coordinator, c.Clock), Slots: 8 * members, Policy: ring.Policy{Segments: 1},
-		MaxTxnOps: MaxTxnOps, Timeout: 5 * time.Second, CacheEntries: 1024, LogBytes: 1 << 20, ProgressInterval: time.Minute, Logger: zap.NewNop(),
+		Timeout: 5 * time.Second, CacheEntries: 1024, LogBytes: 1 << 20, ProgressInterval: time.Minute, Logger: zap.NewNop(),
 		LeaseEnds: func() clientv3.Watcher { return silent{} },
 	}
 	for i := range members {
@@ -73,6 +71,7 @@ func (silent) Close() error { return nil }
 func (c *Cluster) Open() *engine.Engine {
 	c.t.Helper()
 	cfg := c.cfg
+	cfg.MaxTxnOps = c.MaxTxnOps
 	var err error
 	cfg.Metrics, err = metrics.New(nil, nil)
 	require.NoError(c.t, err)

@@ -2,175 +2,106 @@ package read
 
 import (
 	"context"
-	"errors"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/lease"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/member"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/statecache"
 )
 
-// lookAgain is how soon a read that waits for a revision makes sure that the clock it came from is still there, and lookAgainMost
-// how rarely: where landings are slow, many readers wait, and each time asks the coordinator.
-const (
-	lookAgain     = 100 * time.Millisecond
-	lookAgainMost = time.Second
-)
+// Config is what reads are served from. It does not change.
+type Config struct {
+	Life    *lifetime.Life
+	Feeds   *feed.Current
+	Members []*member.Member
+	Ring    *ring.Ring
+	Clock   *clock.Clock
+	Commit  *commit.Pipeline
+	Leases  *lease.Lessor
+	Cache   *statecache.Cache
 
-// Serve runs read at a present revision, again when compaction by another process overtook it: this process was behind.
-func (c *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error {
-	for {
-		f, err := c.Feeds.Wait(ctx)
-		if err != nil {
-			return err
-		}
-		err = read(f)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.As(err, new(AskedError)):
-			err = c.catchUp(ctx, f)
-		}
-		switch {
-		case err == nil:
-		case !f.Overtook(err):
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		}
-	}
+	CacheEntries int    // of the cache
+	MaxTxnOps    int    // the members' --max-txn-ops
+	OnFencedRead func() // a read was served by its member alone; concurrent
 }
 
-// catchUp learns of a compaction by another process, and waits until this one has closed what it kept.
-func (c *Reader) catchUp(ctx context.Context, f *feed.Feed) error {
-	r, err := c.Members[0].ReadRecords(ctx)
-	if err != nil {
-		return err
-	}
-	c.Feeds.Compacted.Raise(r.Compacted)
-	f.Fencer.Kick()
-	return f.Log.WaitClosed(ctx, r.Compacted)
+// Reader serves the reads of one process from snapshots. Safe for concurrent use.
+type Reader struct {
+	Config
+	guesses guesses
 }
 
-// linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
-// that covers it.
-func (c *Reader) linearize(ctx context.Context, f *feed.Feed) (int64, error) {
-	return c.cover(ctx, f, c.Clock.StartRead())
-}
+// New returns a reader. It starts nothing.
+func New(cfg Config) *Reader { return &Reader{Config: cfg} }
 
-// cover is linearize, for everything that was acknowledged before a reading of the clock was started.
-func (c *Reader) cover(ctx context.Context, f *feed.Feed, reading clock.Reading) (int64, error) {
-	target, epoch, err := reading.Wait(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return c.reach(ctx, f, target, epoch)
-}
-
-// reach waits until a reading of the clock in epoch is closed.
-func (c *Reader) reach(ctx context.Context, f *feed.Feed, target, epoch int64) (int64, error) {
-	for wait := lookAgain; ; wait = min(2*wait, lookAgainMost) {
-		if w := f.Log.Closed(); w >= target {
-			return w, nil
-		}
-		f.Fencer.Await(epoch, target)
-		waiting, cancel := context.WithTimeout(ctx, wait)
-		err := f.Log.WaitClosed(waiting, target)
-		cancel()
-		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-			if err == nil {
-				return f.Log.Closed(), nil
-			}
-			return 0, err
-		}
-		// A clock that was rebuilt may never reach a reading of its predecessor.
-		again, cancel := context.WithTimeout(ctx, lookAgain)
-		if now, e, err := c.Clock.Read(again); err == nil && e != epoch {
-			target, epoch = now, e
-		}
-		cancel()
-	}
-}
-
-// headerRevision is the revision that an answer's header carries. It may still be found out while the answer is read.
-type headerRevision func(ctx context.Context) (int64, error)
-
-// readRevision finds the revision that a range request is served at, and the one its header carries.
-func (c *Reader) readRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (at int64, header headerRevision, err error) {
-	if req.Serializable {
-		return c.serializableRevision(ctx, f, req)
-	}
-	w := f.Log.Closed()
-	if req.Revision > 0 && req.Revision <= w {
-		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
-			return 0, nil, Asked(err, true)
-		}
-		return req.Revision, c.revisionBeside(f, req.Revision), nil
-	}
-	if w, err = c.linearize(ctx, f); err != nil {
-		return 0, nil, err
-	}
-	at = w
-	if req.Revision > 0 {
-		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
-			return 0, nil, Asked(err, true)
-		}
-		at = req.Revision
-	}
-	return at, constant(max(w, at)), nil
-}
-
-// revisionBeside asks the clock while a closed revision is read: only the header depends on the answer, and whether
-// somebody has compacted that revision by now.
-func (c *Reader) revisionBeside(f *feed.Feed, rev int64) headerRevision {
-	reading := c.Clock.StartRead()
-	return func(ctx context.Context) (int64, error) {
-		w, err := c.cover(ctx, f, reading)
-		if err != nil {
-			return 0, err
-		}
-		return w, Asked(c.checkRevision(ctx, f, rev), true)
-	}
-}
-
-// checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.
-func (c *Reader) checkRevision(ctx context.Context, f *feed.Feed, rev int64) error {
-	if rev < 0 || rev < c.Feeds.Compacted.Load() {
-		return rpctypes.ErrGRPCCompacted
-	}
-	if rev <= f.Log.Closed() {
-		return nil
-	}
-	w, err := c.linearize(ctx, f)
-	if err == nil && rev > w {
-		err = rpctypes.ErrGRPCFutureRev
-	}
-	return err
-}
-
-// RevisionFor returns a closed revision that is present when Compact(rev) is called. One that is known to be there already may be
-// compacted while the closed revision is held up: a member may just need the space.
-func (c *Reader) RevisionFor(ctx context.Context, f *feed.Feed, rev int64) (int64, error) {
-	if rev > f.Log.Closed() {
-		return c.linearize(ctx, f)
-	}
-	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
-	defer cancel()
-	at, err := c.linearize(wait, f)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		return f.Log.Closed(), nil
-	}
-	return at, err
-}
-
-// LinearizableHeader is a header that covers everything acknowledged before the call, by any process.
-func (c *Reader) LinearizableHeader(ctx context.Context) (*pb.ResponseHeader, error) {
-	h := c.Feeds.Header()
-	err := c.Serve(ctx, func(f *feed.Feed) (err error) {
-		h.Revision, err = c.linearize(ctx, f)
+// Range serves a validated range request.
+func (c *Reader) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
+	err = c.Serve(ctx, func(f *feed.Feed) error {
+		resp, err = c.read(ctx, f, r)
 		return err
 	})
-	return h, err
+	return resp, err
+}
+
+// Stream sends what a validated range request asks for in chunks, all of one revision. The last one carries the header, More and
+// Count.
+func (c *Reader) Stream(ctx context.Context, r *pb.RangeRequest, send func(*pb.RangeResponse) error) error {
+	st := &stream{c: c, req: r, send: send}
+	return c.Serve(ctx, func(f *feed.Feed) error {
+		if err := st.pin(ctx, f); err != nil {
+			return err
+		}
+		err := st.run(ctx, f)
+		// What was sent cannot be taken back: a stream that has begun ends with its revision.
+		return Asked(err, r.Revision > 0 || st.sent > 0)
+	})
+}
+
+// Revision returns a revision that covers everything acknowledged before the call, by any process.
+func (c *Reader) Revision(ctx context.Context) (rev int64, err error) {
+	err = c.Serve(ctx, func(f *feed.Feed) error {
+		rev, err = c.linearize(ctx, f)
+		return err
+	})
+	return rev, err
+}
+
+// read serves a validated range request from one snapshot.
+func (c *Reader) read(ctx context.Context, f *feed.Feed, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if !r.Serializable && len(r.RangeEnd) == 0 && r.Revision <= 0 {
+		return c.readKey(ctx, f, r)
+	}
+	at, header, err := c.readRevision(ctx, f, r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.rangeAt(ctx, f, r, at, nil)
+	if err != nil {
+		return nil, Asked(err, r.Revision > 0)
+	}
+	resp.Header = c.Feeds.Header()
+	if resp.Header.Revision, err = header(ctx); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// AskedError marks an error about a revision that the request named: it is the request's own, not a sign that this process is behind.
+type AskedError struct{ error }
+
+// Unwrap returns etcd's error.
+func (e AskedError) Unwrap() error { return e.error }
+
+// Asked marks an error of a read if the request named the revision. nil stays nil.
+func Asked(err error, named bool) error {
+	if err == nil || !named {
+		return err
+	}
+	return AskedError{err}
 }

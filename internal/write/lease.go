@@ -10,15 +10,17 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/lease"
+	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
 // leasesOf prepares a run to be built: it names the records of its leases, as this process knows them on the run's member.
 // False: one does not live, or is unknown.
-func (w *attempt) leasesOf(run *translate.Run) bool {
+func (w *transaction) leasesOf(run *translate.Run) bool {
 	for _, id := range run.Leases() {
-		rec, ok := w.c.Leases.Book().Get(w.member.Index, id)
-		if !ok || rec.Dead {
+		rec, ok := w.living(id)
+		if !ok {
 			return false
 		}
 		if run.Records == nil {
@@ -29,9 +31,25 @@ func (w *attempt) leasesOf(run *translate.Run) bool {
 	return true
 }
 
+// living returns the record of a lease on the transaction's member, as this process knows it; false if none is known to live.
+func (w *transaction) living(id int64) (record.LeaseRecord, bool) {
+	rec, ok := w.c.Leases.Book().Get(w.member.Index, id)
+	return rec, ok && !rec.Dead
+}
+
+// leasesLive reports whether all leases that the transaction names are known to live.
+func (w *transaction) leasesLive() bool {
+	for _, id := range w.plan.Leases {
+		if _, ok := w.living(id); !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // lookAtLeases reads the records of the leases that the transaction names, or its keys kept in the last attempt, and this process does
 // not know, or may know wrongly.
-func (w *attempt) lookAtLeases(ctx context.Context) error {
+func (w *transaction) lookAtLeases(ctx context.Context) error {
 	ids := w.plan.Leases
 	if w.run != nil {
 		ids = append(slices.Clip(ids), w.run.Kept...)
@@ -115,8 +133,8 @@ func deleted(resp *pb.TxnResponse) (n int64) {
 
 // deleteIfAt deletes a key if it is as it was put at rev.
 func deleteIfAt(key []byte, rev int64) *pb.RequestOp {
-	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{
-		Compare: []*pb.Compare{{Key: key, Target: pb.Compare_MOD, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_ModRevision{ModRevision: rev}}},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: key}}}},
-	}}}
+	return request.Txn(&pb.TxnRequest{
+		Compare: []*pb.Compare{request.ModIs(key, rev)},
+		Success: []*pb.RequestOp{request.Delete(&pb.DeleteRangeRequest{Key: key})},
+	})
 }

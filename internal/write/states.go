@@ -14,7 +14,7 @@ import (
 
 // missing returns the keys whose state must be read first: unknown ones, unless the transaction itself demands that they
 // are absent, which then is a guess that the guards check; with NeedValue, all.
-func (w *attempt) missing() [][]byte {
+func (w *transaction) missing() [][]byte {
 	if w.plan.NeedValue && (w.read == nil || w.stale) {
 		return w.plan.Keys
 	}
@@ -28,17 +28,17 @@ func (w *attempt) missing() [][]byte {
 }
 
 // tooMany reports whether keys are more than one request can read. Under locks they are read all the same.
-func (w *attempt) tooMany(keys [][]byte) bool { return len(keys) > w.c.MaxTxnOps }
+func (w *transaction) tooMany(keys [][]byte) bool { return len(keys) > w.c.MaxTxnOps }
 
 // fetch reads keys' states into the cache. A failure leaves them unknown: they count as absent, and the guards refuse.
-func (w *attempt) fetch(ctx context.Context, keys [][]byte, linearizable bool) {
+func (w *transaction) fetch(ctx context.Context, keys [][]byte, linearizable bool) {
 	if rd, err := w.readKeys(ctx, keys, linearizable); err == nil {
 		w.keep(rd)
 	}
 }
 
 // known returns a key's state as this process knows it.
-func (w *attempt) known(key []byte) (translate.State, bool) {
+func (w *transaction) known(key []byte) (translate.State, bool) {
 	s, ok := w.c.Cache.Get(key)
 	if w.read != nil {
 		if r, at, found := w.read.State(key); found && (!ok || at >= s.NativeMod) {
@@ -53,7 +53,7 @@ func (w *attempt) known(key []byte) (translate.State, bool) {
 
 // state returns a key's state as this attempt takes it. It is the same when the compares are evaluated and when their
 // keys are pinned, though the cache may learn something newer in between.
-func (w *attempt) state(key []byte) translate.State {
+func (w *transaction) state(key []byte) translate.State {
 	b := w.builtOf(key)
 	if !b.known {
 		b.known = true
@@ -66,19 +66,19 @@ func (w *attempt) state(key []byte) translate.State {
 }
 
 // builtOf finds one of the plan's keys: all that the transaction touches.
-func (w *attempt) builtOf(key []byte) *builtKey {
+func (w *transaction) builtOf(key []byte) *builtKey {
 	i, _ := slices.BinarySearchFunc(w.plan.Keys, key, bytes.Compare)
 	return &w.built[i]
 }
 
 // Get and Range make the writer the view that its transaction is evaluated on.
-func (w *attempt) Get(key []byte) *mvccpb.KeyValue { return w.state(key).KV }
+func (w *transaction) Get(key []byte) *mvccpb.KeyValue { return w.state(key).KV }
 
 // Range implements translate.View.
-func (w *attempt) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.Ranges[r.String()] }
+func (w *transaction) Range(r translate.Range) []*mvccpb.KeyValue { return w.read.Ranges[r.String()] }
 
 // learn keeps what the outcome tells of the keys' native states, before any other operation on them is built.
-func (w *attempt) learn(stamp int64, o translate.Outcome) {
+func (w *transaction) learn(stamp int64, o translate.Outcome) {
 	if o.Together || o.Fenced && !o.Landed {
 		return // it says nothing of these keys
 	}
@@ -104,7 +104,7 @@ func (w *attempt) learn(stamp int64, o translate.Outcome) {
 }
 
 // putState is the state of step i's key after its put landed.
-func (w *attempt) putState(i int, stamp, rev int64) statecache.State {
+func (w *transaction) putState(i int, stamp, rev int64) statecache.State {
 	put := w.run.Steps[i].Put
 	st := statecache.State{NativeMod: rev, NativeCreate: rev, Stamp: stamp, Create: stamp, Version: 1, Lease: put.Lease}
 	if b := w.builtOf(put.Key); b.state.KV != nil {
@@ -116,14 +116,14 @@ func (w *attempt) putState(i int, stamp, rev int64) statecache.State {
 	return st
 }
 
-func (w *attempt) readKeys(ctx context.Context, keys [][]byte, linearizable bool) (*member.Reading, error) {
+func (w *transaction) readKeys(ctx context.Context, keys [][]byte, linearizable bool) (*member.Reading, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.c.Timeout)
 	defer cancel()
 	return w.member.ReadKeys(ctx, keys, linearizable)
 }
 
 // keep takes what was read of keys.
-func (w *attempt) keep(rd *member.Reading) {
+func (w *transaction) keep(rd *member.Reading) {
 	for i, k := range rd.Keys {
 		w.c.Cache.Learn(k, member.Cached(rd.States[i], rd.Rev))
 	}

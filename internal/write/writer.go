@@ -3,193 +3,81 @@ package write
 import (
 	"context"
 	"errors"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/crosstxn"
+	"github.com/metaetcd/metaetcd/internal/feed"
+	"github.com/metaetcd/metaetcd/internal/lease"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/member"
+	"github.com/metaetcd/metaetcd/internal/read"
+	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/statecache"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// errReconsider ends an operation that turned out, once its keys' state was known, not to change anything: it needs no stamp.
-var errReconsider = errors.New("nothing to write in the known state")
+// Config is what writes need. It does not change.
+type Config struct {
+	Life    *lifetime.Life
+	Feeds   *feed.Current
+	Reads   *read.Reader
+	Cross   *crosstxn.Runner
+	Members []*member.Member
+	Ring    *ring.Ring
+	Commit  *commit.Pipeline
+	Cache   *statecache.Cache
+	Leases  *lease.Lessor
 
-// attempt is one transaction on its way to its member. Its lane builds it while the caller waits, never both at once.
-type attempt struct {
-	c      *Writer
-	plan   *translate.Plan
-	member *member.Member
-
-	read  *member.Reading // what was read for this transaction; nil: the state cache must do
-	run   *translate.Run  // as built last
-	built []builtKey      // the states it was evaluated and built on, in the order of the plan's keys
-	stale bool            // the last attempt was built on a state that no longer held
-
-	losses int // attempts that met other writers, locks or fences
+	MaxTxnOps    int           // the members' --max-txn-ops
+	Timeout      time.Duration // of a read of keys' states
+	Logger       *zap.Logger
+	OnReapedKeys func(n int64) // how many keys of ended leases were deleted; concurrent
 }
 
-type builtKey struct {
-	known bool // the state has been asked for
-	state translate.State
-}
+// Writer brings the transactions of one process to their members. Safe for concurrent use.
+type Writer struct{ Config }
 
-// try tries to land the transaction once. done: resp is the answer.
-func (w *attempt) try(ctx context.Context) (resp *pb.TxnResponse, done bool, err error) {
-	if _, err := w.c.Feeds.Wait(ctx); err != nil {
-		return nil, false, err
-	}
-	op, ready, err := w.prepare(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	if !ready {
-		return w.unstamped(ctx)
-	}
-	r, err := w.c.Commit.Do(ctx, w.member.Index, op)
-	switch {
-	case errors.Is(err, errReconsider):
-		return w.unstamped(ctx)
-	case err != nil:
-		return nil, false, err
-	case !r.Outcome.Landed:
-		if !r.Outcome.Together { // that is another operation's
-			w.losses++
-		}
-		return nil, false, nil
-	}
-	if len(w.plan.Deleted) > 0 {
-		w.c.DropEntriesBehind(r.Stamp) //nolint:contextcheck // it goes on without the caller
-	}
-	resp, err = w.answer(ctx, r)
-	return resp, true, err
-}
+// New returns a writer. It starts nothing.
+func New(cfg Config) *Writer { return &Writer{cfg} }
 
-// prepare makes the operation for the lane. It reports false when the known state says that nothing would be written.
-func (w *attempt) prepare(ctx context.Context) (*commit.Op, bool, error) {
-	op := &commit.Op{Keys: w.plan.Keys, Size: w.plan.Size(), Learn: w.learn}
-	if w.plan.Exclusive() {
-		if err := w.lookAtLeases(ctx); err != nil {
-			return nil, false, err
-		}
-		rd, err := member.WhenBack(ctx, w.c.Life, func() (*member.Reading, error) { return w.c.Reads.ReadState(ctx, w.member, w.plan) })
+// maxLosses is how often a transaction of one member may meet others before it takes locks.
+const maxLosses = 3
+
+// Do runs a validated transaction; a put or a delete is one of a single operation. What changes nothing is answered
+// from a snapshot and takes no stamp, because etcd's revision would not move either. Errors are etcd's; commit.ErrUnknown says that
+// the transaction may have landed.
+func (c *Writer) Do(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	plan := translate.NewPlan(req, c.Ring)
+	if !plan.Writes || len(plan.Members) == 0 {
+		return c.Reads.ReadTxn(ctx, plan)
+	}
+	if len(plan.Members) > 1 {
+		return c.Cross.Run(ctx, plan)
+	}
+	w := &transaction{c: c, plan: plan, member: c.Members[plan.Members[0]]}
+	for w.losses < maxLosses {
+		free, err := c.Feeds.AwaitUnlocked(ctx, c.Ring, w.member.Index, plan.Exclusive(), plan.Keys...)
 		if err != nil {
-			return nil, false, err
-		}
-		w.read = rd
-		op.Exclude = w.exclude
-		return w.judged(op)
-	}
-	op.Build = w.build
-	if err := w.lookAtLeases(ctx); err != nil {
-		return nil, false, err
-	}
-	missing := w.missing()
-	if w.tooMany(missing) {
-		return nil, false, rpctypes.ErrGRPCTooManyOps
-	}
-	if len(missing) == 0 {
-		if w.plan.Blind() && len(w.plan.Leases) == 0 {
-			return op, true, nil
-		}
-		return w.judged(op)
-	}
-	linearizable := w.stale
-	if !w.plan.AlwaysWrites() { // it takes a stamp when it is known to need one
-		rd, err := member.WhenBack(ctx, w.c.Life, func() (*member.Reading, error) { return w.readKeys(ctx, missing, linearizable) })
-		if err != nil {
-			return nil, false, err
-		}
-		w.keep(rd)
-		return w.judged(op)
-	}
-	// The read runs beside the stamp: the lane builds the operation when both are there.
-	ready := make(chan struct{})
-	op.Ready = ready
-	if !w.c.Life.Spawn(func() { //nolint:contextcheck // the operation may outlive its caller
-		defer close(ready)
-		w.fetch(w.c.Life.Context(), missing, linearizable) // not the caller's context: the operation may outlive it
-	}) {
-		return nil, false, w.c.Life.Cause()
-	}
-	return op, true, nil
-}
-
-// judged is what prepare returns once the state is known. It fails with translate.ErrRounds before a stamp is taken.
-func (w *attempt) judged(op *commit.Op) (*commit.Op, bool, error) {
-	writes := w.wouldWrite()
-	if writes && w.run.Rounds() {
-		return nil, false, translate.ErrRounds
-	}
-	return op, writes, nil
-}
-
-// wouldWrite evaluates the transaction on what is known. An error of etcd's (a put that keeps the value of an absent
-// key) must be decided on a snapshot, like everything that writes nothing.
-func (w *attempt) wouldWrite() bool {
-	if w.built == nil {
-		w.built = make([]builtKey, len(w.plan.Keys))
-	}
-	clear(w.built)
-	run, err := w.plan.Evaluate(w)
-	if err != nil || !run.Writes(w) || !w.readable(run) || !w.leasesOf(run) {
-		return false
-	}
-	w.run = run
-	if w.read != nil && w.plan.Exclusive() {
-		return run.WritesBeside(w.read.EmptyRanges, w)
-	}
-	return true
-}
-
-// readable reports whether the revisions that a run's reads name are known to be there. Those that are not must be asked
-// for before anything lands, which a snapshot does.
-func (w *attempt) readable(run *translate.Run) bool {
-	for _, s := range run.Steps {
-		if s.Range != nil && w.c.Reads.Names(s.Range) && (s.Range.Revision < w.c.Feeds.Compacted.Load() || s.Range.Revision > w.c.Feeds.Closed()) {
-			return false
-		}
-	}
-	return true
-}
-
-func (w *attempt) build(stamp int64, mark int) (*translate.Guarded, error) {
-	if !w.wouldWrite() {
-		return nil, errReconsider
-	}
-	return w.plan.Guard(w.run, w.state, stamp, mark, w.c.Ring.Slot)
-}
-
-func (w *attempt) exclude(stamp, epoch int64) (*translate.Exclusive, error) {
-	if !w.wouldWrite() {
-		return nil, errReconsider
-	}
-	return w.plan.Exclude(w.run, w.state, w.read.Rev, stamp, epoch)
-}
-
-// unstamped answers from a snapshot if nothing is written there either. Otherwise what this process knew was outdated.
-func (w *attempt) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
-	resp, writes, err := w.c.Reads.AnswerUnstamped(ctx, w.plan, false)
-	if err != nil || !writes {
-		return resp, true, err
-	}
-	if w.tooMany(w.plan.Keys) {
-		return nil, false, rpctypes.ErrGRPCTooManyOps
-	}
-	if !w.plan.Exclusive() {
-		w.fetch(ctx, w.plan.Keys, true)
-	}
-	return nil, false, nil
-}
-
-// answer builds the response of a landed transaction.
-func (w *attempt) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, error) {
-	results := r.Outcome.Results
-	if w.run.Reads || r.Settled {
-		var err error
-		if results, err = w.c.Reads.Replay(ctx, w.run, r.Stamp); err != nil {
 			return nil, err
 		}
+		if !free && plan.Exclusive() {
+			break // there may never be a moment without locks, unless it claims the member
+		}
+		resp, done, err := w.attempt(ctx)
+		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) || errors.Is(err, translate.ErrRounds) || commit.TooLarge(err) && plan.LongKeys() {
+			break
+		}
+		if done || err != nil {
+			return resp, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 	}
-	return w.c.Reads.Landed(w.plan, w.run, r.Stamp, results), nil
+	return c.Cross.Run(ctx, plan)
 }

@@ -1,0 +1,176 @@
+package read
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/metaetcd/metaetcd/internal/clock"
+	"github.com/metaetcd/metaetcd/internal/feed"
+)
+
+// lookAgain is how soon a read that waits for a revision makes sure that the clock it came from is still there, and lookAgainMost
+// how rarely: where landings are slow, many readers wait, and each time asks the coordinator.
+const (
+	lookAgain     = 100 * time.Millisecond
+	lookAgainMost = time.Second
+)
+
+// Serve runs read at a present revision, again when compaction by another process overtook it: this process was behind.
+func (c *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error {
+	for {
+		f, err := c.Feeds.Wait(ctx)
+		if err != nil {
+			return err
+		}
+		err = read(f)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.As(err, new(AskedError)):
+			err = c.catchUp(ctx, f)
+		}
+		switch {
+		case err == nil:
+		case !f.Overtook(err):
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+	}
+}
+
+// catchUp learns of a compaction by another process, and waits until this one has closed what it kept.
+func (c *Reader) catchUp(ctx context.Context, f *feed.Feed) error {
+	r, err := c.Members[0].ReadRecords(ctx)
+	if err != nil {
+		return err
+	}
+	c.Feeds.Compacted.Raise(r.Compacted)
+	f.Fencer.Kick()
+	return f.Log.WaitClosed(ctx, r.Compacted)
+}
+
+// linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
+// that covers it.
+func (c *Reader) linearize(ctx context.Context, f *feed.Feed) (int64, error) {
+	return c.cover(ctx, f, c.Clock.StartRead())
+}
+
+// cover is linearize, for everything that was acknowledged before a reading of the clock was started.
+func (c *Reader) cover(ctx context.Context, f *feed.Feed, reading clock.Reading) (int64, error) {
+	target, epoch, err := reading.Wait(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return c.reach(ctx, f, target, epoch)
+}
+
+// reach waits until a reading of the clock in epoch is closed.
+func (c *Reader) reach(ctx context.Context, f *feed.Feed, target, epoch int64) (int64, error) {
+	for wait := lookAgain; ; wait = min(2*wait, lookAgainMost) {
+		if w := f.Log.Closed(); w >= target {
+			return w, nil
+		}
+		f.Fencer.Await(epoch, target)
+		waiting, cancel := context.WithTimeout(ctx, wait)
+		err := f.Log.WaitClosed(waiting, target)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			if err == nil {
+				return f.Log.Closed(), nil
+			}
+			return 0, err
+		}
+		// A clock that was rebuilt may never reach a reading of its predecessor.
+		again, cancel := context.WithTimeout(ctx, lookAgain)
+		if now, e, err := c.Clock.Read(again); err == nil && e != epoch {
+			target, epoch = now, e
+		}
+		cancel()
+	}
+}
+
+// headerRevision is the revision that an answer's header carries. It may still be found out while the answer is read.
+type headerRevision func(ctx context.Context) (int64, error)
+
+// readRevision finds the revision that a range request is served at, and the one its header carries.
+func (c *Reader) readRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (at int64, header headerRevision, err error) {
+	if req.Serializable {
+		return c.serializableRevision(ctx, f, req)
+	}
+	w := f.Log.Closed()
+	if req.Revision > 0 && req.Revision <= w {
+		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+			return 0, nil, Asked(err, true)
+		}
+		return req.Revision, c.revisionBeside(f, req.Revision), nil
+	}
+	if w, err = c.linearize(ctx, f); err != nil {
+		return 0, nil, err
+	}
+	at = w
+	if req.Revision > 0 {
+		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+			return 0, nil, Asked(err, true)
+		}
+		at = req.Revision
+	}
+	return at, constant(max(w, at)), nil
+}
+
+// revisionBeside asks the clock while a closed revision is read: only the header depends on the answer, and whether
+// somebody has compacted that revision by now.
+func (c *Reader) revisionBeside(f *feed.Feed, rev int64) headerRevision {
+	reading := c.Clock.StartRead()
+	return func(ctx context.Context) (int64, error) {
+		w, err := c.cover(ctx, f, reading)
+		if err != nil {
+			return 0, err
+		}
+		return w, Asked(c.checkRevision(ctx, f, rev), true)
+	}
+}
+
+// checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.
+func (c *Reader) checkRevision(ctx context.Context, f *feed.Feed, rev int64) error {
+	if rev < 0 || rev < c.Feeds.Compacted.Load() {
+		return rpctypes.ErrGRPCCompacted
+	}
+	if rev <= f.Log.Closed() {
+		return nil
+	}
+	w, err := c.linearize(ctx, f)
+	if err == nil && rev > w {
+		err = rpctypes.ErrGRPCFutureRev
+	}
+	return err
+}
+
+// RevisionFor returns a closed revision that is present when Compact(rev) is called. One that is known to be there already may be
+// compacted while the closed revision is held up: a member may just need the space.
+func (c *Reader) RevisionFor(ctx context.Context, f *feed.Feed, rev int64) (int64, error) {
+	if rev > f.Log.Closed() {
+		return c.linearize(ctx, f)
+	}
+	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
+	defer cancel()
+	at, err := c.linearize(wait, f)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return f.Log.Closed(), nil
+	}
+	return at, err
+}
+
+// LinearizableHeader is a header that covers everything acknowledged before the call, by any process.
+func (c *Reader) LinearizableHeader(ctx context.Context) (*pb.ResponseHeader, error) {
+	h := c.Feeds.Header()
+	err := c.Serve(ctx, func(f *feed.Feed) (err error) {
+		h.Revision, err = c.linearize(ctx, f)
+		return err
+	})
+	return h, err
+}
