@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd/internal/engine"
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 // firstKeepAlive is how long the first keep-alive of a lease may take. clientv3 makes its default of it, 5 seconds.
@@ -171,21 +172,14 @@ func (o *outbox) add(resp *pb.LeaseKeepAliveResponse) {
 	defer o.mu.Unlock()
 	o.expected--
 	o.answers = append(o.answers, resp)
-	o.wake()
+	lifetime.Wake(o.woken)
 }
 
 func (o *outbox) last() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
-	o.wake()
-}
-
-func (o *outbox) wake() {
-	select {
-	case o.woken <- struct{}{}:
-	default:
-	}
+	lifetime.Wake(o.woken)
 }
 
 // send sends answers as they come, until the last one has gone or the stream ends.

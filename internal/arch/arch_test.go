@@ -29,10 +29,10 @@ type room struct {
 var rooms = []room{
 	{name: "arch"},
 	{name: "bridge"},
-	{name: "fencer"},
 	{name: "keyrange", pure: true},
 	{name: "latch", pure: true},
 	{name: "lifetime"},
+	{name: "fencer", imports: []string{"lifetime"}},
 	{name: "backoff", imports: []string{"lifetime"}},
 	{name: "record", imports: []string{"keyrange"}, pure: true},
 	{name: "request", pure: true},
@@ -45,7 +45,7 @@ var rooms = []room{
 	{name: "translate", imports: []string{"keyrange", "record", "request", "ring", "validate"}, pure: true},
 	{name: "mergedlog", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "snapshot", imports: []string{"keyrange", "mergedlog"}, pure: true},
-	{name: "watchhub", imports: []string{"keyrange", "mergedlog"}},
+	{name: "watchhub", imports: []string{"keyrange", "lifetime", "mergedlog"}},
 	{name: "clock", imports: []string{"backoff", "hedge", "lifetime", "record", "request", "wire"}},
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "lifetime", "record", "request", "translate", "wire"}},
@@ -74,7 +74,7 @@ var rooms = []room{
 	}},
 	{name: "fakemeta", imports: []string{"engine", "etcdfake", "metrics", "ring"}}, // for tests
 	{name: "", imports: []string{
-		"bridge", "clock", "commit", "engine", "member", "metrics", "ring", "topology", "validate", "wire",
+		"bridge", "clock", "commit", "engine", "lifetime", "member", "metrics", "ring", "topology", "validate", "wire",
 	}},
 }
 

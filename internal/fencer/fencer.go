@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
 
 const (
@@ -108,12 +110,7 @@ func New(cfg Config) *Fencer {
 }
 
 // Kick makes the fencer look. It is cheap.
-func (f *Fencer) Kick() {
-	select {
-	case f.woken <- struct{}{}:
-	default:
-	}
-}
+func (f *Fencer) Kick() { lifetime.Wake(f.woken) }
 
 // Await says that somebody waits for rev, a reading of the clock in an epoch.
 func (f *Fencer) Await(epoch, rev int64) {

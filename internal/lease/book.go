@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -69,10 +70,7 @@ func (b *Book) Follow(member int, rev int64, kv *mvccpb.KeyValue) {
 	id := record.LeaseOf(kv.Key)
 	if err == nil && !rec.Dead && p.entries[id].rec != rec {
 		b.appeared[grant{id, rec.Grant}] = struct{}{}
-		select {
-		case b.news <- struct{}{}:
-		default:
-		}
+		lifetime.Wake(b.news)
 	}
 	b.setLocked(p, id, rev, rec, err == nil)
 }

@@ -144,13 +144,6 @@ func (k *keeper) joinLocked(r *renewal) {
 	}
 }
 
-func (k *keeper) wake() {
-	select {
-	case k.woken <- struct{}{}:
-	default:
-	}
-}
-
 // once renews a timer and returns its TTL, 0 if there is none.
 func (k *keeper) once(ctx context.Context, g int64) (int64, error) {
 	answer := make(chan int64, 1)

@@ -6,6 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -95,12 +96,7 @@ func (q *queue) pushLocked(it item) {
 }
 
 // rouse makes the consumer look at its stream again.
-func (q *queue) rouse() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
+func (q *queue) rouse() { lifetime.Wake(q.wake) }
 
 // take returns everything that is queued; the slice is the consumer's until the next call.
 func (q *queue) take() []item {
