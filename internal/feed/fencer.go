@@ -48,5 +48,5 @@ func (f *Feed) RaiseFence(ctx context.Context, m *member.Member, epoch, rev int6
 	if err == nil && r.Epoch == epoch {
 		f.Log.FenceHolds(m.Index, r.Epoch, r.Fence, r.Rev)
 	}
-	return fencer.Fence{Epoch: r.Epoch, Fence: r.Fence, Rev: r.Rev}, err
+	return fencer.Fence{Epoch: r.Epoch, Fence: r.Fence, Rev: r.Rev, Raised: r.Now}, err
 }

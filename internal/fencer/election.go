@@ -44,8 +44,8 @@ func (e *election) rivals() float64 { return min(1/max(e.won, 1.0/mostRivals), m
 
 // spread is the time over which they try, and how steeply their number grows in it, as an exponent.
 func (e *election) spread() (over time.Duration, steep float64) {
-	steep = 1 + math.Log(e.rivals())
-	return min(time.Duration(float64(max(e.took, leastSpread))*steep), mostSpread), steep
+	rivals := math.Log(e.rivals())
+	return min(leastSpread+time.Duration(float64(max(e.took, leastSpread))*rivals), mostSpread), 1 + rivals
 }
 
 // wait draws how long this process waits: of a time that has the density of an exponential function that grows.

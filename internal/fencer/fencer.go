@@ -33,7 +33,10 @@ type Log interface {
 }
 
 // Fence is a member's fence, in an epoch, at a native revision.
-type Fence struct{ Epoch, Fence, Rev int64 }
+type Fence struct {
+	Epoch, Fence, Rev int64
+	Raised            bool // by the request that this answers
+}
 
 // Member is a member as a fencer sees it. The functions may be called concurrently.
 type Member struct {
@@ -82,8 +85,10 @@ type Fencer struct {
 	since   time.Time    // when it was first seen held up there
 	busy    chan outcome // of an attempt under way; nil: none
 	rested  time.Time    // no attempt before
-	probed  chan bool    // of a probe under way; nil: none
-	vote    *election
+	probed  chan finding // of a probe under way; nil: none
+
+	suspected bool // that a member is away
+	vote      *election
 }
 
 // reading is a reading of the clock in an epoch. In another epoch it means nothing: a clock that was rebuilt may stand
@@ -147,11 +152,9 @@ func (f *Fencer) Run(ctx context.Context) {
 		case o := <-f.busy:
 			f.busy = nil
 			f.resolved(time.Now(), o)
-		case away := <-f.probed:
+		case p := <-f.probed:
 			f.probed = nil
-			if away {
-				f.setStuck(true)
-			}
+			f.found(p)
 		case <-ctx.Done():
 			if f.busy != nil {
 				<-f.busy
@@ -203,9 +206,9 @@ func (f *Fencer) look(ctx context.Context, now time.Time) time.Duration {
 	case now.Before(f.rested):
 		return f.rested.Sub(now)
 	}
-	due, wait := f.due(now, missing, awaited >= missing, blocked)
-	if due > 0 {
-		f.resolve(ctx, gap{f.epoch, missing, due})
+	overdue, wait := f.due(now, missing, awaited >= missing, blocked)
+	if overdue.rev > 0 {
+		f.resolve(ctx, gap{f.epoch, missing, overdue.rev}, overdue.t.Add(f.Grace()))
 	}
 	return wait
 }
@@ -228,12 +231,13 @@ func (f *Fencer) noteMoved(now time.Time) {
 	}
 }
 
-// noteLanded tells the grace how long a stamp was missing that is not missing any more, unless a fence may have ended that.
+// noteLanded tells the grace how long a stamp was missing that is not missing any more, unless a fence may have ended that, or it
+// was an outage that did.
 func (f *Fencer) noteLanded(now time.Time, missing int64) {
 	if f.missing == 0 || missing == f.missing {
 		return
 	}
-	if f.cfg.Log.FencedUpTo() < f.missing {
+	if f.cfg.Log.FencedUpTo() < f.missing && !f.isStuck() {
 		for _, s := range f.known {
 			if s.rev >= f.missing {
 				f.grace.landed(now, now.Sub(s.t))
@@ -249,29 +253,29 @@ func (f *Fencer) noteLanded(now time.Time, missing int64) {
 	f.known = append(f.known[:0], f.known[n:]...)
 }
 
-// due returns the highest stamp that has been known for longer than the grace; 0 if the missing one has not, or if nobody waits. Then
-// it may be so after a time.
-func (f *Fencer) due(now time.Time, missing int64, awaited, blocked bool) (due int64, wait time.Duration) {
+// due returns the highest stamp that will have been known for longer than the grace when an attempt has looked; none if the missing
+// one will not, or if nobody waits. Then it may be so after a time.
+func (f *Fencer) due(now time.Time, missing int64, awaited, blocked bool) (overdue sighting, wait time.Duration) {
 	if !awaited && !blocked {
-		return 0, 0
+		return overdue, 0
 	}
-	late := f.Grace()
+	late := f.Grace() - min(f.Grace()/2, f.vote.took)
 	if wait := f.overdueIn(now, missing, late); wait > 0 {
-		return 0, wait
+		return overdue, wait
 	}
 	if !awaited && !f.cfg.Wanted() {
 		late += patience
 		if f.overdueIn(now, missing, late) > 0 {
-			return 0, unwanted
+			return overdue, unwanted
 		}
 	}
 	for _, s := range f.known {
 		if now.Sub(s.t) < late {
 			break
 		}
-		due = s.rev
+		overdue = s
 	}
-	return due, 0
+	return overdue, 0
 }
 
 // unwanted is how soon it is looked again whether somebody waits for a gap.
@@ -295,6 +299,12 @@ func (f *Fencer) setStuck(stuck bool) {
 	if stuck {
 		f.tellLocked(time.Now())
 	}
+}
+
+func (f *Fencer) isStuck() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stuck
 }
 
 func (f *Fencer) tellLocked(now time.Time) {

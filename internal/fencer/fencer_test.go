@@ -107,18 +107,19 @@ func (w *world) request(ctx context.Context, m int, do func(c *cluster) Fence) (
 func (w *world) look(ctx context.Context, m int) (Fence, error) {
 	return w.request(ctx, m, func(c *cluster) Fence {
 		w.looks++
-		return Fence{1, c.fence, int64(len(c.log))}
+		return Fence{Epoch: 1, Fence: c.fence, Rev: int64(len(c.log))}
 	})
 }
 
 func (w *world) raise(ctx context.Context, m int, rev int64) (Fence, error) {
 	return w.request(ctx, m, func(c *cluster) Fence {
 		w.raises++
-		if rev > c.fence {
+		raised := rev > c.fence
+		if raised {
 			c.fence = rev
 			w.appendLocked(m, effect{fence: rev})
 		}
-		return Fence{1, c.fence, int64(len(c.log))}
+		return Fence{1, c.fence, int64(len(c.log)), raised}
 	})
 }
 
@@ -424,5 +425,21 @@ func TestReadersNeedNotWaitForTheGrace(t *testing.T) {
 		<-reading.Done()
 		require.ErrorIs(t, context.Cause(reading), ErrStuck)
 		require.LessOrEqual(t, time.Since(begun), answerWithin+answerWithinMost)
+	})
+}
+
+// Where all members are slow to answer, and their streams to deliver, none is away.
+func TestASlowMachineHasNoMemberAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3, 1)
+		p := w.processes[0]
+		w.rtt, p.lag = 400*time.Millisecond, 900*time.Millisecond
+		w.land(0, 1)
+		p.f.Await(1, 1)
+		reading, cancel := p.f.WhileMoving(t.Context(), answerWithin)
+		defer cancel()
+		w.untilClosed(t, 1)
+		require.NoError(t, reading.Err())
+		require.Zero(t, w.raises)
 	})
 }

@@ -17,13 +17,13 @@ const (
 	forget = time.Second
 	// slow is the share of the recent landings that may take longer than what the grace goes by, and headroom how many
 	// times as long the grace is.
-	slow     = 0.05
+	slow     = 0.1
 	headroom = 1.5
 	// prior is how many quick landings are counted beside those that were seen, so that one slow one does not matter for long.
-	prior = 8
+	prior = 4
 )
 
-// grace is how long a missing stamp may take before it is fenced off: one and a half times what 95 of 100 landings took at most
+// grace is how long a missing stamp may take before it is fenced off: half as long again as nine of ten landings took at most
 // that were waited for lately, so that it grows before a fence kills anything. Where one did all the same, it doubles, and halves
 // in quiet times. Of the fencer's goroutine, but for present.
 type grace struct {

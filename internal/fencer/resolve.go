@@ -36,17 +36,24 @@ var (
 	errEpoch = errors.New("a member is in another epoch")
 )
 
-// resolve closes a gap beside the fencer's goroutine.
-func (f *Fencer) resolve(ctx context.Context, g gap) {
+// resolve closes a gap beside the fencer's goroutine, but not before a time.
+func (f *Fencer) resolve(ctx context.Context, g gap, notBefore time.Time) {
 	done := make(chan outcome, 1)
 	f.busy = done
 	wait, within := f.vote.wait(), f.within()
-	go func() { done <- f.attempt(ctx, g, wait, within) }()
+	go func() { done <- f.attempt(ctx, g, notBefore, wait, within) }()
 }
 
 // within is how long a member may take to answer.
 func (f *Fencer) within() time.Duration {
 	return min(max(answerWithin, 4*f.vote.took, 2*f.Grace()), answerWithinMost)
+}
+
+// finding is what a probe has found.
+type finding struct {
+	away bool // a member does not answer, and its stream stands still
+	sure bool // and others answer in half the time: that is not this process, or the machine
+	took time.Duration
 }
 
 // probe looks whether a member is away, as long as a reader waits to know: it may be long until a gap is overdue.
@@ -57,23 +64,48 @@ func (f *Fencer) probe(ctx context.Context) {
 	if !wanted || f.probed != nil {
 		return
 	}
-	done := make(chan bool, 1)
+	done := make(chan finding, 1)
 	f.probed = done
-	epoch, within, closed := f.epoch, min(max(answerWithin, 2*f.vote.took), answerWithinMost), f.cfg.Log.Closed()
+	epoch, within, closed := f.epoch, min(max(answerWithin, 4*f.vote.took), answerWithinMost), f.cfg.Log.Closed()
+	if f.suspected {
+		within = min(2*within, answerWithinMost)
+	}
 	go func() {
 		again := time.NewTimer(answerWithin)
 		defer again.Stop()
-		_, err := f.each(ctx, gap{epoch: epoch}, within, all, f.lookAt)
-		if errors.Is(err, errAway) && f.cfg.Log.Closed() == closed {
-			done <- true
+		begun := time.Now()
+		var answers atomic.Int64 // that came in half the time
+		_, err := f.each(ctx, gap{epoch: epoch}, within, all, func(ctx context.Context, i int) (Fence, error) {
+			fence, err := f.lookAt(ctx, i)
+			if err == nil && time.Since(begun) < within/2 {
+				answers.Add(1)
+			}
+			return fence, err
+		})
+		p := finding{took: time.Since(begun)}
+		if p.away = errors.Is(err, errAway) && f.cfg.Log.Closed() == closed; p.away {
+			p.took, p.sure = 0, answers.Load() > 0
+			done <- p
 			return
 		}
 		select {
 		case <-again.C:
 		case <-ctx.Done():
 		}
-		done <- false
+		done <- p
 	}()
+}
+
+// found learns from a probe. What may be due to this process being slow has to be found twice, and with more
+// patience.
+func (f *Fencer) found(p finding) {
+	if p.took > 0 {
+		f.vote.requested(p.took)
+	}
+	if p.away && (p.sure || f.suspected) {
+		f.setStuck(true)
+	}
+	f.suspected = p.away
 }
 
 func all(int) bool { return true }
@@ -96,13 +128,10 @@ func (f *Fencer) resolved(now time.Time, o outcome) {
 	}
 }
 
-// attempt closes a gap, after a time in which another process may have done it. Members may take so long to answer.
-func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration) (o outcome) {
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+// attempt closes a gap, not before a time, and after a wait in which another process may have done it. Members may take so long
+// to answer.
+func (f *Fencer) attempt(ctx context.Context, g gap, notBefore time.Time, wait, within time.Duration) (o outcome) {
+	if !pause(ctx, wait) {
 		return o
 	}
 	if f.over(g, &o) {
@@ -123,14 +152,14 @@ func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration)
 		o.failed, o.away = true, true
 		return o
 	}
-	if f.over(g, &o) || f.cfg.Holds(g.missing) {
+	if !pause(ctx, time.Until(notBefore)) || f.over(g, &o) || f.cfg.Holds(g.missing) {
 		return o
 	}
 	lower := func(i int) bool { return fences[i].Fence < g.due }
 	var won atomic.Bool
 	raised, err := f.each(ctx, g, within, lower, func(ctx context.Context, i int) (Fence, error) {
 		r, err := f.cfg.Members[i].Raise(ctx, g.epoch, g.due)
-		if err == nil && r.Epoch == g.epoch && r.Fence == g.due {
+		if err == nil && r.Raised {
 			won.Store(true)
 			if f.cfg.OnRaise != nil {
 				f.cfg.OnRaise()
@@ -142,6 +171,18 @@ func (f *Fencer) attempt(ctx context.Context, g gap, wait, within time.Duration)
 	o.away = errors.Is(err, errAway) || err == nil && !f.reached(ctx, raised)
 	o.failed = o.away || err != nil
 	return o
+}
+
+// pause waits. False: ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // over reports whether a gap is closed, and notes whether a fence did that.

@@ -63,7 +63,10 @@ func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (Records, 
 }
 
 // Raised is a fence that holds on a member: in Epoch, from the native revision Rev on, at Fence or above.
-type Raised struct{ Epoch, Fence, Rev int64 }
+type Raised struct {
+	Epoch, Fence, Rev int64
+	Now               bool // it was this request that raised it
+}
 
 // Raise makes the member refuse every stamp of the epoch at or below stamp. Where its fence is as high already, or in another epoch,
 // it does nothing and answers with what is there.
@@ -80,7 +83,7 @@ func (m *Member) Raise(ctx context.Context, epoch, stamp int64) (Raised, error) 
 	if err != nil {
 		return Raised{}, err
 	}
-	r := Raised{Epoch: epoch, Fence: stamp, Rev: resp.Header.Revision}
+	r := Raised{Epoch: epoch, Fence: stamp, Rev: resp.Header.Revision, Now: resp.Succeeded}
 	if !resp.Succeeded {
 		kvs := resp.Responses[0].GetResponseRange().GetKvs()
 		if len(kvs) != 1 {
