@@ -22,7 +22,7 @@ const (
 	// aside is how long a request may take that needs nothing of what is broken, beside what a few requests in turn take on a
 	// machine that is slow or busy.
 	aside = time.Second
-	aFew  = 4
+	aFew  = 6 // the members are looked at, once or twice; a stamp, and the fenced read; and what is in front of these
 )
 
 // TestMemberAway: one member after the other is stopped for a while, or cut off for two seconds, under load; once its connections
