@@ -220,8 +220,7 @@ func TestDeleteAttachedInChunks(t *testing.T) {
 			keys = append(keys, lease.Attached{Key: []byte(key), Rev: w.do(w.Engine, put(key, "v", 0))})
 		}
 		kept := string(keys[50].Key)
-		w.do(w.Engine, put(kept, "again", 0))
-		before := w.Feeds.Closed()
+		before := w.do(w.Engine, put(kept, "again", 0))
 		last, err := w.Writes.DeleteAttached(t.Context(), keys)
 		require.NoError(t, err)
 		counts := map[int64]bool{} // of what was left
