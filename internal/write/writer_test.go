@@ -163,7 +163,7 @@ func TestARefusedPinLearns(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		key := w.Key(0, 0)
 		w.do(w.Engine, put(key, "first", 0))
-		locked := w.meet(w.Cluster.Open(), key, 1)
+		locked := w.meet(w.Open(), key, 1)
 		rev := w.do(w.Engine, put(key, "mine", 0))
 		kv := w.get(key)
 		require.Equal(t, "mine", string(kv.Value))
@@ -178,7 +178,7 @@ func TestLossesLeadToLocks(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		key := w.Key(0, 0)
 		w.do(w.Engine, put(key, "first", 0))
-		locked := w.meet(w.Cluster.Open(), key, 100)
+		locked := w.meet(w.Open(), key, 100)
 		w.do(w.Engine, put(key, "mine", 0))
 		kv := w.get(key)
 		require.Equal(t, "mine", string(kv.Value))
