@@ -160,7 +160,7 @@ func TestLocksAreGivenBackAsTheyWereFound(t *testing.T) {
 		synctest.Wait()
 		clocks := func() (all []string) {
 			for i, s := range w.servers {
-				all = append(all, string(s.Get(string(record.SlotKey(w.ring.Slot(w.keyOn(i, 0)))))))
+				all = append(all, string(s.Get(string(record.SlotKey(w.ring.Slot(w.keyOn(i)))))))
 			}
 			return all
 		}

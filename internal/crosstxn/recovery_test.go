@@ -165,7 +165,7 @@ func TestSeveralResolversEndItOnce(t *testing.T) {
 				require.Empty(t, w.locks())
 				require.Empty(t, w.decisions())
 				for i, s := range w.servers {
-					resp, err := s.Client(nil).Range(t.Context(), &pb.RangeRequest{Key: w.keyOn(i, 0)})
+					resp, err := s.Client(nil).Range(t.Context(), &pb.RangeRequest{Key: w.keyOn(i)})
 					require.NoError(t, err)
 					if !decided {
 						require.Empty(t, resp.Kvs)

@@ -175,15 +175,11 @@ func (w *world) tried() []write {
 	return append([]write(nil), w.writes...)
 }
 
-// keyOn finds the n-th key of a member.
-func (w *world) keyOn(member, n int) []byte {
+// keyOn finds a key of a member.
+func (w *world) keyOn(member int) []byte {
 	for i := 0; ; i++ {
-		key := fmt.Appendf(nil, "k%d", i)
-		if w.ring.MemberOf(key) == member {
-			if n == 0 {
-				return key
-			}
-			n--
+		if key := fmt.Appendf(nil, "k%d", i); w.ring.MemberOf(key) == member {
+			return key
 		}
 	}
 }
@@ -192,14 +188,14 @@ func (w *world) keyOn(member, n int) []byte {
 func (w *world) plan(value string) *translate.Plan {
 	req := &pb.TxnRequest{}
 	for i := range w.servers {
-		req.Success = append(req.Success, request.Put(&pb.PutRequest{Key: w.keyOn(i, 0), Value: []byte(value)}))
+		req.Success = append(req.Success, request.Put(&pb.PutRequest{Key: w.keyOn(i), Value: []byte(value)}))
 	}
 	return translate.NewPlan(req, w.ring)
 }
 
 // value is what users see at the key of plan on a member; "": nothing.
 func (w *world) value(member int) string {
-	stored := w.servers[member].Get(string(w.keyOn(member, 0)))
+	stored := w.servers[member].Get(string(w.keyOn(member)))
 	if stored == nil {
 		return ""
 	}

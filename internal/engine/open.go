@@ -106,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 	if err := c.openTopology(ctx); err != nil {
 		return nil, err
 	}
-	c.wire()
+	c.wire() //nolint:contextcheck // what is wired is the process's
 	if err := c.Clock.Open(ctx); err != nil {
 		return nil, err
 	}
