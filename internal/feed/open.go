@@ -19,7 +19,7 @@ import (
 // ends. Whatever it started is gone on error; an error that is ErrFatal must end the process, and after mergedlog.ErrOverrun another
 // attempt may work.
 func Open(ctx context.Context, cfg *Config) (*Feed, error) {
-	f := &Feed{cfg: cfg, life: lifetime.New(context.Background()), replaced: make(chan struct{})}
+	f := &Feed{cfg: cfg, life: lifetime.New(context.Background()), replaced: make(chan struct{})} //nolint:contextcheck // it lives as long as the feed, not as the call
 	f.Log = mergedlog.New(mergedlog.Config{Members: len(cfg.Members), SlotOf: cfg.Ring.Slot, MaxBytes: cfg.LogBytes, Doubts: cfg.Doubts, OnRecord: f.onRecord})
 	cfg.Feeds.follow(f.Log)
 	f.Fencer = newFencer(f)
@@ -33,7 +33,7 @@ func Open(ctx context.Context, cfg *Config) (*Feed, error) {
 		return nil, err
 	}
 	f.hub = watchhub.New(source{f}, watchhub.Options{ProgressInterval: cfg.ProgressInterval, Logger: cfg.Logger})
-	f.Go(f.Fencer.Run)
+	f.Go(f.Fencer.Run) //nolint:contextcheck // it lives as long as the feed, not as the call
 	return f, nil
 }
 
@@ -73,7 +73,7 @@ func (f *Feed) start(ctx context.Context) error {
 			break
 		}
 	}
-	f.Go(f.locks.Run)
+	f.Go(f.locks.Run) //nolint:contextcheck // it lives as long as the feed, not as the call
 	f.locks.Kick()
 	return nil
 }

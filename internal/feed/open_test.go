@@ -80,13 +80,20 @@ func TestCompactionEndsTheFeed(t *testing.T) {
 	})
 }
 
-// Close leaves nothing, though streams hang and members do not answer.
+// Close waits for all that the feed runs, though members do not answer.
 func TestCloseLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		f := w.open()
 		w.members[0].SetDown(true)
+		over := false
+		f.Go(func(ctx context.Context) {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			over = true
+		})
 		f.Close()
+		require.True(t, over)
 		require.Equal(t, lifetime.ErrClosed, f.Err())
 		require.Equal(t, lifetime.ErrClosed, f.Log.Err())
 	})
