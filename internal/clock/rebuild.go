@@ -66,7 +66,7 @@ func (c *Clock) rebuild(ctx context.Context) error {
 		if c.cfg.Hooks.Rebuilt != nil {
 			c.cfg.Hooks.Rebuilt(claim, base)
 		}
-		c.raiseBehind(claim, base)
+		c.raiseBehind(claim, base) //nolint:contextcheck // behind its back, also when it has left
 	}
 	return c.settle(ctx, found, 0)
 }

@@ -55,7 +55,7 @@ func (l *Lessor) grant(ctx context.Context, id, ttl int64) (int64, error) {
 	}
 	switch {
 	case errors.Is(err, errExists):
-		l.life.Spawn(func() { _, _ = l.stopTimer(l.life.Context(), g) }) // it would run out anyway
+		l.life.Spawn(func() { _, _ = l.stopTimer(l.life.Context(), g) }) //nolint:contextcheck // beside the caller; it would run out anyway
 	case errors.Is(err, errGone):
 		if _, err := l.reap(ctx, grant{id, g}); err != nil && !errors.Is(err, errAlive) {
 			return 0, err

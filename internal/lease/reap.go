@@ -26,7 +26,7 @@ func (l *Lessor) reap(ctx context.Context, g grant) (reaped, error) {
 		err error
 	}
 	done := make(chan result, 1)
-	l.life.Spawn(func() {
+	l.life.Spawn(func() { //nolint:contextcheck // it goes on when its callers have left
 		r, err, _ := l.dying.Do(strconv.FormatInt(g.grant, 16), func() (any, error) { return l.reapAlone(l.life.Context(), g) })
 		done <- result{r.(reaped), err}
 	})

@@ -73,7 +73,7 @@ func (l *Lessor) watchSentinels(ctx context.Context) error {
 			}
 			for _, ev := range resp.Events {
 				if rec, ok := l.book.Living(sentinelOf(ev.Kv.Key)); ok {
-					l.schedule(grant{sentinelOf(ev.Kv.Key), rec.Grant})
+					l.schedule(grant{sentinelOf(ev.Kv.Key), rec.Grant}) //nolint:contextcheck // what is scheduled is the lessor's
 				}
 			}
 		case <-again.C:
@@ -126,7 +126,7 @@ func (l *Lessor) compare(ctx context.Context, grants []grant, reads ...*pb.Reque
 	}
 	for _, g := range grants {
 		if sentinels[g.id] != g.grant {
-			l.schedule(g)
+			l.schedule(g) //nolint:contextcheck // what is scheduled is the lessor's
 		}
 	}
 	return nil
