@@ -117,7 +117,7 @@ func serveMeta(ctx context.Context, etcds etcdFlags, cfg serverConfig) (err erro
 	if err != nil {
 		return err
 	}
-	if cfg.backend, err = storage.New(storage.Meta(meta, real), compaction); err != nil {
+	if cfg.backend, err = storage.New(storage.Meta(meta, real), compaction); err != nil { //nolint:contextcheck // what is installed lives as long as its client
 		return err
 	}
 	defer func() { err = errors.Join(err, cfg.backend.Close()) }()

@@ -159,6 +159,6 @@ func (o *options) open(ctx context.Context) (_ *clientv3.Client, closeAll func()
 	if err != nil {
 		return nil, nil, err
 	}
-	meta.Install(cli)
+	meta.Install(cli) //nolint:contextcheck // what is installed lives as long as its client
 	return cli, closeAll, nil
 }

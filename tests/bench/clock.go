@@ -65,7 +65,7 @@ func (o *options) measureClock(ctx context.Context, callers int, stamps int64) (
 	if err != nil {
 		return nil, err
 	}
-	c := clock.New(clock.Config{
+	c := clock.New(clock.Config{ //nolint:contextcheck // the clock outlives the call
 		Coordinator:   clientv3.RetryKVClient(cli),
 		ClusterID:     first.Header.ClusterId,
 		CoordinatorID: status.Header.ClusterId,
