@@ -18,17 +18,17 @@ import (
 
 // rollForward applies the parts of a decided transaction and removes the decision. Every step may be repeated, by anybody. It
 // tries until ctx ends.
-func (c *Runner) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
-	if err := c.applyAll(ctx, d.Parts, func(int) {}); err != nil {
+func (r *Runner) rollForward(ctx context.Context, h record.Holder, d record.Decision) error {
+	if err := r.applyAll(ctx, d.Parts, func(int) {}); err != nil {
 		return err
 	}
-	return c.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
+	return r.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
 // applyAll applies the parts of a decided transaction, each at its member, those of one member in their order. It tries until ctx
 // ends. It calls over, once or more often, for each member when the last part is applied there; or one was refused, so that who
 // has latches on other members does not hold these until this one is back.
-func (c *Runner) applyAll(ctx context.Context, parts []record.DecidedPart, over func(member int)) error {
+func (r *Runner) applyAll(ctx context.Context, parts []record.DecidedPart, over func(member int)) error {
 	of := map[int][]record.DecidedPart{}
 	for _, p := range parts {
 		of[p.Member] = append(of[p.Member], p)
@@ -37,7 +37,7 @@ func (c *Runner) applyAll(ctx context.Context, parts []record.DecidedPart, over 
 	for member, parts := range of {
 		g.Go(func() error {
 			for i, p := range parts {
-				err := c.applyPart(ctx, p, func(err error) {
+				err := r.applyPart(ctx, p, func(err error) {
 					if err != nil || i == len(parts)-1 {
 						over(member)
 					}
@@ -52,20 +52,20 @@ func (c *Runner) applyAll(ctx context.Context, parts []record.DecidedPart, over 
 	return g.Wait()
 }
 
-func (c *Runner) applyPart(ctx context.Context, p record.DecidedPart, tried func(error)) error {
+func (r *Runner) applyPart(ctx context.Context, p record.DecidedPart, tried func(error)) error {
 	req := &pb.TxnRequest{}
 	if err := proto.Unmarshal(p.Txn, req); err != nil {
 		return err
 	}
-	return c.insist(ctx, p.Member, req, tried)
+	return r.insist(ctx, p.Member, req, tried)
 }
 
 // insist sends a request until the member answers it: one that may be sent any number of times. It calls tried after every
 // attempt, with the attempt's error.
-func (c *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried ...func(error)) error {
-	m := c.cfg.Members[at]
+func (r *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried ...func(error)) error {
+	m := r.cfg.Members[at]
 	for warned := false; ; {
-		sending, cancel := c.cfg.Life.Lingering(c.cfg.Timeout, member.Linger)
+		sending, cancel := r.cfg.Life.Lingering(r.cfg.Timeout, member.Linger)
 		_, err := m.Send(sending, req) //nolint:contextcheck // what is under way is finished
 		cancel()
 		for _, f := range tried {
@@ -77,9 +77,9 @@ func (c *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried .
 		m.NoteAway()
 		if refused := commit.Definite(err) || commit.OutOfSpace(err); refused && !warned {
 			warned = true
-			c.cfg.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.Name), zap.Error(err))
+			r.cfg.Logger.Warn("a member refuses a part of a decided transaction; the closed revision stands still until it does not", zap.String("member", m.Name), zap.Error(err))
 		}
-		c.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.Name), zap.Error(err))
+		r.cfg.Logger.Debug("a member did not take a decided part; trying again", zap.String("member", m.Name), zap.Error(err))
 		if lifetime.Pause(ctx, member.AwayRetry) != nil {
 			return err
 		}
@@ -89,14 +89,14 @@ func (c *Runner) insist(ctx context.Context, at int, req *pb.TxnRequest, tried .
 // FinishDecided applies what was decided at or below the stamp now, before a feed starts there. The caller has fenced every
 // member at now: no more of that can be decided. The streams may have begun behind some of the parts, so that they would wait for
 // these for ever. It returns when the streams have passed all of them, or with the error of a member, ctx or the log.
-func (c *Runner) FinishDecided(ctx context.Context, f *feed.Feed, now int64) error {
+func (r *Runner) FinishDecided(ctx context.Context, f *feed.Feed, now int64) error {
 	g, gctx := errgroup.WithContext(ctx)
-	for _, m := range c.cfg.Members {
+	for _, m := range r.cfg.Members {
 		g.Go(func() error {
 			decided, err := member.Persist(gctx, m.ReadDecided)
 			for id, d := range decided {
 				if err == nil && d.Stamp <= now {
-					err = c.rollForward(gctx, record.Holder{ID: id, Primary: m.Index}, d)
+					err = r.rollForward(gctx, record.Holder{ID: id, Primary: m.Index}, d)
 				}
 			}
 			return err
@@ -106,7 +106,7 @@ func (c *Runner) FinishDecided(ctx context.Context, f *feed.Feed, now int64) err
 		return err
 	}
 	g, gctx = errgroup.WithContext(ctx)
-	for _, m := range c.cfg.Members {
+	for _, m := range r.cfg.Members {
 		g.Go(func() error {
 			rev, err := member.Persist(gctx, m.Revision)
 			if err != nil {

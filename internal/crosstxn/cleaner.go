@@ -20,15 +20,15 @@ const sweepEvery = 100 * time.Millisecond
 // process dies, the next one that opens removes. One sweep is to come while there is anything to do, and what it cannot remove it
 // keeps asking for, so that nothing is forgotten while the process lives. Safe for concurrent use.
 type decisionCleaner struct {
-	c *Runner
+	runner *Runner
 
 	mu    sync.Mutex
 	done  map[int][]record.TxnID // by primary
 	awake bool                   // a sweep is to come
 }
 
-func newDecisionCleaner(c *Runner) *decisionCleaner {
-	return &decisionCleaner{c: c, done: map[int][]record.TxnID{}}
+func newDecisionCleaner(r *Runner) *decisionCleaner {
+	return &decisionCleaner{runner: r, done: map[int][]record.TxnID{}}
 }
 
 // add takes a decision that is done.
@@ -37,8 +37,8 @@ func (s *decisionCleaner) add(h record.Holder) {
 	defer s.mu.Unlock()
 	s.done[h.Primary] = append(s.done[h.Primary], h.ID)
 	if !s.awake {
-		s.awake = s.c.cfg.Life.Spawn(func() {
-			_ = lifetime.Pause(s.c.cfg.Life.Context(), sweepEvery)
+		s.awake = s.runner.cfg.Life.Spawn(func() {
+			_ = lifetime.Pause(s.runner.cfg.Life.Context(), sweepEvery)
 			s.sweep()
 		})
 	}
@@ -51,8 +51,8 @@ func (s *decisionCleaner) sweep() {
 	s.done, s.awake = map[int][]record.TxnID{}, false
 	s.mu.Unlock()
 	for primary, ids := range done {
-		for some := range slices.Chunk(ids, translate.Width(s.c.cfg.MaxTxnOps)) {
-			_ = s.c.insist(s.c.cfg.Life.Context(), primary, removeDecisions(some))
+		for some := range slices.Chunk(ids, translate.Width(s.runner.cfg.MaxTxnOps)) {
+			_ = s.runner.insist(s.runner.cfg.Life.Context(), primary, removeDecisions(some))
 		}
 	}
 }

@@ -21,18 +21,18 @@ import (
 // Run runs a transaction under locks. It returns etcd's answer or error; ctx's error when that ends first; why the process is over; or
 // commit.ErrUnknown if it cannot be found out whether the transaction happened. When ctx ends, the transaction goes on behind the
 // caller's back, but not further than it must: it may still happen if it was about to be decided.
-func (c *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
-	x := c.newCrossing(plan)
+func (r *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
+	x := r.newCrossing(plan)
 	type answer struct {
 		resp *pb.TxnResponse
 		err  error
 	}
 	answered := make(chan answer, 1)
-	if !c.cfg.Life.Spawn(func() {
+	if !r.cfg.Life.Spawn(func() {
 		resp, err := x.run(ctx)
 		answered <- answer{resp, err}
 	}) {
-		return nil, c.cfg.Life.Cause()
+		return nil, r.cfg.Life.Cause()
 	}
 	select {
 	case a := <-answered:
@@ -42,8 +42,8 @@ func (c *Runner) Run(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse
 	}
 }
 
-func (c *Runner) newCrossing(plan *translate.Plan) *crossing {
-	x := &crossing{c: c, plan: plan, shares: plan.Shares(c.cfg.Ring, c.cfg.MaxTxnOps), patience: feed.MinPatience}
+func (r *Runner) newCrossing(plan *translate.Plan) *crossing {
+	x := &crossing{runner: r, plan: plan, shares: plan.Shares(r.cfg.Ring, r.cfg.MaxTxnOps), patience: feed.MinPatience}
 	for _, s := range x.shares {
 		x.claims = append(x.claims, latch.Claim{Member: s.Member, Slots: s.Slots})
 	}
@@ -52,7 +52,7 @@ func (c *Runner) newCrossing(plan *translate.Plan) *crossing {
 
 // crossing is one transaction across members. Its methods run on one goroutine, but for the locking of its shares.
 type crossing struct {
-	c        *Runner
+	runner   *Runner
 	plan     *translate.Plan
 	shares   []translate.Share
 	claims   []latch.Claim
@@ -74,7 +74,7 @@ var (
 )
 
 func (x *crossing) run(ctx context.Context) (*pb.TxnResponse, error) {
-	ctx, cancel := x.c.cfg.Life.Within(ctx)
+	ctx, cancel := x.runner.cfg.Life.Within(ctx)
 	defer cancel()
 	if x.foreseen() {
 		if resp, err := x.unstamped(ctx); !errors.Is(err, errAgain) {
@@ -106,11 +106,11 @@ func (x *crossing) latch(ctx context.Context) (err error) {
 		return ctx.Err()
 	}
 	for _, s := range x.shares {
-		if err := x.c.cfg.Members[s.Member].AwaitBack(ctx, x.c.cfg.Timeout); err != nil {
+		if err := x.runner.cfg.Members[s.Member].AwaitBack(ctx, x.runner.cfg.Timeout); err != nil {
 			return err
 		}
 	}
-	x.held, err = x.c.latches.Acquire(ctx, x.claims)
+	x.held, err = x.runner.latches.Acquire(ctx, x.claims)
 	return err
 }
 
@@ -126,20 +126,20 @@ func (x *crossing) foreseen() bool {
 	if x.plan.NeedValue || x.plan.Exclusive() {
 		return false
 	}
-	v := cacheView{x.c, new(bool)}
+	v := cacheView{x.runner, new(bool)}
 	run, err := x.plan.Evaluate(v)
 	return err == nil && !run.Writes(v) && !*v.unknown
 }
 
 // cacheView is what the state cache knows of single keys.
 type cacheView struct {
-	c       *Runner
+	runner  *Runner
 	unknown *bool // set when a key was asked for that is not in the cache
 }
 
 // Get implements translate.View.
 func (v cacheView) Get(key []byte) *mvccpb.KeyValue {
-	s, ok := v.c.cfg.Cache.Get(key)
+	s, ok := v.runner.cfg.Cache.Get(key)
 	*v.unknown = *v.unknown || !ok
 	return member.Uncached(key, s).KV
 }
@@ -149,7 +149,7 @@ func (v cacheView) Range(translate.Range) []*mvccpb.KeyValue { return nil }
 
 // attempt locks, evaluates and decides once. decided: the latches are released with the transaction's parts.
 func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided bool, err error) {
-	f, err := x.c.cfg.Feeds.Wait(ctx)
+	f, err := x.runner.cfg.Feeds.Wait(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -164,16 +164,16 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 		return nil, false, err
 	}
 	for i, l := range x.locked {
-		if err := x.c.cfg.Reads.ShowHeads(ctx, x.c.cfg.Members[x.shares[i].Member], l.Bare, l.MemberRev); err != nil {
+		if err := x.runner.cfg.Reads.ShowHeads(ctx, x.runner.cfg.Members[x.shares[i].Member], l.Bare, l.MemberRev); err != nil {
 			return nil, false, err
 		}
 	}
-	locked := x.plan.NewCross(x.c.cfg.Ring, x.shares, x.locked)
+	locked := x.plan.NewCross(x.runner.cfg.Ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	if err != nil || !writes {
 		return x.stepAside(ctx)
 	}
-	if err := x.c.cfg.Reads.CheckReads(ctx, f, run); err != nil {
+	if err := x.runner.cfg.Reads.CheckReads(ctx, f, run); err != nil {
 		if f.Overtook(err) {
 			err = errAgain
 		}
@@ -193,7 +193,7 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 	keep = true
 	x.finish(d) //nolint:contextcheck // what is cleaned up is the process's
 	if len(x.plan.Deleted) > 0 {
-		x.c.cfg.OnRangeDelete(d.Stamp)
+		x.runner.cfg.OnRangeDelete(d.Stamp)
 	}
 	resp, err = x.answer(ctx, run, d)
 	return resp, true, err
@@ -201,9 +201,9 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 
 func (x *crossing) begin() {
 	x.holder = record.Holder{ID: record.NewTxnID(), Primary: x.shares[0].Member, Patience: x.patience}
-	x.epoch = x.c.cfg.Clock.Epoch()
+	x.epoch = x.runner.cfg.Clock.Epoch()
 	x.locked = make([]*translate.Locked, len(x.shares))
-	x.c.open.Store(x.holder.ID, struct{}{})
+	x.runner.open.Store(x.holder.ID, struct{}{})
 }
 
 // addLeases makes the following attempts hold these leases as well, on every share.
@@ -224,7 +224,7 @@ func (x *crossing) stepAside(ctx context.Context) (*pb.TxnResponse, bool, error)
 
 // unstamped answers a transaction that changes nothing, from a snapshot, with etcd's error if it is one.
 func (x *crossing) unstamped(ctx context.Context) (*pb.TxnResponse, error) {
-	resp, writes, err := x.c.cfg.Reads.AnswerUnstamped(ctx, x.plan, false)
+	resp, writes, err := x.runner.cfg.Reads.AnswerUnstamped(ctx, x.plan, false)
 	if err == nil && writes {
 		err = errAgain // it was a moment ago
 	}

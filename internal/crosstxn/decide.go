@@ -18,13 +18,13 @@ import (
 // decide lands the primary's part, with the decision that makes the others sure.
 func (x *crossing) decide(locked *translate.Cross, run *translate.Run) (*translate.Decided, error) {
 	for {
-		s, err := x.c.cfg.Commit.Take(x.c.cfg.Life.Context())
+		s, err := x.runner.cfg.Commit.Take(x.runner.cfg.Life.Context())
 		if err != nil {
 			return nil, err
 		}
 		d, err := locked.Decide(run, x.holder, s.Rev, s.Epoch)
 		if err != nil {
-			x.c.cfg.Commit.Surrender(s)
+			x.runner.cfg.Commit.Surrender(s)
 			return nil, err
 		}
 		err = x.send(d, s)
@@ -33,7 +33,7 @@ func (x *crossing) decide(locked *translate.Cross, run *translate.Run) (*transla
 			return d, nil
 		case errors.Is(err, translate.ErrStale):
 		case errors.As(err, new(*translate.WrongEpochError)):
-			if _, err := x.c.cfg.Clock.Sync(x.c.cfg.Life.Context()); err != nil {
+			if _, err := x.runner.cfg.Clock.Sync(x.runner.cfg.Life.Context()); err != nil {
 				return nil, err
 			}
 		case errors.Is(err, translate.ErrLost):
@@ -48,26 +48,26 @@ func (x *crossing) decide(locked *translate.Cross, run *translate.Run) (*transla
 // send sends the decision, and finds out what became of it.
 func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 	primary := x.holder.Primary
-	x.c.cfg.Doubts.Track(primary, s.Epoch, mergedlog.Sent{Stamp: s.Rev, Txn: d.Txn})
-	defer x.c.cfg.Doubts.Untrack(primary, s.Epoch, s.Rev)
-	ctx, cancel := x.c.cfg.Life.Lingering(x.c.cfg.Timeout, member.Linger)
-	resp, err := x.c.cfg.Members[primary].Send(ctx, d.Txn)
+	x.runner.cfg.Doubts.Track(primary, s.Epoch, mergedlog.Sent{Stamp: s.Rev, Txn: d.Txn})
+	defer x.runner.cfg.Doubts.Untrack(primary, s.Epoch, s.Rev)
+	ctx, cancel := x.runner.cfg.Life.Lingering(x.runner.cfg.Timeout, member.Linger)
+	resp, err := x.runner.cfg.Members[primary].Send(ctx, d.Txn)
 	cancel()
 	if err == nil {
-		x.c.cfg.Commit.Landed(s)
+		x.runner.cfg.Commit.Landed(s)
 		return d.Decode(resp)
 	}
-	out, err := x.c.cfg.Commit.Settle(primary, s, err)
+	out, err := x.runner.cfg.Commit.Settle(primary, s, err)
 	switch {
 	case errors.Is(err, commit.ErrUnknown):
-		x.c.cfg.Commit.Landed(s)
+		x.runner.cfg.Commit.Landed(s)
 		x.locked = nil // nobody knows whether it is decided: the resolvers find out
 		return err
 	case err != nil:
-		x.c.cfg.Commit.Surrender(s)
+		x.runner.cfg.Commit.Surrender(s)
 		return err
 	}
-	x.c.cfg.Commit.Landed(s)
+	x.runner.cfg.Commit.Landed(s)
 	switch {
 	case out.Kind == mergedlog.Landed:
 		return nil
@@ -79,7 +79,7 @@ func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 
 // finish has the other parts applied while the writer is answered already.
 func (x *crossing) finish(d *translate.Decided) {
-	x.c.cfg.OnDecided()
+	x.runner.cfg.OnDecided()
 	holder, held := x.holder, x.held
 	x.held = nil
 	over := func(member int) {
@@ -89,13 +89,13 @@ func (x *crossing) finish(d *translate.Decided) {
 		over(holder.Primary) // its part has landed
 	}
 	apply := func() {
-		if len(d.Parts) > 0 && x.c.applyAll(x.c.cfg.Life.Context(), d.Parts, over) == nil {
-			x.c.cleaner.add(holder)
+		if len(d.Parts) > 0 && x.runner.applyAll(x.runner.cfg.Life.Context(), d.Parts, over) == nil {
+			x.runner.cleaner.add(holder)
 		}
 		held.Release()
-		x.c.open.Delete(holder.ID)
+		x.runner.open.Delete(holder.ID)
 	}
-	if len(d.Parts) == 0 || !x.c.cfg.Life.Spawn(apply) {
+	if len(d.Parts) == 0 || !x.runner.cfg.Life.Spawn(apply) {
 		apply()
 	}
 }
@@ -104,9 +104,9 @@ func (x *crossing) answer(ctx context.Context, run *translate.Run, d *translate.
 	results := d.Results
 	if run.Reads || run.TellsPrevious() {
 		var err error
-		if results, err = x.c.cfg.Reads.Replay(ctx, run, d.Stamp); err != nil {
+		if results, err = x.runner.cfg.Reads.Replay(ctx, run, d.Stamp); err != nil {
 			return nil, err
 		}
 	}
-	return x.c.cfg.Reads.Landed(x.plan, run, d.Stamp, results), nil
+	return x.runner.cfg.Reads.Landed(x.plan, run, d.Stamp, results), nil
 }

@@ -34,7 +34,7 @@ func (x *crossing) lock(ctx context.Context, f *feed.Feed) error {
 		return err
 	}
 	x.giveBack() //nolint:contextcheck // as above
-	x.c.cfg.OnLockWait()
+	x.runner.cfg.OnLockWait()
 	return x.wait(ctx, f, held)
 }
 
@@ -113,9 +113,9 @@ func (x *crossing) reserveMember(ctx context.Context, f *feed.Feed, i int) (*tra
 
 // ask sends a request for locks. If it cannot be known what became of it, the locks are left to the resolvers.
 func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch int64, resp *pb.TxnResponse) (*translate.Locked, error)) (*translate.Locked, error) {
-	ctx, cancel := x.c.cfg.Life.Lingering(x.c.cfg.Timeout, member.Linger)
+	ctx, cancel := x.runner.cfg.Life.Lingering(x.runner.cfg.Timeout, member.Linger)
 	defer cancel()
-	m := x.c.cfg.Members[s.Member]
+	m := x.runner.cfg.Members[s.Member]
 	resp, err := m.Send(ctx, req)
 	if err != nil {
 		if commit.Definite(err) || commit.OutOfSpace(err) { // nothing that comes back by itself
@@ -126,7 +126,7 @@ func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch
 	}
 	l, err := decode(x.epoch, resp)
 	if errors.As(err, new(*translate.WrongEpochError)) {
-		if _, err := x.c.cfg.Clock.Sync(x.c.cfg.Life.Context()); err != nil {
+		if _, err := x.runner.cfg.Clock.Sync(x.runner.cfg.Life.Context()); err != nil {
 			return nil, err
 		}
 		return nil, errAgain
@@ -140,12 +140,12 @@ func (x *crossing) lost() { x.patience = min(2*x.patience, feed.MaxPatience) }
 // abandon ends an attempt that was not decided.
 func (x *crossing) abandon() {
 	x.giveBack()
-	x.c.open.Delete(x.holder.ID)
+	x.runner.open.Delete(x.holder.ID)
 }
 
 // giveBack unlocks what the attempt has locked. What it cannot unlock now the resolvers will find.
 func (x *crossing) giveBack() {
-	ctx, cancel := x.c.cfg.Life.Lingering(x.c.cfg.Timeout, member.Linger)
+	ctx, cancel := x.runner.cfg.Life.Lingering(x.runner.cfg.Timeout, member.Linger)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, l := range x.locked {
@@ -154,7 +154,7 @@ func (x *crossing) giveBack() {
 		}
 		x.locked[i] = nil
 		s := &x.shares[i]
-		wg.Go(func() { _, _ = x.c.cfg.Members[s.Member].Send(ctx, s.Unlock(x.holder, l)) })
+		wg.Go(func() { _, _ = x.runner.cfg.Members[s.Member].Send(ctx, s.Unlock(x.holder, l)) })
 	}
 	wg.Wait()
 }

@@ -19,32 +19,32 @@ import (
 // resolve finishes the transaction of a writer that has gone, if it is decided, and gives it up otherwise. Its locks on the
 // primary go first: without them it cannot be decided any more. Where none are found there, and no decision either, there
 // never will be one: the primary is locked before the others.
-func (k *resolver) resolve(ctx context.Context, h record.Holder) error {
-	c := k.c
-	if h.Primary >= len(c.cfg.Members) {
-		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(c.cfg.Members))
+func (rs *resolver) resolve(ctx context.Context, h record.Holder) error {
+	r := rs.runner
+	if h.Primary >= len(r.cfg.Members) {
+		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(r.cfg.Members))
 	}
-	primary := c.cfg.Members[h.Primary]
+	primary := r.cfg.Members[h.Primary]
 	for taken := false; !taken; {
-		st, err := k.readHeld(ctx, primary, h)
+		st, err := rs.readHeld(ctx, primary, h)
 		if err != nil {
 			return err
 		}
 		if st.decision != nil {
-			c.cfg.OnRollForward()
-			return c.rollForward(ctx, h, *st.decision)
+			r.cfg.OnRollForward()
+			return r.rollForward(ctx, h, *st.decision)
 		}
 		if st.free() {
 			break
 		}
-		if taken, err = c.takeLocks(ctx, primary, h, st); err != nil {
+		if taken, err = r.takeLocks(ctx, primary, h, st); err != nil {
 			return err
 		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	for _, m := range c.cfg.Members {
+	for _, m := range r.cfg.Members {
 		if m != primary {
-			g.Go(func() error { return k.giveUpOn(gctx, m, h) })
+			g.Go(func() error { return rs.giveUpOn(gctx, m, h) })
 		}
 	}
 	return g.Wait()
@@ -52,13 +52,13 @@ func (k *resolver) resolve(ctx context.Context, h record.Holder) error {
 
 // giveUpOn takes the locks of a transaction that cannot be decided any more, as far as the member's stream shows them: what it
 // has not shown yet is seen later.
-func (k *resolver) giveUpOn(ctx context.Context, m *member.Member, h record.Holder) error {
-	for taken := false; !taken && !k.heldOn(m, h).free(); {
-		st, err := k.readHeld(ctx, m, h)
+func (rs *resolver) giveUpOn(ctx context.Context, m *member.Member, h record.Holder) error {
+	for taken := false; !taken && !rs.heldOn(m, h).free(); {
+		st, err := rs.readHeld(ctx, m, h)
 		if err != nil || st.free() {
 			return err
 		}
-		if taken, err = k.c.takeLocks(ctx, m, h, st); err != nil {
+		if taken, err = rs.runner.takeLocks(ctx, m, h, st); err != nil {
 			return err
 		}
 	}
@@ -66,40 +66,40 @@ func (k *resolver) giveUpOn(ctx context.Context, m *member.Member, h record.Hold
 }
 
 // takeLocks takes locks from an undecided transaction, and reports whether it has taken all. If not, the caller looks again.
-func (c *Runner) takeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
-	taken, err := c.tryTakeLocks(ctx, m, h, st)
+func (r *Runner) takeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
+	taken, err := r.tryTakeLocks(ctx, m, h, st)
 	if taken {
-		c.cfg.OnAbort()
+		r.cfg.OnAbort()
 	}
 	return taken, err
 }
 
 // tryTakeLocks is takeLocks, uncounted. Slots get a stamp that is younger than whatever landed on them.
-func (c *Runner) tryTakeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
+func (r *Runner) tryTakeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
-		resp, err := m.Txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, c.cfg.MaxTxnOps))
+		resp, err := m.Txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, r.cfg.MaxTxnOps))
 		return err == nil && resp.Succeeded, err
 	}
-	slots := st.slots[:min(len(st.slots), translate.Width(c.cfg.MaxTxnOps)-1)]
-	s, err := c.cfg.Commit.Take(ctx)
+	slots := st.slots[:min(len(st.slots), translate.Width(r.cfg.MaxTxnOps)-1)]
+	s, err := r.cfg.Commit.Take(ctx)
 	if err != nil {
 		return false, err
 	}
-	resp, err := m.Txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, c.cfg.MaxTxnOps))
+	resp, err := m.Txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, r.cfg.MaxTxnOps))
 	switch {
 	case err == nil && resp.Succeeded:
-		c.cfg.Commit.Landed(s)
+		r.cfg.Commit.Landed(s)
 		return len(slots) == len(st.slots), nil
 	case err == nil: // somebody else was first, or the epoch has changed
-		c.cfg.Commit.Surrender(s)
-		_, err = c.cfg.Clock.Sync(ctx)
+		r.cfg.Commit.Surrender(s)
+		_, err = r.cfg.Clock.Sync(ctx)
 		return false, err
 	}
 	// Refused for certain, or it leaves no mark if it does not land: the gap is others' to close.
 	if commit.Definite(err) {
-		c.cfg.Commit.Surrender(s)
+		r.cfg.Commit.Surrender(s)
 	} else {
-		c.cfg.Commit.Landed(s)
+		r.cfg.Commit.Landed(s)
 	}
 	return false, err
 }
@@ -118,15 +118,15 @@ func (s heldState) free() bool { return !s.whole && len(s.slots) == 0 }
 // readHeld finds out what a transaction has on the member: the locks from the member's stream, once that has come as far as
 // the member is now, and then the rest from the member itself. In this order, locks that are gone and a decision that is not
 // there mean that there will be none: were it the other way round, it could have been made in between.
-func (k *resolver) readHeld(ctx context.Context, m *member.Member, h record.Holder) (st heldState, err error) {
+func (rs *resolver) readHeld(ctx context.Context, m *member.Member, h record.Holder) (st heldState, err error) {
 	rev, err := m.Revision(ctx)
 	if err != nil {
 		return st, err
 	}
-	if err := k.view.WaitReached(ctx, m.Index, rev); err != nil {
+	if err := rs.view.WaitReached(ctx, m.Index, rev); err != nil {
 		return st, err
 	}
-	st = k.heldOn(m, h)
+	st = rs.heldOn(m, h)
 	leases, leasesEnd := record.AllHeldRange()
 	resp, err := m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
 		request.Range(&pb.RangeRequest{Key: leases, RangeEnd: leasesEnd}),
@@ -157,8 +157,8 @@ func (k *resolver) readHeld(ctx context.Context, m *member.Member, h record.Hold
 }
 
 // heldOn returns the locks of a transaction on the member, as the member's stream shows them.
-func (k *resolver) heldOn(m *member.Member, h record.Holder) (st heldState) {
-	for _, l := range k.view.Locks() {
+func (rs *resolver) heldOn(m *member.Member, h record.Holder) (st heldState) {
+	for _, l := range rs.view.Locks() {
 		switch {
 		case l.Member != m.Index || l.ID != h.ID:
 		case l.Slot == mergedlog.Whole:

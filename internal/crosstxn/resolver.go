@@ -31,11 +31,11 @@ type lockView interface {
 // will be, and the locks are taken. A transaction of this process is left alone while it is at work on it, and its time begins
 // when that is over. Each is finished by one goroutine at a time.
 type resolver struct {
-	c     *Runner
-	view  lockView
-	grace func() time.Duration               // how long a slow writer may take at present
-	spawn func(fn func(ctx context.Context)) // runs fn beside the caller, with a context that ends with the feed
-	woken chan struct{}
+	runner *Runner
+	view   lockView
+	grace  func() time.Duration               // how long a slow writer may take at present
+	spawn  func(fn func(ctx context.Context)) // runs fn beside the caller, with a context that ends with the feed
+	woken  chan struct{}
 
 	mu   sync.Mutex
 	busy map[record.TxnID]struct{} // being finished
@@ -44,33 +44,33 @@ type resolver struct {
 }
 
 // NewResolver makes the resolver of a feed, which runs it.
-func (c *Runner) NewResolver(f *feed.Feed) feed.Resolver {
-	return newResolver(c, f.Log, f.Fencer.Grace, f.Go)
+func (r *Runner) NewResolver(f *feed.Feed) feed.Resolver {
+	return newResolver(r, f.Log, f.Fencer.Grace, f.Go)
 }
 
-func newResolver(c *Runner, view lockView, grace func() time.Duration, spawn func(fn func(ctx context.Context))) *resolver {
+func newResolver(r *Runner, view lockView, grace func() time.Duration, spawn func(fn func(ctx context.Context))) *resolver {
 	return &resolver{
-		c: c, view: view, grace: grace, spawn: spawn, woken: make(chan struct{}, 1),
+		runner: r, view: view, grace: grace, spawn: spawn, woken: make(chan struct{}, 1),
 		busy: map[record.TxnID]struct{}{}, due: map[record.TxnID]time.Time{},
 	}
 }
 
 // Kick makes Run look, if there are locks. It is cheap, and never waits.
-func (k *resolver) Kick() {
-	if k.view.Locked() > 0 {
-		lifetime.Wake(k.woken)
+func (rs *resolver) Kick() {
+	if rs.view.Locked() > 0 {
+		lifetime.Wake(rs.woken)
 	}
 }
 
 // Run looks at the locks, from a Kick on until there are none, and finishes what is due. It returns when ctx ends.
-func (k *resolver) Run(ctx context.Context) {
+func (rs *resolver) Run(ctx context.Context) {
 	for {
 		select {
-		case <-k.woken:
+		case <-rs.woken:
 		case <-ctx.Done():
 			return
 		}
-		for k.look(time.Now()) {
+		for rs.look(time.Now()) {
 			if lifetime.Pause(ctx, lockTick) != nil {
 				return
 			}
@@ -79,49 +79,49 @@ func (k *resolver) Run(ctx context.Context) {
 }
 
 // look finishes what is due. It reports whether there are locks.
-func (k *resolver) look(now time.Time) bool {
-	if k.c.cfg.Life.Over() { // its requests are not sent any more
+func (rs *resolver) look(now time.Time) bool {
+	if rs.runner.cfg.Life.Over() { // its requests are not sent any more
 		return false
 	}
-	locks := k.view.Locks()
+	locks := rs.view.Locks()
 	held := map[record.TxnID]bool{}
 	for _, l := range locks {
 		if held[l.ID] {
 			continue
 		}
 		held[l.ID] = true
-		due, known := k.due[l.ID]
-		if !known || k.c.atWork(l.ID) {
+		due, known := rs.due[l.ID]
+		if !known || rs.runner.atWork(l.ID) {
 			// Several processes see it: one of them will be first.
-			due = now.Add(max(l.Patience, k.grace()) + rand.N(feed.MinPatience))
-			k.due[l.ID] = due
+			due = now.Add(max(l.Patience, rs.grace()) + rand.N(feed.MinPatience))
+			rs.due[l.ID] = due
 		}
 		if now.After(due) {
-			k.finish(l.Holder)
+			rs.finish(l.Holder)
 		}
 	}
-	for id := range k.due {
+	for id := range rs.due {
 		if !held[id] {
-			delete(k.due, id)
+			delete(rs.due, id)
 		}
 	}
 	return len(locks) > 0
 }
 
 // finish finishes a transaction, beside others, unless that is under way.
-func (k *resolver) finish(h record.Holder) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if _, busy := k.busy[h.ID]; busy {
+func (rs *resolver) finish(h record.Holder) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if _, busy := rs.busy[h.ID]; busy {
 		return
 	}
-	k.busy[h.ID] = struct{}{}
-	k.spawn(func(ctx context.Context) {
-		if err := k.resolve(ctx, h); err != nil && ctx.Err() == nil {
-			k.c.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
+	rs.busy[h.ID] = struct{}{}
+	rs.spawn(func(ctx context.Context) {
+		if err := rs.resolve(ctx, h); err != nil && ctx.Err() == nil {
+			rs.runner.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
 		}
-		k.mu.Lock()
-		delete(k.busy, h.ID)
-		k.mu.Unlock()
+		rs.mu.Lock()
+		delete(rs.busy, h.ID)
+		rs.mu.Unlock()
 	})
 }

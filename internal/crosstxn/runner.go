@@ -84,7 +84,7 @@ func New(cfg Config) *Runner {
 }
 
 // atWork reports whether a transaction is one that this process is at work on.
-func (c *Runner) atWork(id record.TxnID) bool {
-	_, own := c.open.Load(id)
+func (r *Runner) atWork(id record.TxnID) bool {
+	_, own := r.open.Load(id)
 	return own
 }

@@ -236,7 +236,7 @@ func (p *process) locked(plan *translate.Plan, shares ...int) *crossing {
 
 // decideNow decides a transaction that has all its locks, and applies no part.
 func (x *crossing) decideNow(t *testing.T) (*translate.Decided, error) {
-	locked := x.plan.NewCross(x.c.cfg.Ring, x.shares, x.locked)
+	locked := x.plan.NewCross(x.runner.cfg.Ring, x.shares, x.locked)
 	run, writes, err := locked.Run()
 	require.NoError(t, err)
 	require.True(t, writes)

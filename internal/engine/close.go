@@ -13,19 +13,19 @@ import (
 
 // fail ends the process: the state of the meta cluster contradicts the protocol, and serving on could do harm. The lanes and the lessor
 // would not notice by themselves; everything else waits with the life. What is left is for Close.
-func (c *Engine) fail(err error) {
-	c.logger.Error("client stops", zap.Error(err))
-	c.Life.End(fmt.Errorf("metaetcd: client stopped: %w", err))
-	c.commit.Stop(wire.Final{Err: c.Life.Cause(), Code: codes.FailedPrecondition})
-	c.Leases.Shut()
+func (e *Engine) fail(err error) {
+	e.logger.Error("client stops", zap.Error(err))
+	e.Life.End(fmt.Errorf("metaetcd: client stopped: %w", err))
+	e.commit.Stop(wire.Final{Err: e.Life.Cause(), Code: codes.FailedPrecondition})
+	e.Leases.Shut()
 }
 
 // stopped returns why nothing may be sent to members any more: the process has failed. One that is closed finishes what it began.
-func (c *Engine) stopped() error {
-	if !c.Life.Over() {
+func (e *Engine) stopped() error {
+	if !e.Life.Over() {
 		return nil
 	}
-	if err := c.Life.Cause(); !errors.Is(err, lifetime.ErrClosed) {
+	if err := e.Life.Cause(); !errors.Is(err, lifetime.ErrClosed) {
 		return wire.Final{Err: err, Code: codes.FailedPrecondition}
 	}
 	return nil
@@ -45,27 +45,27 @@ func (c *Engine) stopped() error {
 //  6. The feed ends, and with it watchers, resolvers and streams.
 //  7. The clock ends: until here somebody might have asked for the epoch.
 //  8. The metrics are unregistered.
-func (c *Engine) Close() { c.closing.Do(c.shutDown) }
+func (e *Engine) Close() { e.closing.Do(e.shutDown) }
 
-func (c *Engine) shutDown() {
-	c.Life.End(lifetime.ErrClosed)
-	if c.commit != nil {
-		c.commit.Shut() // who settles an outcome needs the rest of it, and waits in the life
+func (e *Engine) shutDown() {
+	e.Life.End(lifetime.ErrClosed)
+	if e.commit != nil {
+		e.commit.Shut() // who settles an outcome needs the rest of it, and waits in the life
 	}
-	if c.Leases != nil {
-		c.Leases.Close()
+	if e.Leases != nil {
+		e.Leases.Close()
 	}
-	c.Life.Wait()
-	if c.commit != nil {
-		c.commit.Close()
+	e.Life.Wait()
+	if e.commit != nil {
+		e.commit.Close()
 	}
-	if c.Feeds != nil {
-		if f := c.Feeds.Now(); f != nil {
+	if e.Feeds != nil {
+		if f := e.Feeds.Now(); f != nil {
 			f.Close()
 		}
 	}
-	if c.Clock != nil {
-		c.Clock.Close()
+	if e.Clock != nil {
+		e.Clock.Close()
 	}
-	c.Metrics.Unregister()
+	e.Metrics.Unregister()
 }

@@ -23,20 +23,20 @@ import (
 // Compact drops the history below a revision: the record first, by compare-and-swap, so that every process refuses what is about
 // to go; then each member's own history. It returns when all members have answered. The header covers what was present. Its errors are
 // etcd's, ErrCompacted and ErrFutureRev, or name the member.
-func (c *Engine) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.ResponseHeader, error) {
-	h := c.Feeds.KnownHeader()
-	err := c.Reads.Serve(ctx, func(f *feed.Feed) error {
-		at, err := c.Reads.RevisionFor(ctx, f, r.Revision)
+func (e *Engine) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.ResponseHeader, error) {
+	h := e.Feeds.KnownHeader()
+	err := e.Reads.Serve(ctx, func(f *feed.Feed) error {
+		at, err := e.Reads.RevisionFor(ctx, f, r.Revision)
 		if err != nil {
 			return err
 		}
 		h.Revision = max(h.Revision, at)
-		return read.Asked(c.compactAt(ctx, f, r, at), true)
+		return read.Asked(e.compactAt(ctx, f, r, at), true)
 	})
 	return h, err
 }
 
-func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRequest, current int64) error {
+func (e *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRequest, current int64) error {
 	if r.Revision < 1 {
 		return rpctypes.ErrGRPCCompacted
 	}
@@ -45,23 +45,23 @@ func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 	}
 	// A watch from the compacted revision is allowed: what came before it must stay readable on every member.
 	// Nothing below does harm when it is done twice: members whose leader changes, or that are down, are waited for.
-	ctx, cancel := c.Life.Within(ctx)
+	ctx, cancel := e.Life.Within(ctx)
 	defer cancel()
-	los := make([]int64, len(c.Members))
-	for i := range c.Members {
+	los := make([]int64, len(e.Members))
+	for i := range e.Members {
 		lo, err := member.Persist(ctx, func(ctx context.Context) (int64, error) { return f.Lo(ctx, i, r.Revision-1) })
 		if err != nil {
 			return err
 		}
 		los[i] = lo
 	}
-	if err := c.advanceCompacted(ctx, r.Revision); err != nil {
+	if err := e.advanceCompacted(ctx, r.Revision); err != nil {
 		return err
 	}
-	c.Feeds.Compacted.Raise(r.Revision)
+	e.Feeds.Compacted.Raise(r.Revision)
 	f.Forget()
 	g, gctx := errgroup.WithContext(ctx)
-	for i, m := range c.Members {
+	for i, m := range e.Members {
 		g.Go(func() error {
 			rev, err := member.Persist(gctx, func(ctx context.Context) (int64, error) { return m.Harmless(ctx, los[i]) })
 			if err == nil {
@@ -82,7 +82,7 @@ func (c *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 
 // advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already. When it is asked
 // more than once, one that is exactly there may have been raised by a request whose answer was lost: it counts as raised.
-func (c *Engine) advanceCompacted(ctx context.Context, rev int64) error {
+func (e *Engine) advanceCompacted(ctx context.Context, rev int64) error {
 	key, want := []byte(record.KeyCompacted), record.Number(rev)
 	attempts := 0
 	req := &pb.TxnRequest{
@@ -92,7 +92,7 @@ func (c *Engine) advanceCompacted(ctx context.Context, rev int64) error {
 	}
 	raise := func(ctx context.Context) (*pb.TxnResponse, error) {
 		attempts++
-		return c.Members[0].Txn(ctx, req)
+		return e.Members[0].Txn(ctx, req)
 	}
 	resp, err := member.Persist(ctx, raise)
 	if status.Code(err) == codes.Unknown { // it was sent, and nobody knows what became of it
@@ -109,5 +109,5 @@ func (c *Engine) advanceCompacted(ctx context.Context, rev int64) error {
 			return rpctypes.ErrGRPCCompacted
 		}
 	}
-	return fmt.Errorf("metaetcd: member %s has lost its record of the compacted revision", c.Members[0].Name)
+	return fmt.Errorf("metaetcd: member %s has lost its record of the compacted revision", e.Members[0].Name)
 }

@@ -20,18 +20,18 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-func (c *Engine) commitConfig() commit.Config {
+func (e *Engine) commitConfig() commit.Config {
 	cfg := commit.Config{
-		Clock: c.Clock, Doubts: c.doubts, MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, Logger: c.logger,
-		Grace:     c.grace,
-		OnBatch:   c.Metrics.Batch,
-		OnRefusal: c.Metrics.Refusal,
+		Clock: e.Clock, Doubts: e.doubts, MaxTxnOps: e.maxTxnOps, Timeout: e.timeout, Logger: e.logger,
+		Grace:     e.grace,
+		OnBatch:   e.Metrics.Batch,
+		OnRefusal: e.Metrics.Refusal,
 	}
-	for _, m := range c.Members {
+	for _, m := range e.Members {
 		cfg.Members = append(cfg.Members, commit.Member{Name: m.Name, Txn: m.Send, Present: m.Revision, Raise: func(ctx context.Context, epoch, stamp int64) error {
 			r, err := m.Raise(ctx, epoch, stamp)
 			if err == nil {
-				c.Feeds.FenceHolds(m.Index, r)
+				e.Feeds.FenceHolds(m.Index, r)
 			}
 			return err
 		}})
@@ -39,72 +39,72 @@ func (c *Engine) commitConfig() commit.Config {
 	return cfg
 }
 
-func (c *Engine) clockConfig(coordinator pb.KVClient) clock.Config {
+func (e *Engine) clockConfig(coordinator pb.KVClient) clock.Config {
 	cfg := clock.Config{
-		Coordinator: coordinator, ClusterID: c.id.ClusterID, CoordinatorID: c.id.CoordinatorID,
-		Highest: c.Feeds.Highest, Logger: c.logger,
-		Alone:   len(c.cfg.Coordinator.Endpoints()) < 2,
-		Unused:  func(first, k, epoch int64) { c.commit.SurrenderAll(first, k, epoch) },
-		Restore: func(ctx context.Context, life []*pb.Compare) error { return c.Leases.Restore(ctx, life) },
+		Coordinator: coordinator, ClusterID: e.id.ClusterID, CoordinatorID: e.id.CoordinatorID,
+		Highest: e.Feeds.Highest, Logger: e.logger,
+		Alone:   len(e.cfg.Coordinator.Endpoints()) < 2,
+		Unused:  func(first, k, epoch int64) { e.commit.SurrenderAll(first, k, epoch) },
+		Restore: func(ctx context.Context, life []*pb.Compare) error { return e.Leases.Restore(ctx, life) },
 	}
-	for _, m := range c.Members {
+	for _, m := range e.Members {
 		cfg.Members = append(cfg.Members, clock.Member{Name: m.Name, KV: m.KV})
 	}
-	cfg.Hooks = c.Metrics.ClockHooks()
+	cfg.Hooks = e.Metrics.ClockHooks()
 	return cfg
 }
 
-func (c *Engine) leaseConfig() lease.Config {
-	cli := c.cfg.Coordinator
+func (e *Engine) leaseConfig() lease.Config {
+	cli := e.cfg.Coordinator
 	cfg := lease.Config{
-		Clock: c.Clock, KV: wire.KV(cli), Lease: wire.Lease(cli),
-		Watch: c.cfg.LeaseEnds,
+		Clock: e.Clock, KV: wire.KV(cli), Lease: wire.Lease(cli),
+		Watch: e.cfg.LeaseEnds,
 		Delete: func(ctx context.Context, keys []lease.Attached) (int64, error) {
-			return c.Writes.DeleteAttached(ctx, keys)
-		}, MaxTxnOps: min(validate.MaxTxnOps, c.maxTxnOps), Logger: c.logger,
-		OnReaped: c.Metrics.Reaps.Inc,
+			return e.Writes.DeleteAttached(ctx, keys)
+		}, MaxTxnOps: min(validate.MaxTxnOps, e.maxTxnOps), Logger: e.logger,
+		OnReaped: e.Metrics.Reaps.Inc,
 		Known: func(kv *mvccpb.KeyValue) (rev, lease int64, ok bool) {
-			ok = c.Reads.KnownHead(kv)
+			ok = e.Reads.KnownHead(kv)
 			return kv.ModRevision, kv.Lease, ok
 		},
 	}
 	if cfg.Watch == nil {
 		cfg.Watch = func() clientv3.Watcher { return clientv3.NewWatcher(cli) }
 	}
-	for _, m := range c.Members {
+	for _, m := range e.Members {
 		cfg.Members = append(cfg.Members, lease.Member{Name: m.Name, Txn: m.Txn})
 	}
 	return cfg
 }
 
 // grace is how long a missing stamp is waited for at present.
-func (c *Engine) grace() time.Duration {
-	if f := c.Feeds.Now(); f != nil {
+func (e *Engine) grace() time.Duration {
+	if f := e.Feeds.Now(); f != nil {
 		return f.Fencer.Grace()
 	}
 	return feed.MinGrace
 }
 
 // supervise opens a new feed when compaction overtook the last one; any other end is fatal.
-func (c *Engine) supervise(f *feed.Feed) {
+func (e *Engine) supervise(f *feed.Feed) {
 	for {
 		select {
 		case <-f.Done():
-		case <-c.Life.Context().Done():
+		case <-e.Life.Context().Done():
 			return
 		}
 		if err := f.Err(); !errors.Is(err, mergedlog.ErrOverrun) {
-			c.fail(err)
+			e.fail(err)
 			return
 		}
-		c.Feeds.Set(nil)
+		e.Feeds.Set(nil)
 		f.Close()
-		next, err := c.reopen()
+		next, err := e.reopen()
 		if err != nil {
 			return
 		}
 		f = next
-		c.Feeds.Set(f)
+		e.Feeds.Set(f)
 	}
 }
 
@@ -112,35 +112,35 @@ func (c *Engine) supervise(f *feed.Feed) {
 const reopenAfter = time.Second
 
 // reopen opens a feed, again until it works or the process is over.
-func (c *Engine) reopen() (*feed.Feed, error) {
+func (e *Engine) reopen() (*feed.Feed, error) {
 	for first := true; ; first = false {
-		f, err := feed.Open(c.Life.Context(), &c.feedCfg)
+		f, err := feed.Open(e.Life.Context(), &e.feedCfg)
 		switch {
 		case err == nil:
 			return f, nil
 		case errors.Is(err, feed.ErrFatal):
-			c.fail(err)
+			e.fail(err)
 			return nil, err
 		}
 		if first {
-			c.logger.Warn("could not reopen the merged log; trying again", zap.Error(err))
+			e.logger.Warn("could not reopen the merged log; trying again", zap.Error(err))
 		}
-		if overrun := errors.Is(err, mergedlog.ErrOverrun); overrun && !c.Life.Over() {
+		if overrun := errors.Is(err, mergedlog.ErrOverrun); overrun && !e.Life.Over() {
 			continue
 		}
-		if err := lifetime.Pause(c.Life.Context(), reopenAfter); err != nil {
+		if err := lifetime.Pause(e.Life.Context(), reopenAfter); err != nil {
 			return nil, err
 		}
 	}
 }
 
 // openFirst opens the first feed, again where compaction overtakes it.
-func (c *Engine) openFirst(ctx context.Context) (*feed.Feed, error) {
+func (e *Engine) openFirst(ctx context.Context) (*feed.Feed, error) {
 	for {
-		f, err := feed.Open(ctx, &c.feedCfg)
+		f, err := feed.Open(ctx, &e.feedCfg)
 		if err == nil || !errors.Is(err, mergedlog.ErrOverrun) || ctx.Err() != nil {
 			return f, err
 		}
-		c.logger.Info("compaction overtook the opening of the merged log; it is opened again", zap.Error(err))
+		e.logger.Info("compaction overtook the opening of the merged log; it is opened again", zap.Error(err))
 	}
 }

@@ -19,25 +19,25 @@ import (
 
 // Health asks the coordinator for the clock and every member for its records, and all for alarms and the members for foreign keys. It
 // returns everything that is amiss, joined; each error names its cluster.
-func (c *Engine) Health(ctx context.Context) error {
-	if _, err := c.Feeds.Wait(ctx); err != nil {
+func (e *Engine) Health(ctx context.Context) error {
+	if _, err := e.Feeds.Wait(ctx); err != nil {
 		return err
 	}
-	errs := make([]error, len(c.Members)+1)
+	errs := make([]error, len(e.Members)+1)
 	var wg sync.WaitGroup
-	for i, m := range c.Members {
-		wg.Go(func() { errs[i] = c.memberHealth(ctx, m) })
+	for i, m := range e.Members {
+		wg.Go(func() { errs[i] = e.memberHealth(ctx, m) })
 	}
-	errs[len(c.Members)] = c.coordinatorHealth(ctx)
+	errs[len(e.Members)] = e.coordinatorHealth(ctx)
 	wg.Wait()
-	return c.Over(ctx, errors.Join(errs...))
+	return e.Over(ctx, errors.Join(errs...))
 }
 
-func (c *Engine) coordinatorHealth(ctx context.Context) error {
+func (e *Engine) coordinatorHealth(ctx context.Context) error {
 	var alarm error
 	var wg sync.WaitGroup
-	wg.Go(func() { alarm = alarms(ctx, "", c.cfg.Coordinator) })
-	_, _, err := c.Clock.Read(ctx)
+	wg.Go(func() { alarm = alarms(ctx, "", e.cfg.Coordinator) })
+	_, _, err := e.Clock.Read(ctx)
 	wg.Wait()
 	if err != nil {
 		return wire.Name("", err)
@@ -45,13 +45,13 @@ func (c *Engine) coordinatorHealth(ctx context.Context) error {
 	return alarm
 }
 
-func (c *Engine) memberHealth(ctx context.Context, m *member.Member) error {
+func (e *Engine) memberHealth(ctx context.Context, m *member.Member) error {
 	var records, alarm, stray error
 	var wg sync.WaitGroup
 	wg.Go(func() { _, records = m.ReadRecords(ctx) })
-	wg.Go(func() { alarm = alarms(ctx, m.Name, c.clients[m.Name]) })
+	wg.Go(func() { alarm = alarms(ctx, m.Name, e.clients[m.Name]) })
 	wg.Go(func() {
-		stray = m.LookForStrays(ctx, func(key []byte) bool { return c.ring.MemberOf(key) == m.Index }, strayKeys)
+		stray = m.LookForStrays(ctx, func(key []byte) bool { return e.ring.MemberOf(key) == m.Index }, strayKeys)
 	})
 	wg.Wait()
 	if m.WentBack() {

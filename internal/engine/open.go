@@ -122,47 +122,47 @@ func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
 }
 
 // wire makes the rooms that the clock begins with. They refer to later ones, but use them only when those are there.
-func (c *Engine) wire() {
-	c.Feeds = feed.NewCurrent(c.Life, feed.Identity{
-		ClusterID: c.id.ClusterID, MemberID: rand.Uint64() | 1, Epoch: func() int64 { return c.Clock.Epoch() },
+func (e *Engine) wire() {
+	e.Feeds = feed.NewCurrent(e.Life, feed.Identity{
+		ClusterID: e.id.ClusterID, MemberID: rand.Uint64() | 1, Epoch: func() int64 { return e.Clock.Epoch() },
 	})
-	c.cache = statecache.New(c.cfg.CacheEntries)
-	c.Clock = clock.New(c.clockConfig(wire.KV(c.cfg.Coordinator)))
-	c.Leases = lease.New(c.leaseConfig())
+	e.cache = statecache.New(e.cfg.CacheEntries)
+	e.Clock = clock.New(e.clockConfig(wire.KV(e.cfg.Coordinator)))
+	e.Leases = lease.New(e.leaseConfig())
 }
 
 // start makes the rooms that serve. Only the lanes of commit run by themselves.
-func (c *Engine) start() {
-	c.commit = commit.New(c.commitConfig())
+func (e *Engine) start() {
+	e.commit = commit.New(e.commitConfig())
 	// Nobody waits for outcomes for ever when the process is over.
-	context.AfterFunc(c.Life.Context(), func() { time.AfterFunc(2*member.Linger, c.commit.Abandon) })
-	c.Reads = read.New(read.Config{
-		Life: c.Life, Feeds: c.Feeds, Members: c.Members, Ring: c.ring, Clock: c.Clock, Commit: c.commit, Leases: c.Leases, Cache: c.cache,
-		CacheEntries: c.cfg.CacheEntries, MaxTxnOps: c.maxTxnOps, OnFencedRead: c.Metrics.FencedReads.Inc,
+	context.AfterFunc(e.Life.Context(), func() { time.AfterFunc(2*member.Linger, e.commit.Abandon) })
+	e.Reads = read.New(read.Config{
+		Life: e.Life, Feeds: e.Feeds, Members: e.Members, Ring: e.ring, Clock: e.Clock, Commit: e.commit, Leases: e.Leases, Cache: e.cache,
+		CacheEntries: e.cfg.CacheEntries, MaxTxnOps: e.maxTxnOps, OnFencedRead: e.Metrics.FencedReads.Inc,
 	})
-	c.cross = crosstxn.New(crosstxn.Config{
-		Life: c.Life, Feeds: c.Feeds, Reads: c.Reads, Members: c.Members, Ring: c.ring, Clock: c.Clock, Commit: c.commit, Doubts: c.doubts, Cache: c.cache,
-		MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, Logger: c.logger,
-		OnRangeDelete: func(stamp int64) { c.Writes.DropEntriesBehind(stamp) },
-		OnDecided:     c.Metrics.Crossings.Inc, OnLockWait: c.Metrics.LockWaits.Inc,
-		OnRollForward: c.Metrics.RollForwards.Inc, OnAbort: c.Metrics.Aborts.Inc,
+	e.cross = crosstxn.New(crosstxn.Config{
+		Life: e.Life, Feeds: e.Feeds, Reads: e.Reads, Members: e.Members, Ring: e.ring, Clock: e.Clock, Commit: e.commit, Doubts: e.doubts, Cache: e.cache,
+		MaxTxnOps: e.maxTxnOps, Timeout: e.timeout, Logger: e.logger,
+		OnRangeDelete: func(stamp int64) { e.Writes.DropEntriesBehind(stamp) },
+		OnDecided:     e.Metrics.Crossings.Inc, OnLockWait: e.Metrics.LockWaits.Inc,
+		OnRollForward: e.Metrics.RollForwards.Inc, OnAbort: e.Metrics.Aborts.Inc,
 	})
-	c.Writes = write.New(write.Config{
-		Life: c.Life, Feeds: c.Feeds, Reads: c.Reads, Cross: c.cross, Members: c.Members, Ring: c.ring, Commit: c.commit, Cache: c.cache, Leases: c.Leases,
-		MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, Logger: c.logger,
-		OnReapedKeys: func(n int64) { c.Metrics.ReapedKeys.Add(float64(n)) },
+	e.Writes = write.New(write.Config{
+		Life: e.Life, Feeds: e.Feeds, Reads: e.Reads, Cross: e.cross, Members: e.Members, Ring: e.ring, Commit: e.commit, Cache: e.cache, Leases: e.Leases,
+		MaxTxnOps: e.maxTxnOps, Timeout: e.timeout, Logger: e.logger,
+		OnReapedKeys: func(n int64) { e.Metrics.ReapedKeys.Add(float64(n)) },
 	})
-	c.feedCfg = feed.Config{
-		Life: c.Life, Feeds: c.Feeds, Members: c.Members, Ring: c.ring, Clock: c.Clock, Leases: c.Leases, Cache: c.cache, Doubts: c.doubts,
-		MaxTxnOps: c.maxTxnOps, Timeout: c.timeout, LogBytes: c.cfg.LogBytes, ProgressInterval: c.cfg.ProgressInterval, Logger: c.logger,
-		Holds: c.commit.Holds, OnFence: c.Metrics.Fences.Inc, Settle: c.cross.FinishDecided, Resolver: c.cross.NewResolver,
+	e.feedCfg = feed.Config{
+		Life: e.Life, Feeds: e.Feeds, Members: e.Members, Ring: e.ring, Clock: e.Clock, Leases: e.Leases, Cache: e.cache, Doubts: e.doubts,
+		MaxTxnOps: e.maxTxnOps, Timeout: e.timeout, LogBytes: e.cfg.LogBytes, ProgressInterval: e.cfg.ProgressInterval, Logger: e.logger,
+		Holds: e.commit.Holds, OnFence: e.Metrics.Fences.Inc, Settle: e.cross.FinishDecided, Resolver: e.cross.NewResolver,
 	}
 }
 
 // Watch serves one stream of the Watch service, by the feed that is there when it begins; while there is none it waits. It returns when
 // the stream ends, or the feed does.
-func (c *Engine) Watch(stream pb.Watch_WatchServer) error {
-	f, err := c.Feeds.Wait(stream.Context())
+func (e *Engine) Watch(stream pb.Watch_WatchServer) error {
+	f, err := e.Feeds.Wait(stream.Context())
 	if err != nil {
 		return err
 	}
@@ -170,42 +170,42 @@ func (c *Engine) Watch(stream pb.Watch_WatchServer) error {
 }
 
 // Over returns the error that ended a request, or why the process is over if that is what ended it.
-func (c *Engine) Over(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil || !c.Life.Over() || errors.Is(err, commit.ErrUnknown) {
+func (e *Engine) Over(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil || !e.Life.Over() || errors.Is(err, commit.ErrUnknown) {
 		return err
 	}
 	switch status.Code(err) {
 	case codes.Canceled, codes.Unavailable, codes.Unknown, codes.DeadlineExceeded:
-		return c.Life.Cause()
+		return e.Life.Cause()
 	}
 	if errors.Is(err, context.Canceled) {
-		return c.Life.Cause()
+		return e.Life.Cause()
 	}
 	return err
 }
 
-func (c *Engine) openTopology(ctx context.Context) error {
+func (e *Engine) openTopology(ctx context.Context) error {
 	var ms []topology.Member
-	c.clients = map[string]*clientv3.Client{}
-	for _, m := range c.cfg.Members {
+	e.clients = map[string]*clientv3.Client{}
+	for _, m := range e.cfg.Members {
 		ms = append(ms, topology.Member{Name: m.Name, KV: wire.KV(m.Client), Version: wire.Version(m.Client)})
-		c.clients[m.Name] = m.Client
+		e.clients[m.Name] = m.Client
 	}
-	spec := topology.Spec{Slots: c.cfg.Slots, Policy: c.cfg.Policy, MaxTxnOps: c.maxTxnOps, CoordinatorVersion: wire.Version(c.cfg.Coordinator)}
+	spec := topology.Spec{Slots: e.cfg.Slots, Policy: e.cfg.Policy, MaxTxnOps: e.maxTxnOps, CoordinatorVersion: wire.Version(e.cfg.Coordinator)}
 	var err error
-	if c.id, err = topology.Open(ctx, wire.KV(c.cfg.Coordinator), ms, spec); err != nil {
+	if e.id, err = topology.Open(ctx, wire.KV(e.cfg.Coordinator), ms, spec); err != nil {
 		return err
 	}
-	if c.ring, err = ring.New(c.id.Names, c.id.Slots, c.cfg.Policy); err != nil {
+	if e.ring, err = ring.New(e.id.Names, e.id.Slots, e.cfg.Policy); err != nil {
 		return err
 	}
-	c.Metrics.Names = c.ring.Names()
-	c.doubts = mergedlog.NewDoubts(len(c.ring.Names()), c.ring.Slot)
-	for i, name := range c.ring.Names() {
-		cli := c.clients[name]
-		c.Members = append(c.Members, member.New(member.Config{
-			Index: i, Name: name, KV: wire.KV(cli), Watches: func() pb.WatchClient { return wire.Watches(cli) }, Life: c.Life, Timeout: c.timeout, MaxTxnOps: c.maxTxnOps, Logger: c.logger,
-			Stopped: c.stopped, Reached: c.doubts.Reached, Seen: c.Metrics.MemberRequest,
+	e.Metrics.Names = e.ring.Names()
+	e.doubts = mergedlog.NewDoubts(len(e.ring.Names()), e.ring.Slot)
+	for i, name := range e.ring.Names() {
+		cli := e.clients[name]
+		e.Members = append(e.Members, member.New(member.Config{
+			Index: i, Name: name, KV: wire.KV(cli), Watches: func() pb.WatchClient { return wire.Watches(cli) }, Life: e.Life, Timeout: e.timeout, MaxTxnOps: e.maxTxnOps, Logger: e.logger,
+			Stopped: e.stopped, Reached: e.doubts.Reached, Seen: e.Metrics.MemberRequest,
 		}))
 	}
 	return nil
@@ -213,12 +213,12 @@ func (c *Engine) openTopology(ctx context.Context) error {
 
 // LifeOf is the life of a client that the meta cluster is installed in: that of its connection, or of its context if it has none. It is
 // followed as long as the process lives.
-func (c *Engine) LifeOf(cli *clientv3.Client) *bridge.Life {
+func (e *Engine) LifeOf(cli *clientv3.Client) *bridge.Life {
 	conn := cli.ActiveConnection()
 	if conn == nil {
 		return bridge.LifeOfContext(cli.Ctx())
 	}
 	life := bridge.LifeOf(conn)
-	c.Life.Spawn(func() { life.Follow(c.Life.Context()) })
+	e.Life.Spawn(func() { life.Follow(e.Life.Context()) })
 	return life
 }

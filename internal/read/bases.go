@@ -21,7 +21,7 @@ import (
 // bases reads what members hold of a snapshot at a closed revision, without the values where the request can do without. Not safe for
 // concurrent use.
 type bases struct {
-	c       *Reader
+	reader  *Reader
 	f       *feed.Feed
 	members []int
 	at      int64
@@ -33,8 +33,8 @@ type bases struct {
 	snaps []mergedlog.MemberSnapshot // by member
 }
 
-func (c *Reader) newBases(f *feed.Feed, members []int, at int64, shown, answered snapshot.Level) *bases {
-	return &bases{c: c, f: f, members: members, at: at, fresh: at >= f.Log.Closed(), shown: shown, answered: answered}
+func (r *Reader) newBases(f *feed.Feed, members []int, at int64, shown, answered snapshot.Level) *bases {
+	return &bases{reader: r, f: f, members: members, at: at, fresh: at >= f.Log.Closed(), shown: shown, answered: answered}
 }
 
 // locate finds where the snapshot is on each member.
@@ -111,13 +111,13 @@ func (b *bases) readPart(ctx context.Context, req *pb.RangeRequest, i int, part 
 
 // readBase reads a member natively. Pairs with values are shown as their users know them, others are unread.
 func (b *bases) readBase(ctx context.Context, native *pb.RangeRequest, i int) (*pb.RangeResponse, error) {
-	m := b.c.Members[b.members[i]]
+	m := b.reader.cfg.Members[b.members[i]]
 	native.Revision, native.KeysOnly = b.snaps[i].Lo, b.shown < snapshot.Values && !native.CountOnly
 	read := m.RangeAt
 	if len(native.RangeEnd) == 0 {
 		read = m.ReadPoint
 	}
-	resp, err := member.WhenBack(ctx, b.c.Life, func() (*pb.RangeResponse, error) { return read(ctx, native) })
+	resp, err := member.WhenBack(ctx, b.reader.cfg.Life, func() (*pb.RangeResponse, error) { return read(ctx, native) })
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func (b *bases) complete(ctx context.Context, kvs []*mvccpb.KeyValue, together b
 	if b.answered > b.shown {
 		parts := make([][]*mvccpb.KeyValue, len(b.members))
 		for _, kv := range kvs {
-			i := slices.Index(b.members, b.c.Ring.MemberOf(kv.Key))
+			i := slices.Index(b.members, b.reader.cfg.Ring.MemberOf(kv.Key))
 			if i < 0 {
 				return fmt.Errorf("%w: key %q is not where it belongs", snapshot.ErrOverlap, kv.Key)
 			}
@@ -177,7 +177,7 @@ func (b *bases) completeOf(ctx context.Context, i int, kvs []*mvccpb.KeyValue, l
 	var runs [][]*mvccpb.KeyValue
 	missing := 0
 	for j, joined := 0, false; j < len(kvs); j++ {
-		if !snapshot.Unread(kvs[j]) || level == snapshot.Heads && b.c.KnownHead(kvs[j]) {
+		if !snapshot.Unread(kvs[j]) || level == snapshot.Heads && b.reader.KnownHead(kvs[j]) {
 			joined = false
 			continue
 		}
@@ -189,12 +189,12 @@ func (b *bases) completeOf(ctx context.Context, i int, kvs []*mvccpb.KeyValue, l
 		missing++
 		joined = true
 	}
-	learn := b.fresh && missing <= b.c.CacheEntries/cacheShareLent
+	learn := b.fresh && missing <= b.reader.cfg.CacheEntries/cacheShareLent
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(headRequests)
 	for len(runs) > 0 {
 		n, keys := 1, len(runs[0])
-		for n < min(len(runs), b.c.MaxTxnOps) && keys+len(runs[n]) <= headsAtOnce {
+		for n < min(len(runs), b.reader.cfg.MaxTxnOps) && keys+len(runs[n]) <= headsAtOnce {
 			keys += len(runs[n])
 			n++
 		}
@@ -207,8 +207,8 @@ func (b *bases) completeOf(ctx context.Context, i int, kvs []*mvccpb.KeyValue, l
 
 // KnownHead fills in what the header of a pair says, if the cache has it. The pair has its native revisions. Its version is the native
 // one: no header that is written has a version base.
-func (c *Reader) KnownHead(kv *mvccpb.KeyValue) bool {
-	s, ok := c.Cache.Get(kv.Key)
+func (r *Reader) KnownHead(kv *mvccpb.KeyValue) bool {
+	s, ok := r.cfg.Cache.Get(kv.Key)
 	if !ok || s.NativeMod != kv.ModRevision || s.NativeCreate != kv.CreateRevision {
 		return false
 	}
@@ -218,7 +218,7 @@ func (c *Reader) KnownHead(kv *mvccpb.KeyValue) bool {
 
 // readPairs reads runs of pairs at the revision that their member has shown them at.
 func (b *bases) readPairs(ctx context.Context, i int, runs [][]*mvccpb.KeyValue, level snapshot.Level, learn bool) error {
-	m := b.c.Members[b.members[i]]
+	m := b.reader.cfg.Members[b.members[i]]
 	reqs := make([]*pb.RangeRequest, len(runs))
 	for j, run := range runs {
 		reqs[j] = &pb.RangeRequest{Key: run[0].Key, Revision: b.snaps[i].Lo}
@@ -226,7 +226,7 @@ func (b *bases) readPairs(ctx context.Context, i int, runs [][]*mvccpb.KeyValue,
 			reqs[j].RangeEnd = append(slices.Clip(last), 0)
 		}
 	}
-	resps, err := member.WhenBack(ctx, b.c.Life, func() ([]*pb.RangeResponse, error) { return m.RangesAt(ctx, reqs) })
+	resps, err := member.WhenBack(ctx, b.reader.cfg.Life, func() ([]*pb.RangeResponse, error) { return m.RangesAt(ctx, reqs) })
 	if err != nil {
 		return err
 	}
@@ -260,7 +260,7 @@ func (b *bases) fill(kv, stored *mvccpb.KeyValue, level snapshot.Level, learn bo
 		}
 	}
 	if learn {
-		b.c.Cache.Learn(kv.Key, statecache.State{
+		b.reader.cfg.Cache.Learn(kv.Key, statecache.State{
 			NativeMod: stored.ModRevision, NativeCreate: stored.CreateRevision, Stamp: h.Stamp, Create: h.Create, Version: kv.Version, Lease: h.Lease,
 		})
 	}

@@ -22,36 +22,36 @@ const fencedReadAfter = 250 * time.Millisecond
 
 // readKey serves a linearizable read of one key. It reads at the revision that is closed already while the clock is asked: where
 // nobody writes, that is the answer. When the closed revision is held up, the key's member is asked alone.
-func (c *Reader) readKey(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (*pb.RangeResponse, error) {
-	reading := c.Clock.StartRead()
+func (r *Reader) readKey(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	reading := r.cfg.Clock.StartRead()
 	early, resp := f.Log.Closed(), (*pb.RangeResponse)(nil)
-	guessed := early >= c.Feeds.Told() && c.guesses.worthIt()
+	guessed := early >= r.cfg.Feeds.Told() && r.guesses.worthIt()
 	if guessed {
-		resp, _ = c.rangeAt(ctx, f, req, early, nil)
+		resp, _ = r.rangeAt(ctx, f, req, early, nil)
 	}
 	target, epoch, err := reading.Wait(ctx) // as long as it takes: a fenced read needs the clock as well
 	if err != nil {
 		return nil, err
 	}
 	wait, cancel := f.Fencer.WhileMoving(ctx, fencedReadAfter)
-	at, err := c.reach(wait, f, target, epoch)
+	at, err := r.reach(wait, f, target, epoch)
 	stuck := errors.Is(context.Cause(wait), fencer.ErrStuck)
 	cancel()
 	switch {
 	case err != nil && stuck:
-		return c.fencedRead(ctx, req)
+		return r.fencedRead(ctx, req)
 	case err != nil:
 		return nil, err
 	}
 	if guessed {
-		c.guesses.was(at == early)
+		r.guesses.was(at == early)
 	}
 	if resp == nil || at != early {
-		if resp, err = c.rangeAt(ctx, f, req, at, nil); err != nil {
+		if resp, err = r.rangeAt(ctx, f, req, at, nil); err != nil {
 			return nil, err
 		}
 	}
-	resp.Header = c.Feeds.Header()
+	resp.Header = r.cfg.Feeds.Header()
 	resp.Header.Revision = at
 	return resp, nil
 }
@@ -72,21 +72,21 @@ func (g *guesses) was(right bool) {
 
 // fencedRead reads one key with a stamp of its own, from its member alone: it goes on while another member
 // holds up the closed revision.
-func (c *Reader) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	member := c.Ring.MemberOf(r.Key)
+func (r *Reader) fencedRead(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	member := r.cfg.Ring.MemberOf(req.Key)
 	for {
-		if _, err := c.Feeds.AwaitUnlocked(ctx, c.Ring, member, false, r.Key); err != nil {
+		if _, err := r.cfg.Feeds.AwaitUnlocked(ctx, r.cfg.Ring, member, false, req.Key); err != nil {
 			return nil, err
 		}
-		res, err := c.Commit.Do(ctx, member, &commit.Op{
-			Keys: [][]byte{r.Key}, Size: len(r.Key),
+		res, err := r.cfg.Commit.Do(ctx, member, &commit.Op{
+			Keys: [][]byte{req.Key}, Size: len(req.Key),
 			Build: func(stamp int64, mark int) (*translate.Guarded, error) {
-				return translate.Read(r.Key, stamp, mark, c.Ring.Slot), nil
+				return translate.Read(req.Key, stamp, mark, r.cfg.Ring.Slot), nil
 			},
 		})
 		if errors.Is(err, commit.ErrUnknown) { // nothing was to be written: it is free to be asked again
-			if c.Life.Over() {
-				return nil, c.Life.Cause()
+			if r.cfg.Life.Over() {
+				return nil, r.cfg.Life.Cause()
 			}
 			continue
 		}
@@ -100,13 +100,13 @@ func (c *Reader) fencedRead(ctx context.Context, r *pb.RangeRequest) (*pb.RangeR
 		if rs := res.Outcome.Results; len(rs) > 0 {
 			part.Kvs, part.Count = rs[0].Range.Kvs, rs[0].Range.Count
 		}
-		resp, err := snapshot.Merge(r, []snapshot.Part{part})
+		resp, err := snapshot.Merge(req, []snapshot.Part{part})
 		if err != nil {
 			return nil, err
 		}
-		c.OnFencedRead()
-		c.Feeds.Tell(res.Stamp)
-		resp.Header = c.Feeds.Header()
+		r.cfg.OnFencedRead()
+		r.cfg.Feeds.Tell(res.Stamp)
+		resp.Header = r.cfg.Feeds.Header()
 		resp.Header.Revision = res.Stamp
 		return resp, nil
 	}

@@ -14,11 +14,12 @@ import (
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
-// rangeAt reads the snapshot at r, which is closed, or settled on the members that hold the range, with the events of own on top: what a transaction at r+1 wrote before
-// this read. The request's own revision is ignored; the response has no header.
-func (c *Reader) rangeAt(ctx context.Context, f *feed.Feed, req *pb.RangeRequest, r int64, own []*mergedlog.Event) (*pb.RangeResponse, error) {
+// rangeAt reads the snapshot at a revision which is closed, or settled on the members that hold the range, with the events of own on
+// top: what a transaction at the next revision wrote before this read. The request's own revision is ignored; the response has no
+// header.
+func (r *Reader) rangeAt(ctx context.Context, f *feed.Feed, req *pb.RangeRequest, at int64, own []*mergedlog.Event) (*pb.RangeResponse, error) {
 	shown, answered := snapshot.Levels(req)
-	resp, err := c.pairsAt(ctx, f, req, r, own, shown, answered)
+	resp, err := r.pairsAt(ctx, f, req, at, own, shown, answered)
 	if err == nil && req.KeysOnly {
 		snapshot.Strip(resp.Kvs, req.SortTarget)
 	}
@@ -26,8 +27,8 @@ func (c *Reader) rangeAt(ctx context.Context, f *feed.Feed, req *pb.RangeRequest
 }
 
 // pairsAt is rangeAt for a caller that says what it needs: pairs have at least what answered says, and none of KeysOnly is done.
-func (c *Reader) pairsAt(
-	ctx context.Context, f *feed.Feed, req *pb.RangeRequest, r int64, own []*mergedlog.Event, shown, answered snapshot.Level,
+func (r *Reader) pairsAt(
+	ctx context.Context, f *feed.Feed, req *pb.RangeRequest, at int64, own []*mergedlog.Event, shown, answered snapshot.Level,
 ) (*pb.RangeResponse, error) {
 	key, end, empty := req.Key, req.RangeEnd, false
 	if len(end) > 0 {
@@ -36,14 +37,14 @@ func (c *Reader) pairsAt(
 	if empty {
 		return snapshot.Select(req, nil)
 	}
-	if len(end) == 0 && !req.CountOnly && (answered == snapshot.Values || !c.Cache.Has(key)) {
+	if len(end) == 0 && !req.CountOnly && (answered == snapshot.Values || !r.cfg.Cache.Has(key)) {
 		shown, answered = snapshot.Values, snapshot.Values // to ask twice would cost more than the value
 	}
 	native := rangeCopy(req, key, end)
-	b := c.newBases(f, c.Ring.MembersOf(key, end), r, shown, answered)
+	b := r.newBases(f, r.cfg.Ring.MembersOf(key, end), at, shown, answered)
 	for try := 1; ; try++ {
 		resp, err := b.read(ctx, native, own)
-		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !c.behind(ctx, f, b.members, r) {
+		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !r.behind(ctx, f, b.members, at) {
 			return resp, f.OrEnd(err)
 		}
 	}
@@ -52,18 +53,18 @@ func (c *Reader) pairsAt(
 // behindTries bounds the attempts of a read that compactions by other processes overtake.
 const behindTries = 3
 
-// behind reports whether a read at r that a member refused as compacted is one that the meta cluster still allows. Revisions of the
-// member that hold no stamp, like those that change leases and fences, say nothing of r: another process may have compacted
+// behind reports whether a read at a revision that a member refused as compacted is one that the meta cluster still allows. Revisions of
+// the member that hold no stamp, like those that change leases and fences, say nothing of it: another process may have compacted
 // up to one of them that this one had not seen. Then it has by the time this returns.
-func (c *Reader) behind(ctx context.Context, f *feed.Feed, members []int, r int64) bool {
-	ctx, cancel := c.Life.Within(ctx)
+func (r *Reader) behind(ctx context.Context, f *feed.Feed, members []int, at int64) bool {
+	ctx, cancel := r.cfg.Life.Within(ctx)
 	defer cancel()
-	rec, err := c.Members[0].ReadRecords(ctx)
-	if err != nil || r < rec.Compacted {
+	rec, err := r.cfg.Members[0].ReadRecords(ctx)
+	if err != nil || at < rec.Compacted {
 		return false
 	}
 	for _, i := range members {
-		rev, err := c.Members[i].Revision(ctx)
+		rev, err := r.cfg.Members[i].Revision(ctx)
 		if err != nil || f.Log.WaitReached(ctx, i, rev) != nil {
 			return false
 		}

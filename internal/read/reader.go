@@ -33,17 +33,17 @@ type Config struct {
 
 // Reader serves the reads of one process from snapshots. Safe for concurrent use.
 type Reader struct {
-	Config
+	cfg     Config
 	guesses guesses
 }
 
 // New returns a reader. It starts nothing.
-func New(cfg Config) *Reader { return &Reader{Config: cfg} }
+func New(cfg Config) *Reader { return &Reader{cfg: cfg} }
 
 // Range serves a validated range request.
-func (c *Reader) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
-	err = c.Serve(ctx, func(f *feed.Feed) error {
-		resp, err = c.read(ctx, f, r)
+func (r *Reader) Range(ctx context.Context, req *pb.RangeRequest) (resp *pb.RangeResponse, err error) {
+	err = r.Serve(ctx, func(f *feed.Feed) error {
+		resp, err = r.read(ctx, f, req)
 		return err
 	})
 	return resp, err
@@ -51,41 +51,41 @@ func (c *Reader) Range(ctx context.Context, r *pb.RangeRequest) (resp *pb.RangeR
 
 // Stream sends what a validated range request asks for in chunks, all of one revision. The last one carries the header, More and
 // Count.
-func (c *Reader) Stream(ctx context.Context, r *pb.RangeRequest, send func(*pb.RangeResponse) error) error {
-	st := &stream{c: c, req: r, send: send}
-	return c.Serve(ctx, func(f *feed.Feed) error {
+func (r *Reader) Stream(ctx context.Context, req *pb.RangeRequest, send func(*pb.RangeResponse) error) error {
+	st := &stream{reader: r, req: req, send: send}
+	return r.Serve(ctx, func(f *feed.Feed) error {
 		if err := st.pin(ctx, f); err != nil {
 			return err
 		}
 		err := st.run(ctx, f)
 		// What was sent cannot be taken back: a stream that has begun ends with its revision.
-		return Asked(err, r.Revision > 0 || st.sent > 0)
+		return Asked(err, req.Revision > 0 || st.sent > 0)
 	})
 }
 
 // Revision returns a revision that covers everything acknowledged before the call, by any process.
-func (c *Reader) Revision(ctx context.Context) (rev int64, err error) {
-	err = c.Serve(ctx, func(f *feed.Feed) error {
-		rev, err = c.linearize(ctx, f)
+func (r *Reader) Revision(ctx context.Context) (rev int64, err error) {
+	err = r.Serve(ctx, func(f *feed.Feed) error {
+		rev, err = r.linearize(ctx, f)
 		return err
 	})
 	return rev, err
 }
 
 // read serves a validated range request from one snapshot.
-func (c *Reader) read(ctx context.Context, f *feed.Feed, r *pb.RangeRequest) (*pb.RangeResponse, error) {
-	if !r.Serializable && len(r.RangeEnd) == 0 && r.Revision <= 0 {
-		return c.readKey(ctx, f, r)
+func (r *Reader) read(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if !req.Serializable && len(req.RangeEnd) == 0 && req.Revision <= 0 {
+		return r.readKey(ctx, f, req)
 	}
-	at, header, err := c.readRevision(ctx, f, r)
+	at, header, err := r.readRevision(ctx, f, req)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.rangeAt(ctx, f, r, at, nil)
+	resp, err := r.rangeAt(ctx, f, req, at, nil)
 	if err != nil {
-		return nil, Asked(err, r.Revision > 0)
+		return nil, Asked(err, req.Revision > 0)
 	}
-	resp.Header = c.Feeds.Header()
+	resp.Header = r.cfg.Feeds.Header()
 	if resp.Header.Revision, err = header(ctx); err != nil {
 		return nil, err
 	}

@@ -20,9 +20,9 @@ const (
 )
 
 // Serve runs read at a present revision, again when compaction by another process overtook it: this process was behind.
-func (c *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error {
+func (r *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error {
 	for {
-		f, err := c.Feeds.Wait(ctx)
+		f, err := r.cfg.Feeds.Wait(ctx)
 		if err != nil {
 			return err
 		}
@@ -31,7 +31,7 @@ func (c *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error
 		case err == nil:
 			return nil
 		case errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.As(err, new(AskedError)):
-			err = c.catchUp(ctx, f)
+			err = r.catchUp(ctx, f)
 		}
 		switch {
 		case err == nil:
@@ -44,33 +44,33 @@ func (c *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error
 }
 
 // catchUp learns of a compaction by another process, and waits until this one has closed what it kept.
-func (c *Reader) catchUp(ctx context.Context, f *feed.Feed) error {
-	r, err := c.Members[0].ReadRecords(ctx)
+func (r *Reader) catchUp(ctx context.Context, f *feed.Feed) error {
+	rec, err := r.cfg.Members[0].ReadRecords(ctx)
 	if err != nil {
 		return err
 	}
-	c.Feeds.Compacted.Raise(r.Compacted)
+	r.cfg.Feeds.Compacted.Raise(rec.Compacted)
 	f.Fencer.Kick()
-	return f.Log.WaitClosed(ctx, r.Compacted)
+	return f.Log.WaitClosed(ctx, rec.Compacted)
 }
 
 // linearize waits until everything that was acknowledged before the call is closed, and returns a closed revision
 // that covers it.
-func (c *Reader) linearize(ctx context.Context, f *feed.Feed) (int64, error) {
-	return c.cover(ctx, f, c.Clock.StartRead())
+func (r *Reader) linearize(ctx context.Context, f *feed.Feed) (int64, error) {
+	return r.cover(ctx, f, r.cfg.Clock.StartRead())
 }
 
 // cover is linearize, for everything that was acknowledged before a reading of the clock was started.
-func (c *Reader) cover(ctx context.Context, f *feed.Feed, reading clock.Reading) (int64, error) {
+func (r *Reader) cover(ctx context.Context, f *feed.Feed, reading clock.Reading) (int64, error) {
 	target, epoch, err := reading.Wait(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return c.reach(ctx, f, target, epoch)
+	return r.reach(ctx, f, target, epoch)
 }
 
 // reach waits until a reading of the clock in epoch is closed.
-func (c *Reader) reach(ctx context.Context, f *feed.Feed, target, epoch int64) (int64, error) {
+func (r *Reader) reach(ctx context.Context, f *feed.Feed, target, epoch int64) (int64, error) {
 	for wait := lookAgain; ; wait = min(2*wait, lookAgainMost) {
 		if w := f.Log.Closed(); w >= target {
 			return w, nil
@@ -87,7 +87,7 @@ func (c *Reader) reach(ctx context.Context, f *feed.Feed, target, epoch int64) (
 		}
 		// A clock that was rebuilt may never reach a reading of its predecessor.
 		again, cancel := context.WithTimeout(ctx, lookAgain)
-		if now, e, err := c.Clock.Read(again); err == nil && e != epoch {
+		if now, e, err := r.cfg.Clock.Read(again); err == nil && e != epoch {
 			target, epoch = now, e
 		}
 		cancel()
@@ -98,23 +98,23 @@ func (c *Reader) reach(ctx context.Context, f *feed.Feed, target, epoch int64) (
 type headerRevision func(ctx context.Context) (int64, error)
 
 // readRevision finds the revision that a range request is served at, and the one its header carries.
-func (c *Reader) readRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (at int64, header headerRevision, err error) {
+func (r *Reader) readRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (at int64, header headerRevision, err error) {
 	if req.Serializable {
-		return c.serializableRevision(ctx, f, req)
+		return r.serializableRevision(ctx, f, req)
 	}
 	w := f.Log.Closed()
 	if req.Revision > 0 && req.Revision <= w {
-		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+		if err := r.checkRevision(ctx, f, req.Revision); err != nil {
 			return 0, nil, Asked(err, true)
 		}
-		return req.Revision, c.revisionBeside(f, req.Revision), nil
+		return req.Revision, r.revisionBeside(f, req.Revision), nil
 	}
-	if w, err = c.linearize(ctx, f); err != nil {
+	if w, err = r.linearize(ctx, f); err != nil {
 		return 0, nil, err
 	}
 	at = w
 	if req.Revision > 0 {
-		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+		if err := r.checkRevision(ctx, f, req.Revision); err != nil {
 			return 0, nil, Asked(err, true)
 		}
 		at = req.Revision
@@ -124,26 +124,26 @@ func (c *Reader) readRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRe
 
 // revisionBeside asks the clock while a closed revision is read: only the header depends on the answer, and whether
 // somebody has compacted that revision by now.
-func (c *Reader) revisionBeside(f *feed.Feed, rev int64) headerRevision {
-	reading := c.Clock.StartRead()
+func (r *Reader) revisionBeside(f *feed.Feed, rev int64) headerRevision {
+	reading := r.cfg.Clock.StartRead()
 	return func(ctx context.Context) (int64, error) {
-		w, err := c.cover(ctx, f, reading)
+		w, err := r.cover(ctx, f, reading)
 		if err != nil {
 			return 0, err
 		}
-		return w, Asked(c.checkRevision(ctx, f, rev), true)
+		return w, Asked(r.checkRevision(ctx, f, rev), true)
 	}
 }
 
 // checkRevision accepts a revision that can be read: not compacted, not in the future. It returns when it is closed.
-func (c *Reader) checkRevision(ctx context.Context, f *feed.Feed, rev int64) error {
-	if rev < 0 || rev < c.Feeds.Compacted.Load() {
+func (r *Reader) checkRevision(ctx context.Context, f *feed.Feed, rev int64) error {
+	if rev < 0 || rev < r.cfg.Feeds.Compacted.Load() {
 		return rpctypes.ErrGRPCCompacted
 	}
 	if rev <= f.Log.Closed() {
 		return nil
 	}
-	w, err := c.linearize(ctx, f)
+	w, err := r.linearize(ctx, f)
 	if err == nil && rev > w {
 		err = rpctypes.ErrGRPCFutureRev
 	}
@@ -152,13 +152,13 @@ func (c *Reader) checkRevision(ctx context.Context, f *feed.Feed, rev int64) err
 
 // RevisionFor returns a closed revision that is present when Compact(rev) is called. One that is known to be there already may be
 // compacted while the closed revision is held up: a member may just need the space.
-func (c *Reader) RevisionFor(ctx context.Context, f *feed.Feed, rev int64) (int64, error) {
+func (r *Reader) RevisionFor(ctx context.Context, f *feed.Feed, rev int64) (int64, error) {
 	if rev > f.Log.Closed() {
-		return c.linearize(ctx, f)
+		return r.linearize(ctx, f)
 	}
 	wait, cancel := context.WithTimeout(ctx, fencedReadAfter)
 	defer cancel()
-	at, err := c.linearize(wait, f)
+	at, err := r.linearize(wait, f)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		return f.Log.Closed(), nil
 	}
@@ -166,10 +166,10 @@ func (c *Reader) RevisionFor(ctx context.Context, f *feed.Feed, rev int64) (int6
 }
 
 // LinearizableHeader is a header that covers everything acknowledged before the call, by any process.
-func (c *Reader) LinearizableHeader(ctx context.Context) (*pb.ResponseHeader, error) {
-	h := c.Feeds.Header()
-	err := c.Serve(ctx, func(f *feed.Feed) (err error) {
-		h.Revision, err = c.linearize(ctx, f)
+func (r *Reader) LinearizableHeader(ctx context.Context) (*pb.ResponseHeader, error) {
+	h := r.cfg.Feeds.Header()
+	err := r.Serve(ctx, func(f *feed.Feed) (err error) {
+		h.Revision, err = r.linearize(ctx, f)
 		return err
 	})
 	return h, err

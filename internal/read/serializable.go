@@ -16,23 +16,23 @@ import (
 
 // serializableRevision finds the revision that a serializable range request is served at: it covers what was told, and the
 // coordinator is not asked. Other members than those that hold the range are not waited for, if they hold up W.
-func (c *Reader) serializableRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (at int64, header headerRevision, err error) {
-	members := c.membersOf(req)
+func (r *Reader) serializableRevision(ctx context.Context, f *feed.Feed, req *pb.RangeRequest) (at int64, header headerRevision, err error) {
+	members := r.membersOf(req)
 	if req.Revision <= 0 {
-		at, err = c.serialize(ctx, f, members)
+		at, err = r.serialize(ctx, f, members)
 		return at, constant(at), err
 	}
-	known := c.Feeds.Known()
+	known := r.cfg.Feeds.Known()
 	if req.Revision > known {
-		if err := c.checkRevision(ctx, f, req.Revision); err != nil {
+		if err := r.checkRevision(ctx, f, req.Revision); err != nil {
 			return 0, nil, Asked(err, true)
 		}
-		known = c.Feeds.Known()
+		known = r.cfg.Feeds.Known()
 	}
-	if req.Revision < c.Feeds.Compacted.Load() {
+	if req.Revision < r.cfg.Feeds.Compacted.Load() {
 		return 0, nil, Asked(rpctypes.ErrGRPCCompacted, true)
 	}
-	return req.Revision, constant(known), c.settle(ctx, f, members, req.Revision)
+	return req.Revision, constant(known), r.settle(ctx, f, members, req.Revision)
 }
 
 func constant(rev int64) headerRevision {
@@ -40,9 +40,9 @@ func constant(rev int64) headerRevision {
 }
 
 // serialize returns a revision that covers what was told before the call, and is settled on the members.
-func (c *Reader) serialize(ctx context.Context, f *feed.Feed, members []int) (int64, error) {
-	at := c.Feeds.Known()
-	if err := c.settle(ctx, f, members, at); err != nil {
+func (r *Reader) serialize(ctx context.Context, f *feed.Feed, members []int) (int64, error) {
+	at := r.cfg.Feeds.Known()
+	if err := r.settle(ctx, f, members, at); err != nil {
 		return 0, err
 	}
 	return max(at, f.Log.Closed()), nil
@@ -50,7 +50,7 @@ func (c *Reader) serialize(ctx context.Context, f *feed.Feed, members []int) (in
 
 // settle waits until nothing can land on the members any more at or below a revision that was handed out. Where another member
 // is away and holds up W, their own fences see to that.
-func (c *Reader) settle(ctx context.Context, f *feed.Feed, members []int, rev int64) error {
+func (r *Reader) settle(ctx context.Context, f *feed.Feed, members []int, rev int64) error {
 	if rev <= f.Log.Closed() {
 		return nil
 	}
@@ -65,14 +65,14 @@ func (c *Reader) settle(ctx context.Context, f *feed.Feed, members []int, rev in
 				return err
 			}
 			raising, cancel := context.WithTimeout(ctx, time.Second)
-			_, _ = f.RaiseFence(raising, c.Members[members[i]], c.Clock.Epoch(), rev) // again, if there was no answer
+			_, _ = f.RaiseFence(raising, r.cfg.Members[members[i]], r.cfg.Clock.Epoch(), rev) // again, if there was no answer
 			cancel()
 		}
 	})
 }
 
 // membersOf returns the members that a range request reads.
-func (c *Reader) membersOf(req *pb.RangeRequest) []int {
+func (r *Reader) membersOf(req *pb.RangeRequest) []int {
 	key, end := req.Key, req.RangeEnd
 	if len(end) > 0 {
 		var empty bool
@@ -80,12 +80,12 @@ func (c *Reader) membersOf(req *pb.RangeRequest) []int {
 			return nil
 		}
 	}
-	return c.Ring.MembersOf(key, end)
+	return r.cfg.Ring.MembersOf(key, end)
 }
 
 // readBy returns the members that a serializable transaction reads, whatever branch runs. There are no transactions inside it.
-func (c *Reader) readBy(plan *translate.Plan) []int {
-	reads := make([]bool, len(c.Members))
+func (r *Reader) readBy(plan *translate.Plan) []int {
+	reads := make([]bool, len(r.cfg.Members))
 	note := func(members []int) {
 		for _, m := range members {
 			reads[m] = true
@@ -94,7 +94,7 @@ func (c *Reader) readBy(plan *translate.Plan) []int {
 	note(plan.Members)
 	for _, ops := range [][]*pb.RequestOp{plan.Req.Success, plan.Req.Failure} {
 		for _, op := range ops {
-			note(c.membersOf(op.GetRequestRange()))
+			note(r.membersOf(op.GetRequestRange()))
 		}
 	}
 	var members []int

@@ -16,17 +16,17 @@ import (
 )
 
 // ReadState reads all that an exclusive transaction is evaluated on, at one native revision of its member, linearizably.
-func (c *Reader) ReadState(ctx context.Context, m *member.Member, plan *translate.Plan) (*member.Reading, error) {
+func (r *Reader) ReadState(ctx context.Context, m *member.Member, plan *translate.Plan) (*member.Reading, error) {
 	req := &pb.TxnRequest{}
-	add := func(r *pb.RangeRequest) { req.Success = append(req.Success, request.Range(r)) }
+	add := func(read *pb.RangeRequest) { req.Success = append(req.Success, request.Range(read)) }
 	for _, k := range plan.Keys {
 		add(&pb.RangeRequest{Key: k})
 	}
-	for _, r := range plan.Compared {
-		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, KeysOnly: !plan.ComparesValues(r)})
+	for _, span := range plan.Compared {
+		add(&pb.RangeRequest{Key: span.Key, RangeEnd: span.End, KeysOnly: !plan.ComparesValues(span)})
 	}
-	for _, r := range plan.Deleted {
-		add(&pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: true})
+	for _, span := range plan.Deleted {
+		add(&pb.RangeRequest{Key: span.Key, RangeEnd: span.End, CountOnly: true})
 	}
 	resp, err := m.Txn(ctx, req)
 	if err != nil {
@@ -41,31 +41,31 @@ func (c *Reader) ReadState(ctx context.Context, m *member.Member, plan *translat
 		}
 		rd.States, rs = append(rd.States, s), rs[1:]
 	}
-	for _, r := range plan.Compared {
+	for _, span := range plan.Compared {
 		kvs := rs[0].GetResponseRange().GetKvs()
-		if plan.ComparesValues(r) {
+		if plan.ComparesValues(span) {
 			err = m.UsersView(kvs)
 		} else {
-			err = c.ShowHeads(ctx, m, kvs, rd.Rev)
+			err = r.ShowHeads(ctx, m, kvs, rd.Rev)
 		}
 		if err != nil {
 			return nil, err
 		}
-		rd.Ranges[r.String()], rs = kvs, rs[1:]
+		rd.Ranges[span.String()], rs = kvs, rs[1:]
 	}
-	for _, r := range plan.Deleted {
-		rd.EmptyRanges[r.String()], rs = rs[0].GetResponseRange().GetCount() == 0, rs[1:]
+	for _, span := range plan.Deleted {
+		rd.EmptyRanges[span.String()], rs = rs[0].GetResponseRange().GetCount() == 0, rs[1:]
 	}
 	return rd, nil
 }
 
 // ShowHeads makes pairs that a member has shown without their values, at its revision rev, what the user's headers say of them.
-func (c *Reader) ShowHeads(ctx context.Context, m *member.Member, kvs []*mvccpb.KeyValue, rev int64) error {
+func (r *Reader) ShowHeads(ctx context.Context, m *member.Member, kvs []*mvccpb.KeyValue, rev int64) error {
 	for _, kv := range kvs {
 		snapshot.SetUnread(kv)
 	}
 	slices.SortFunc(kvs, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
-	b := &bases{c: c, members: []int{m.Index}, fresh: true, snaps: []mergedlog.MemberSnapshot{{Lo: rev}}}
+	b := &bases{reader: r, members: []int{m.Index}, fresh: true, snaps: []mergedlog.MemberSnapshot{{Lo: rev}}}
 	err := b.completeOf(ctx, 0, kvs, snapshot.Heads, true)
 	dropMarks(kvs)
 	return err

@@ -25,9 +25,9 @@ const (
 
 // stream is one RangeStream call.
 type stream struct {
-	c    *Reader
-	req  *pb.RangeRequest
-	send func(*pb.RangeResponse) error
+	reader *Reader
+	req    *pb.RangeRequest
+	send   func(*pb.RangeResponse) error
 
 	at     int64          // the closed revision that the range is sent as it is at
 	header headerRevision // of the answer
@@ -38,9 +38,9 @@ type stream struct {
 // pin finds the stream's revision. It keeps the one that it has begun with when the log was restarted under it.
 func (s *stream) pin(ctx context.Context, f *feed.Feed) (err error) {
 	if s.sent == 0 {
-		s.at, s.header, err = s.c.readRevision(ctx, f, s.req)
+		s.at, s.header, err = s.reader.readRevision(ctx, f, s.req)
 	} else if s.req.Revision > 0 {
-		s.header = s.c.revisionBeside(f, s.at)
+		s.header = s.reader.revisionBeside(f, s.at)
 	}
 	return err
 }
@@ -54,13 +54,13 @@ func (s *stream) run(ctx context.Context, f *feed.Feed) error {
 	if empty || len(end) == 0 || s.req.CountOnly || s.req.SortTarget != pb.RangeRequest_KEY {
 		return s.whole(ctx, f)
 	}
-	members := s.c.Ring.MembersOf(key, end)
+	members := s.reader.cfg.Ring.MembersOf(key, end)
 	if s.sent == 0 {
 		s.next = key
 	}
 	for try := 1; ; try++ {
 		err := s.pieces(ctx, f, end, members)
-		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !s.c.behind(ctx, f, members, s.at) {
+		if !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == behindTries || !s.reader.behind(ctx, f, members, s.at) {
 			return f.OrEnd(err)
 		}
 	}
@@ -70,11 +70,11 @@ func (s *stream) run(ctx context.Context, f *feed.Feed) error {
 // else than its keys. etcd sorts each chunk of such a range by itself, and goes on behind the chunk's last key, whichever that
 // is, so that a range of more than one chunk comes with keys missing or doubled; here it is what Range answers.
 func (s *stream) whole(ctx context.Context, f *feed.Feed) error {
-	resp, err := s.c.rangeAt(ctx, f, s.req, s.at, nil)
+	resp, err := s.reader.rangeAt(ctx, f, s.req, s.at, nil)
 	if err != nil {
 		return err
 	}
-	resp.Header = s.c.Feeds.Header()
+	resp.Header = s.reader.cfg.Feeds.Header()
 	if resp.Header.Revision, err = s.header(ctx); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (s *stream) whole(ctx context.Context, f *feed.Feed) error {
 // pieces sends a range in the order of its keys, as it is read.
 func (s *stream) pieces(ctx context.Context, f *feed.Feed, end []byte, members []int) error {
 	shown, answered := snapshot.Levels(s.req)
-	b := s.c.newBases(f, members, s.at, shown, answered)
+	b := s.reader.newBases(f, members, s.at, shown, answered)
 	if err := b.locate(ctx, s.next, end); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *stream) pieces(ctx context.Context, f *feed.Feed, end []byte, members [
 		limit = math.MaxInt64
 	}
 	for n := int64(firstChunk); ; {
-		if s.at < s.c.Feeds.Compacted.Load() { // the members may have it still, as a compaction leaves them a bit more
+		if s.at < s.reader.cfg.Feeds.Compacted.Load() { // the members may have it still, as a compaction leaves them a bit more
 			return rpctypes.ErrGRPCCompacted
 		}
 		kvs, err := take(ctx, p, b, min(n, limit-s.sent))
@@ -122,7 +122,7 @@ func (s *stream) pieces(ctx context.Context, f *feed.Feed, end []byte, members [
 		total := before + p.Total()
 		last := s.sent >= min(limit, total) || len(kvs) == 0
 		if last {
-			resp.Header, resp.Count, resp.More = s.c.Feeds.Header(), total, s.sent < total
+			resp.Header, resp.Count, resp.More = s.reader.cfg.Feeds.Header(), total, s.sent < total
 			if resp.Header.Revision, err = s.header(ctx); err != nil {
 				return err
 			}

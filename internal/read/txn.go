@@ -14,56 +14,56 @@ import (
 )
 
 // ReadTxn answers a transaction that cannot write, from one snapshot of any number of members.
-func (c *Reader) ReadTxn(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
-	resp, _, err := c.AnswerUnstamped(ctx, plan, plan.Serializable())
+func (r *Reader) ReadTxn(ctx context.Context, plan *translate.Plan) (*pb.TxnResponse, error) {
+	resp, _, err := r.AnswerUnstamped(ctx, plan, plan.Serializable())
 	return resp, err
 }
 
 // AnswerUnstamped evaluates a transaction on a snapshot. If it writes nothing there, that is its answer, at a revision
 // at which what was read was current; otherwise writes is true.
-func (c *Reader) AnswerUnstamped(ctx context.Context, plan *translate.Plan, serializable bool) (resp *pb.TxnResponse, writes bool, err error) {
+func (r *Reader) AnswerUnstamped(ctx context.Context, plan *translate.Plan, serializable bool) (resp *pb.TxnResponse, writes bool, err error) {
 	// A lease that does not exist now does not exist in any later state.
-	dead, err := c.deadLeases(ctx, plan)
+	dead, err := r.deadLeases(ctx, plan)
 	if err != nil {
 		return nil, false, err
 	}
-	err = c.Serve(ctx, func(f *feed.Feed) error {
+	err = r.Serve(ctx, func(f *feed.Feed) error {
 		var at int64
 		if serializable {
-			at, err = c.serialize(ctx, f, c.readBy(plan))
+			at, err = r.serialize(ctx, f, r.readBy(plan))
 		} else {
-			at, err = c.linearize(ctx, f)
+			at, err = r.linearize(ctx, f)
 		}
 		if err != nil {
 			return err
 		}
-		resp, writes, err = c.answerAt(ctx, f, plan, at, dead)
+		resp, writes, err = r.answerAt(ctx, f, plan, at, dead)
 		return err
 	})
 	return resp, writes, err
 }
 
-func (c *Reader) answerAt(ctx context.Context, f *feed.Feed, plan *translate.Plan, at int64, dead []int64) (*pb.TxnResponse, bool, error) {
-	view, err := c.viewAt(ctx, f, plan, at)
+func (r *Reader) answerAt(ctx context.Context, f *feed.Feed, plan *translate.Plan, at int64, dead []int64) (*pb.TxnResponse, bool, error) {
+	view, err := r.viewAt(ctx, f, plan, at)
 	if err != nil {
 		return nil, false, err
 	}
 	run, err := plan.Evaluate(view)
 	if err != nil {
 		// What comes before it in the transaction is refused first, as in etcd.
-		if earlier := c.CheckReads(ctx, f, run); earlier != nil {
+		if earlier := r.CheckReads(ctx, f, run); earlier != nil {
 			return nil, false, earlier
 		}
 		return nil, false, err
 	}
 	if run.WritesBeside(view.emptyRanges, view) {
-		if err := c.CheckReads(ctx, f, run); err != nil {
+		if err := r.CheckReads(ctx, f, run); err != nil {
 			return nil, false, err
 		}
 		if err := attachesTo(run, dead); err != nil {
 			return nil, false, err
 		}
-		return nil, true, c.settleKept(ctx, run)
+		return nil, true, r.settleKept(ctx, run)
 	}
 	results := make([]translate.Result, len(run.Steps))
 	for i, s := range run.Steps {
@@ -71,29 +71,29 @@ func (c *Reader) answerAt(ctx context.Context, f *feed.Feed, plan *translate.Pla
 			continue
 		}
 		rev := at
-		if c.Names(s.Range) {
+		if r.Names(s.Range) {
 			if rev = s.Range.Revision; rev > at {
 				return nil, false, rpctypes.ErrGRPCFutureRev
 			}
-			if rev < c.Feeds.Compacted.Load() {
+			if rev < r.cfg.Feeds.Compacted.Load() {
 				return nil, false, Asked(rpctypes.ErrGRPCCompacted, true)
 			}
 		}
-		if results[i].Range, err = c.rangeAt(ctx, f, s.Range, rev, nil); err != nil {
-			return nil, false, Asked(err, c.Names(s.Range))
+		if results[i].Range, err = r.rangeAt(ctx, f, s.Range, rev, nil); err != nil {
+			return nil, false, Asked(err, r.Names(s.Range))
 		}
 	}
 	resp := plan.Answer(run, at, false, results)
-	resp.Header = c.Feeds.Header()
+	resp.Header = r.cfg.Feeds.Header()
 	resp.Header.Revision = at
 	return resp, false, nil
 }
 
 // CheckReads validates the revisions that a transaction's reads name, before anything lands.
-func (c *Reader) CheckReads(ctx context.Context, f *feed.Feed, run *translate.Run) error {
+func (r *Reader) CheckReads(ctx context.Context, f *feed.Feed, run *translate.Run) error {
 	for _, s := range run.Steps {
-		if s.Range != nil && c.Names(s.Range) {
-			if err := c.checkRevision(ctx, f, s.Range.Revision); err != nil {
+		if s.Range != nil && r.Names(s.Range) {
+			if err := r.checkRevision(ctx, f, s.Range.Revision); err != nil {
 				return Asked(err, true)
 			}
 		}
@@ -104,8 +104,8 @@ func (c *Reader) CheckReads(ctx context.Context, f *feed.Feed, run *translate.Ru
 // Names reports whether a transaction's read is of a revision of its own. As in etcd, -1 is the present while nothing was ever
 // compacted; afterwards it is compacted, as lower ones always are. A read that is no part of a transaction takes every negative
 // revision for the present.
-func (c *Reader) Names(r *pb.RangeRequest) bool {
-	return r.Revision != 0 && (r.Revision != -1 || c.Feeds.Compacted.Load() > 0)
+func (r *Reader) Names(req *pb.RangeRequest) bool {
+	return req.Revision != 0 && (req.Revision != -1 || r.cfg.Feeds.Compacted.Load() > 0)
 }
 
 // snapView is what a plan needs of a snapshot.
@@ -122,7 +122,7 @@ func (v *snapView) Get(key []byte) *mvccpb.KeyValue { return v.keys[string(key)]
 func (v *snapView) Range(r translate.Range) []*mvccpb.KeyValue { return v.ranges[r.String()] }
 
 // viewAt reads what the plan compares or writes at a closed revision.
-func (c *Reader) viewAt(ctx context.Context, f *feed.Feed, plan *translate.Plan, at int64) (*snapView, error) {
+func (r *Reader) viewAt(ctx context.Context, f *feed.Feed, plan *translate.Plan, at int64) (*snapView, error) {
 	type ask struct {
 		req   *pb.RangeRequest
 		needs snapshot.Level
@@ -132,11 +132,11 @@ func (c *Reader) viewAt(ctx context.Context, f *feed.Feed, plan *translate.Plan,
 	for _, k := range plan.Keys {
 		asks = append(asks, ask{req: &pb.RangeRequest{Key: k}, needs: needed(plan.NeedValue)})
 	}
-	for _, r := range plan.Compared {
-		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End}, needs: needed(plan.ComparesValues(r))})
+	for _, span := range plan.Compared {
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: span.Key, RangeEnd: span.End}, needs: needed(plan.ComparesValues(span))})
 	}
-	for _, r := range plan.Deleted {
-		asks = append(asks, ask{req: &pb.RangeRequest{Key: r.Key, RangeEnd: r.End, CountOnly: true}})
+	for _, span := range plan.Deleted {
+		asks = append(asks, ask{req: &pb.RangeRequest{Key: span.Key, RangeEnd: span.End, CountOnly: true}})
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
@@ -146,7 +146,7 @@ func (c *Reader) viewAt(ctx context.Context, f *feed.Feed, plan *translate.Plan,
 			if asks[i].needs == snapshot.Values {
 				shown = snapshot.Values
 			}
-			asks[i].resp, err = c.pairsAt(gctx, f, asks[i].req, at, nil, shown, asks[i].needs)
+			asks[i].resp, err = r.pairsAt(gctx, f, asks[i].req, at, nil, shown, asks[i].needs)
 			return err
 		})
 	}
@@ -159,11 +159,11 @@ func (c *Reader) viewAt(ctx context.Context, f *feed.Feed, plan *translate.Plan,
 			v.keys[string(k)] = kvs[0]
 		}
 	}
-	for i, r := range plan.Compared {
-		v.ranges[r.String()] = asks[len(plan.Keys)+i].resp.Kvs
+	for i, span := range plan.Compared {
+		v.ranges[span.String()] = asks[len(plan.Keys)+i].resp.Kvs
 	}
-	for i, r := range plan.Deleted {
-		v.emptyRanges[r.String()] = asks[len(plan.Keys)+len(plan.Compared)+i].resp.Count == 0
+	for i, span := range plan.Deleted {
+		v.emptyRanges[span.String()] = asks[len(plan.Keys)+len(plan.Compared)+i].resp.Count == 0
 	}
 	return v, nil
 }
@@ -177,11 +177,11 @@ func needed(values bool) snapshot.Level {
 }
 
 // deadLeases returns those of a plan's leases that do not exist.
-func (c *Reader) deadLeases(ctx context.Context, plan *translate.Plan) ([]int64, error) {
+func (r *Reader) deadLeases(ctx context.Context, plan *translate.Plan) ([]int64, error) {
 	if len(plan.Leases) == 0 {
 		return nil, nil
 	}
-	return c.Leases.Dead(ctx, plan.Leases)
+	return r.cfg.Leases.Dead(ctx, plan.Leases)
 }
 
 // attachesTo is etcd's error of a run that attaches a key to one of the leases, which do not exist.
@@ -194,10 +194,10 @@ func attachesTo(run *translate.Run, dead []int64) error {
 
 // settleKept makes sure of the leases that a run's keys keep: those that live have all their records, and those that have ended have lost
 // their keys.
-func (c *Reader) settleKept(ctx context.Context, run *translate.Run) error {
+func (r *Reader) settleKept(ctx context.Context, run *translate.Run) error {
 	if len(run.Kept) == 0 {
 		return nil
 	}
-	_, err := c.Leases.Dead(ctx, run.Kept)
+	_, err := r.cfg.Leases.Dead(ctx, run.Kept)
 	return err
 }

@@ -17,9 +17,9 @@ import (
 
 // leasesOf prepares a run to be built: it names the records of its leases, as this process knows them on the run's member.
 // False: one does not live, or is unknown.
-func (w *transaction) leasesOf(run *translate.Run) bool {
+func (t *transaction) leasesOf(run *translate.Run) bool {
 	for _, id := range run.Leases() {
-		rec, ok := w.living(id)
+		rec, ok := t.living(id)
 		if !ok {
 			return false
 		}
@@ -32,15 +32,15 @@ func (w *transaction) leasesOf(run *translate.Run) bool {
 }
 
 // living returns the record of a lease on the transaction's member, as this process knows it; false if none is known to live.
-func (w *transaction) living(id int64) (record.LeaseRecord, bool) {
-	rec, ok := w.c.Leases.Book().Get(w.member.Index, id)
+func (t *transaction) living(id int64) (record.LeaseRecord, bool) {
+	rec, ok := t.writer.cfg.Leases.Book().Get(t.member.Index, id)
 	return rec, ok && !rec.Dead
 }
 
 // leasesLive reports whether all leases that the transaction names are known to live.
-func (w *transaction) leasesLive() bool {
-	for _, id := range w.plan.Leases {
-		if _, ok := w.living(id); !ok {
+func (t *transaction) leasesLive() bool {
+	for _, id := range t.plan.Leases {
+		if _, ok := t.living(id); !ok {
 			return false
 		}
 	}
@@ -49,16 +49,16 @@ func (w *transaction) leasesLive() bool {
 
 // lookAtLeases reads the records of the leases that the transaction names, or its keys kept in the last attempt, and this process does
 // not know, or may know wrongly.
-func (w *transaction) lookAtLeases(ctx context.Context) error {
-	ids := w.plan.Leases
-	if w.run != nil {
-		ids = append(slices.Clip(ids), w.run.Kept...)
+func (t *transaction) lookAtLeases(ctx context.Context) error {
+	ids := t.plan.Leases
+	if t.run != nil {
+		ids = append(slices.Clip(ids), t.run.Kept...)
 	}
 	for _, id := range ids {
-		if _, ok := w.c.Leases.Book().Get(w.member.Index, id); ok && !w.stale {
+		if _, ok := t.writer.cfg.Leases.Book().Get(t.member.Index, id); ok && !t.stale {
 			continue
 		}
-		if _, _, err := w.c.Leases.Look(ctx, w.member.Index, id); err != nil {
+		if _, _, err := t.writer.cfg.Leases.Look(ctx, t.member.Index, id); err != nil {
 			return err
 		}
 	}
@@ -67,25 +67,25 @@ func (w *transaction) lookAtLeases(ctx context.Context) error {
 
 // DropEntriesBehind removes, behind the caller's back, the entries of leased keys that a range delete at stamp has removed: it
 // did not know them. Nothing depends on it; otherwise they stay until their leases end.
-func (c *Writer) DropEntriesBehind(stamp int64) {
-	c.Life.Spawn(func() {
-		f, err := c.Feeds.Wait(c.Life.Context())
-		if err != nil || f.Log.WaitClosed(c.Life.Context(), stamp) != nil {
+func (w *Writer) DropEntriesBehind(stamp int64) {
+	w.cfg.Life.Spawn(func() {
+		f, err := w.cfg.Feeds.Wait(w.cfg.Life.Context())
+		if err != nil || f.Log.WaitClosed(w.cfg.Life.Context(), stamp) != nil {
 			return
 		}
 		evs, _, err := f.Log.Since(stamp, 1)
 		if err != nil {
 			return
 		}
-		stale := make([][]lease.Entry, len(c.Members))
+		stale := make([][]lease.Entry, len(w.cfg.Members))
 		for _, ev := range evs {
 			if ev.Rev == stamp && ev.Type == mvccpb.Event_DELETE && ev.PrevKv.GetLease() != 0 {
 				stale[ev.Member] = append(stale[ev.Member], lease.Entry{Lease: ev.PrevKv.Lease, Key: ev.Kv.Key})
 			}
 		}
 		for m, entries := range stale {
-			if err := c.Leases.Drop(c.Life.Context(), m, entries); err != nil && !c.Life.Over() {
-				c.Logger.Debug("entries of leases stay until these end", zap.Error(err))
+			if err := w.cfg.Leases.Drop(w.cfg.Life.Context(), m, entries); err != nil && !w.cfg.Life.Over() {
+				w.cfg.Logger.Debug("entries of leases stay until these end", zap.Error(err))
 			}
 		}
 	})
@@ -101,22 +101,22 @@ const (
 
 // DeleteAttached deletes the keys of a lease that are still as they were seen: attached to it. One that was put or
 // deleted since is left alone. It returns the last revision that it took.
-func (c *Writer) DeleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
+func (w *Writer) DeleteAttached(ctx context.Context, keys []lease.Attached) (int64, error) {
 	var last int64
 	keys = slices.SortedFunc(slices.Values(keys), func(a, b lease.Attached) int { return bytes.Compare(a.Key, b.Key) }) // as in etcd
-	most := min(keysAtOnce, translate.Room(c.MaxTxnOps)/3)
+	most := min(keysAtOnce, translate.Room(w.cfg.MaxTxnOps)/3)
 	for len(keys) > 0 {
 		req := &pb.TxnRequest{}
 		for size := 0; len(keys) > 0 && len(req.Success) < most && size < bytesAtOnce; keys = keys[1:] {
 			req.Success = append(req.Success, deleteIfAt(keys[0].Key, keys[0].Rev))
 			size += 2 * len(keys[0].Key) // and its entry
 		}
-		resp, err := c.Do(ctx, req)
+		resp, err := w.Do(ctx, req)
 		if err != nil {
 			return last, err
 		}
 		last = max(last, resp.Header.Revision)
-		c.OnReapedKeys(deleted(resp))
+		w.cfg.OnReapedKeys(deleted(resp))
 	}
 	return last, nil
 }

@@ -17,7 +17,7 @@ var errReconsider = errors.New("nothing to write in the known state")
 
 // transaction is one on its way to its member. Its lane builds it while the caller waits, never both at once.
 type transaction struct {
-	c      *Writer
+	writer *Writer
 	plan   *translate.Plan
 	member *member.Member
 
@@ -35,90 +35,90 @@ type builtKey struct {
 }
 
 // attempt tries to land the transaction once. done: resp is the answer.
-func (w *transaction) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, err error) {
-	if _, err := w.c.Feeds.Wait(ctx); err != nil {
+func (t *transaction) attempt(ctx context.Context) (resp *pb.TxnResponse, done bool, err error) {
+	if _, err := t.writer.cfg.Feeds.Wait(ctx); err != nil {
 		return nil, false, err
 	}
-	op, ready, err := w.prepare(ctx)
+	op, ready, err := t.prepare(ctx)
 	if err != nil {
 		return nil, false, err
 	}
 	if !ready {
-		return w.unstamped(ctx)
+		return t.unstamped(ctx)
 	}
-	r, err := w.c.Commit.Do(ctx, w.member.Index, op)
+	r, err := t.writer.cfg.Commit.Do(ctx, t.member.Index, op)
 	switch {
 	case errors.Is(err, errReconsider):
-		return w.unstamped(ctx)
+		return t.unstamped(ctx)
 	case err != nil:
 		return nil, false, err
 	case !r.Outcome.Landed:
 		if !r.Outcome.Together { // that is another operation's
-			w.losses++
+			t.losses++
 		}
 		return nil, false, nil
 	}
-	if len(w.plan.Deleted) > 0 {
-		w.c.DropEntriesBehind(r.Stamp) //nolint:contextcheck // it goes on without the caller
+	if len(t.plan.Deleted) > 0 {
+		t.writer.DropEntriesBehind(r.Stamp) //nolint:contextcheck // it goes on without the caller
 	}
-	resp, err = w.answer(ctx, r)
+	resp, err = t.answer(ctx, r)
 	return resp, true, err
 }
 
 // prepare makes the operation for the lane. It reports false when the known state says that nothing would be written.
-func (w *transaction) prepare(ctx context.Context) (*commit.Op, bool, error) {
-	op := &commit.Op{Keys: w.plan.Keys, Size: w.plan.Size(), Learn: w.learn}
-	if w.plan.Exclusive() {
-		if err := w.lookAtLeases(ctx); err != nil {
+func (t *transaction) prepare(ctx context.Context) (*commit.Op, bool, error) {
+	op := &commit.Op{Keys: t.plan.Keys, Size: t.plan.Size(), Learn: t.learn}
+	if t.plan.Exclusive() {
+		if err := t.lookAtLeases(ctx); err != nil {
 			return nil, false, err
 		}
-		rd, err := member.WhenBack(ctx, w.c.Life, func() (*member.Reading, error) { return w.c.Reads.ReadState(ctx, w.member, w.plan) })
+		rd, err := member.WhenBack(ctx, t.writer.cfg.Life, func() (*member.Reading, error) { return t.writer.cfg.Reads.ReadState(ctx, t.member, t.plan) })
 		if err != nil {
 			return nil, false, err
 		}
-		w.read = rd
-		op.Exclude = w.exclude
-		return w.judged(op)
+		t.read = rd
+		op.Exclude = t.exclude
+		return t.judged(op)
 	}
-	op.Build = w.build
-	if err := w.lookAtLeases(ctx); err != nil {
+	op.Build = t.build
+	if err := t.lookAtLeases(ctx); err != nil {
 		return nil, false, err
 	}
-	missing := w.missing()
-	if w.tooMany(missing) {
+	missing := t.missing()
+	if t.tooMany(missing) {
 		return nil, false, rpctypes.ErrGRPCTooManyOps
 	}
 	if len(missing) == 0 {
-		if w.plan.Blind() && len(w.plan.Leases) == 0 {
+		if t.plan.Blind() && len(t.plan.Leases) == 0 {
 			return op, true, nil
 		}
-		return w.judged(op)
+		return t.judged(op)
 	}
-	linearizable := w.stale
-	if !w.plan.AlwaysWrites() || !w.leasesLive() { // it takes a stamp when it is known to need one
-		rd, err := member.WhenBack(ctx, w.c.Life, func() (*member.Reading, error) { return w.readKeys(ctx, missing, linearizable) })
+	linearizable := t.stale
+	if !t.plan.AlwaysWrites() || !t.leasesLive() { // it takes a stamp when it is known to need one
+		rd, err := member.WhenBack(ctx, t.writer.cfg.Life, func() (*member.Reading, error) { return t.readKeys(ctx, missing, linearizable) })
 		if err != nil {
 			return nil, false, err
 		}
-		w.keep(rd)
-		return w.judged(op)
+		t.keep(rd)
+		return t.judged(op)
 	}
 	// The read runs beside the stamp: the lane builds the operation when both are there.
 	ready := make(chan struct{})
 	op.Ready = ready
-	if !w.c.Life.Spawn(func() { //nolint:contextcheck // the operation may outlive its caller
+	if !t.writer.cfg.Life.Spawn(func() { //nolint:contextcheck // the operation may outlive its caller
 		defer close(ready)
-		w.fetch(w.c.Life.Context(), missing, linearizable) // not the caller's context: the operation may outlive it
+		t.fetch(t.writer.cfg.Life.Context(), missing, linearizable) // not the caller's context: the operation may outlive it
 	}) {
-		return nil, false, w.c.Life.Cause()
+		return nil, false, t.writer.cfg.Life.Cause()
 	}
 	return op, true, nil
 }
 
 // judged is what prepare returns once the state is known. It fails with translate.ErrRounds before a stamp is taken.
-func (w *transaction) judged(op *commit.Op) (*commit.Op, bool, error) {
-	writes := w.wouldWrite()
-	if writes && w.run.Rounds() {
+func (t *transaction) judged(op *commit.Op) (*commit.Op, bool, error) {
+	writes := t.wouldWrite()
+	if writes && t.run.Rounds() {
 		return nil, false, translate.ErrRounds
 	}
 	return op, writes, nil
@@ -126,70 +126,70 @@ func (w *transaction) judged(op *commit.Op) (*commit.Op, bool, error) {
 
 // wouldWrite evaluates the transaction on what is known. An error of etcd's (a put that keeps the value of an absent
 // key) must be decided on a snapshot, like everything that writes nothing.
-func (w *transaction) wouldWrite() bool {
-	if w.built == nil {
-		w.built = make([]builtKey, len(w.plan.Keys))
+func (t *transaction) wouldWrite() bool {
+	if t.built == nil {
+		t.built = make([]builtKey, len(t.plan.Keys))
 	}
-	clear(w.built)
-	run, err := w.plan.Evaluate(w)
-	if err != nil || !run.Writes(w) || !w.readable(run) || !w.leasesOf(run) {
+	clear(t.built)
+	run, err := t.plan.Evaluate(t)
+	if err != nil || !run.Writes(t) || !t.readable(run) || !t.leasesOf(run) {
 		return false
 	}
-	w.run = run
-	if w.read != nil && w.plan.Exclusive() {
-		return run.WritesBeside(w.read.EmptyRanges, w)
+	t.run = run
+	if t.read != nil && t.plan.Exclusive() {
+		return run.WritesBeside(t.read.EmptyRanges, t)
 	}
 	return true
 }
 
 // readable reports whether the revisions that a run's reads name are known to be there. Those that are not must be asked
 // for before anything lands, which a snapshot does.
-func (w *transaction) readable(run *translate.Run) bool {
+func (t *transaction) readable(run *translate.Run) bool {
 	for _, s := range run.Steps {
-		if s.Range != nil && w.c.Reads.Names(s.Range) && (s.Range.Revision < w.c.Feeds.Compacted.Load() || s.Range.Revision > w.c.Feeds.Closed()) {
+		if s.Range != nil && t.writer.cfg.Reads.Names(s.Range) && (s.Range.Revision < t.writer.cfg.Feeds.Compacted.Load() || s.Range.Revision > t.writer.cfg.Feeds.Closed()) {
 			return false
 		}
 	}
 	return true
 }
 
-func (w *transaction) build(stamp int64, mark int) (*translate.Guarded, error) {
-	if !w.wouldWrite() {
+func (t *transaction) build(stamp int64, mark int) (*translate.Guarded, error) {
+	if !t.wouldWrite() {
 		return nil, errReconsider
 	}
-	return w.plan.Guard(w.run, w.state, stamp, mark, w.c.Ring.Slot)
+	return t.plan.Guard(t.run, t.state, stamp, mark, t.writer.cfg.Ring.Slot)
 }
 
-func (w *transaction) exclude(stamp, epoch int64) (*translate.Exclusive, error) {
-	if !w.wouldWrite() {
+func (t *transaction) exclude(stamp, epoch int64) (*translate.Exclusive, error) {
+	if !t.wouldWrite() {
 		return nil, errReconsider
 	}
-	return w.plan.Exclude(w.run, w.state, w.read.Rev, stamp, epoch)
+	return t.plan.Exclude(t.run, t.state, t.read.Rev, stamp, epoch)
 }
 
 // unstamped answers from a snapshot if nothing is written there either. Otherwise what this process knew was outdated.
-func (w *transaction) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
-	resp, writes, err := w.c.Reads.AnswerUnstamped(ctx, w.plan, false)
+func (t *transaction) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
+	resp, writes, err := t.writer.cfg.Reads.AnswerUnstamped(ctx, t.plan, false)
 	if err != nil || !writes {
 		return resp, true, err
 	}
-	if w.tooMany(w.plan.Keys) {
+	if t.tooMany(t.plan.Keys) {
 		return nil, false, rpctypes.ErrGRPCTooManyOps
 	}
-	if !w.plan.Exclusive() {
-		w.fetch(ctx, w.plan.Keys, true)
+	if !t.plan.Exclusive() {
+		t.fetch(ctx, t.plan.Keys, true)
 	}
 	return nil, false, nil
 }
 
 // answer builds the response of a landed transaction.
-func (w *transaction) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, error) {
+func (t *transaction) answer(ctx context.Context, r commit.Result) (*pb.TxnResponse, error) {
 	results := r.Outcome.Results
-	if w.run.Reads || r.Settled {
+	if t.run.Reads || r.Settled {
 		var err error
-		if results, err = w.c.Reads.Replay(ctx, w.run, r.Stamp); err != nil {
+		if results, err = t.writer.cfg.Reads.Replay(ctx, t.run, r.Stamp); err != nil {
 			return nil, err
 		}
 	}
-	return w.c.Reads.Landed(w.plan, w.run, r.Stamp, results), nil
+	return t.writer.cfg.Reads.Landed(t.plan, t.run, r.Stamp, results), nil
 }

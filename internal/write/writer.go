@@ -40,7 +40,7 @@ type Config struct {
 }
 
 // Writer brings the transactions of one process to their members. Safe for concurrent use.
-type Writer struct{ Config }
+type Writer struct{ cfg Config }
 
 // New returns a writer. It starts nothing.
 func New(cfg Config) *Writer { return &Writer{cfg} }
@@ -51,24 +51,24 @@ const maxLosses = 3
 // Do runs a validated transaction; a put or a delete is one of a single operation. What changes nothing is answered
 // from a snapshot and takes no stamp, because etcd's revision would not move either. Errors are etcd's; commit.ErrUnknown says that
 // the transaction may have landed.
-func (c *Writer) Do(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
-	plan := translate.NewPlan(req, c.Ring)
+func (w *Writer) Do(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	plan := translate.NewPlan(req, w.cfg.Ring)
 	if !plan.Writes || len(plan.Members) == 0 {
-		return c.Reads.ReadTxn(ctx, plan)
+		return w.cfg.Reads.ReadTxn(ctx, plan)
 	}
 	if len(plan.Members) > 1 {
-		return c.Cross.Run(ctx, plan)
+		return w.cfg.Cross.Run(ctx, plan)
 	}
-	w := &transaction{c: c, plan: plan, member: c.Members[plan.Members[0]]}
-	for w.losses < maxLosses {
-		free, err := c.Feeds.AwaitUnlocked(ctx, c.Ring, w.member.Index, plan.Exclusive(), plan.Keys...)
+	t := &transaction{writer: w, plan: plan, member: w.cfg.Members[plan.Members[0]]}
+	for t.losses < maxLosses {
+		free, err := w.cfg.Feeds.AwaitUnlocked(ctx, w.cfg.Ring, t.member.Index, plan.Exclusive(), plan.Keys...)
 		if err != nil {
 			return nil, err
 		}
 		if !free && plan.Exclusive() {
 			break // there may never be a moment without locks, unless it claims the member
 		}
-		resp, done, err := w.attempt(ctx)
+		resp, done, err := t.attempt(ctx)
 		if errors.Is(err, rpctypes.ErrGRPCTooManyOps) || errors.Is(err, translate.ErrRounds) || commit.TooLarge(err) && plan.LongKeys() {
 			break
 		}
@@ -79,5 +79,5 @@ func (c *Writer) Do(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, e
 			return nil, ctx.Err()
 		}
 	}
-	return c.Cross.Run(ctx, plan)
+	return w.cfg.Cross.Run(ctx, plan)
 }
