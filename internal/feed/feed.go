@@ -113,7 +113,7 @@ func (f *Feed) Snapshot(ctx context.Context, r int64, members []int, key, end []
 	return snaps, err
 }
 
-// Lo is the last native revision of a member before any stamp above r.
+// Lo is the last revision of a member before any stamp above r.
 func (f *Feed) Lo(ctx context.Context, member int, r int64) (int64, error) {
 	if r >= 0 {
 		if lo, _, ok := f.Log.Lo(member, r); ok {

@@ -32,7 +32,7 @@ type Log interface {
 	FencedMarks() uint64
 }
 
-// Fence is a member's fence, in an epoch, at a native revision.
+// Fence is a member's fence, in an epoch, at a member revision.
 type Fence struct {
 	Epoch, Fence, Rev int64
 	Raised            bool // by the request that this answers
@@ -45,7 +45,7 @@ type Member struct {
 	// Raise raises it to rev in an epoch, unless it is higher. In another epoch it does nothing. It answers with the
 	// fence as it is then; the log has been told.
 	Raise func(ctx context.Context, epoch, rev int64) (Fence, error)
-	// WaitReached waits until the member's stream has come to a native revision; Position is where it stands.
+	// WaitReached waits until the member's stream has come to a member revision; Position is where it stands.
 	WaitReached func(ctx context.Context, rev int64) error
 	Position    func() int64
 }
@@ -191,7 +191,7 @@ func (f *Fencer) look(ctx context.Context, now time.Time) time.Duration {
 		return 0
 	}
 	f.noteMoved(now)
-	if missing == 0 { // the lock keeper's
+	if missing == 0 { // the Resolver's
 		return f.hold(now)
 	}
 	if n := len(f.known); n == 0 || f.known[n-1].rev < known {

@@ -21,7 +21,7 @@ type world struct {
 	looks     int
 }
 
-// cluster is one member: its native revisions are the effects in its log.
+// cluster is one member: its revisions are the effects in its log.
 type cluster struct {
 	log   []effect
 	fence int64

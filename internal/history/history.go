@@ -58,7 +58,7 @@ func newHistory(cfg Config, pageBytes int64, indexBound int) *History {
 	return h
 }
 
-// Lo returns the last native revision of a member before any stamp above r. It fails with etcd's ErrCompacted if
+// Lo returns the last revision of a member before any stamp above r. It fails with etcd's ErrCompacted if
 // that is compacted, and with mergedlog.ErrNotClosed.
 func (h *History) Lo(ctx context.Context, member int, r int64) (int64, error) {
 	lo, err := h.pasts[member].lo(ctx, r)

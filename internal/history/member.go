@@ -17,17 +17,17 @@ import (
 
 // Member is the past of one member. It is safe for concurrent use.
 type Member interface {
-	// Watch calls fn with every revision of the whole keyspace from the native revision from on, in order and each
+	// Watch calls fn with every revision of the whole keyspace from the member revision from on, in order and each
 	// whole, until fn wants no more or fails; fn owns what it gets. Without prevKV previous values are left out. It
 	// fails with a *MemberCompactedError if the member is compacted above from, and with the context's error and fn's.
 	Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (more bool, err error)) error
-	// Clock returns the record `clock` as of a native revision: the highest stamp that had come to the member by
+	// Clock returns the record `clock` as of a member revision: the highest stamp that had come to the member by
 	// then; 0 before it was initialised. It fails with a *MemberCompactedError, without a revision, if the member is
 	// compacted above rev.
 	Clock(ctx context.Context, rev int64) (int64, error)
 }
 
-// MemberCompactedError says that native revisions below Rev are gone.
+// MemberCompactedError says that member revisions below Rev are gone.
 type MemberCompactedError struct {
 	Rev int64 // 0: not known
 }

@@ -196,7 +196,7 @@ func (p *past) bisect(ctx context.Context, from, to, r int64) (int64, error) {
 	return from, nil
 }
 
-// rebase says whether a reader of what comes after stamp r can go on at the native revision rev, where the member
+// rebase says whether a reader of what comes after stamp r can go on at the member revision rev, where the member
 // turned out to be compacted: it can if everything before is at or below r, else it is overtaken. ok is false if
 // the member was compacted again.
 func (p *past) rebase(ctx context.Context, rev, r int64) (ok bool, err error) {

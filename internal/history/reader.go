@@ -11,7 +11,7 @@ import (
 )
 
 // reader reads the events of one member with stamps in [from, to] in a range of keys. It has what there is of them
-// up to the native revision pos, and has to go to target.
+// up to the member revision pos, and has to go to target.
 type reader struct {
 	*past
 	parser      *mergedlog.Parser

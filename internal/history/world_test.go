@@ -72,9 +72,9 @@ type member struct {
 
 	slots  map[int]int64
 	keys   map[string]*mvccpb.KeyValue
-	revs   [][]*mvccpb.Event   // by native revision; there is nothing at 0 and 1
-	clocks []int64             // by native revision
-	states []map[string]string // by native revision: user's view
+	revs   [][]*mvccpb.Event   // by member revision; there is nothing at 0 and 1
+	clocks []int64             // by member revision
+	states []map[string]string // by member revision: user's view
 }
 
 func newWorld(t *rapid.T, members int) *world {

@@ -29,7 +29,7 @@ type page struct {
 
 type entry struct {
 	rec record.LeaseRecord
-	rev int64 // native revision at which it was so
+	rev int64 // member revision at which it was so
 }
 
 // NewBook returns an empty book.
@@ -41,7 +41,7 @@ func NewBook(members int) *Book {
 	return b
 }
 
-// Load replaces all records of a member by those that it had at a native revision.
+// Load replaces all records of a member by those that it had at a member revision.
 func (b *Book) Load(member int, rev int64, kvs []*mvccpb.KeyValue) error {
 	p := page{rev: rev, entries: make(map[int64]entry, len(kvs))}
 	for _, kv := range kvs {
@@ -84,7 +84,7 @@ func (b *Book) takeAppeared() []grant {
 	return gs
 }
 
-// Learn takes what a linearizable read, or a write, at a native revision told of a record.
+// Learn takes what a linearizable read, or a write, at a member revision told of a record.
 func (b *Book) Learn(member int, rev, id int64, rec record.LeaseRecord, present bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

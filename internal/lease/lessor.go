@@ -10,13 +10,10 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/lifetime"
@@ -52,7 +49,7 @@ type Config struct {
 	Watch func() clientv3.Watcher // opens one that the lessor closes
 
 	Members []Member
-	// Known tells what is known of a key that a member has shown at a native revision without its value: the user's revision and
+	// Known tells what is known of a key that a member has shown at a member revision without its value: the user's revision and
 	// lease. May be nil.
 	Known func(kv *mvccpb.KeyValue) (rev, lease int64, ok bool)
 	// Delete deletes those of the keys that are still as they were seen, by stamped transactions, and returns the last
@@ -70,7 +67,7 @@ type Config struct {
 type Lessor struct {
 	cfg   Config
 	book  *Book
-	renew *keeper
+	renew *renewer
 
 	life *lifetime.Life // ends with Close
 
@@ -101,7 +98,7 @@ func New(cfg Config) *Lessor {
 	cfg.MaxTxnOps = max(cfg.MaxTxnOps, 2)
 	l := &Lessor{cfg: cfg, book: NewBook(len(cfg.Members)), places: make(chan struct{}, reapsAtOnce), scheduled: map[grant]struct{}{}}
 	l.life = lifetime.New(context.Background())
-	l.renew = newKeeper(l.life, cfg)
+	l.renew = newRenewer(l.life, cfg)
 	return l
 }
 
@@ -127,7 +124,7 @@ func persist[T any](ctx context.Context, request func(ctx context.Context) (T, e
 		once, cancel := context.WithTimeout(ctx, requestTimeout)
 		resp, err := request(once)
 		cancel()
-		if err == nil || !passing(err) {
+		if err == nil || !wire.Passing(err) {
 			return resp, err
 		}
 		last = backoff.Last(ctx, last, err)
@@ -135,15 +132,6 @@ func persist[T any](ctx context.Context, request func(ctx context.Context) (T, e
 			return resp, fmt.Errorf("%w (last error: %w)", ctx.Err(), last)
 		}
 	}
-}
-
-// passing reports whether an error says nothing of the request itself.
-func passing(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return true
-	}
-	return errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests)
 }
 
 // coordinator sends a transaction to the coordinator.

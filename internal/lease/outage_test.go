@@ -35,13 +35,13 @@ func (r *refusing) LeaseKeepAlive(ctx context.Context, opts ...grpc.CallOption) 
 func TestOutageIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.InfoLevel)
-		k, c := openKeeper(t)
+		rn, c := openRenewer(t)
 		r := &refusing{coordinator: c}
-		k.lease, k.log = r, zap.New(core)
+		rn.lease, rn.log = r, zap.New(core)
 		c.answer(true)
 		renew := func() (answered bool) {
-			k.started(7, time.Now(), 3600)
-			k.add(7, func(int64) { answered = true })
+			rn.started(7, time.Now(), 3600)
+			rn.add(7, func(int64) { answered = true })
 			synctest.Wait()
 			return answered
 		}

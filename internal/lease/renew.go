@@ -63,13 +63,13 @@ func (l *Lessor) renewByName(ctx context.Context, id int64) (int64, error) {
 	}
 }
 
-// keeper renews timers over one stream to the coordinator, which is opened with the first of them. Safe for concurrent use.
+// renewer renews timers over one stream to the coordinator, which is opened with the first of them. Safe for concurrent use.
 //
 // The coordinator answers in order, and renews a timer that has run out when it has revoked it, which takes long when thousands have run out at
 // once. So only timers that cannot have run out share the stream; any other is renewed on a stream of its own. Who comes while a
 // renewal of the same timer waits to be sent shares it; and one is sent when the last is answered, or never will be. So
 // however long the coordinator is silent, and however often its clients ask, each timer is renewed once when it is back.
-type keeper struct {
+type renewer struct {
 	lease pb.LeaseClient
 	life  *lifetime.Life
 	log   *zap.Logger
@@ -100,54 +100,54 @@ const (
 	aloneAtOnce = 1024
 )
 
-func newKeeper(life *lifetime.Life, cfg Config) *keeper {
-	return &keeper{
+func newRenewer(life *lifetime.Life, cfg Config) *renewer {
+	return &renewer{
 		lease: cfg.Lease, life: life, log: cfg.Logger, woken: make(chan struct{}, 1),
 		waiting: map[int64]*renewal{}, out: map[int64]struct{}{}, runs: map[int64]time.Time{},
 	}
 }
 
 // add renews a timer; done must be fast.
-func (k *keeper) add(g int64, done func(ttl int64)) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !k.running {
-		k.running = true
-		k.life.Spawn(k.run)
+func (rn *renewer) add(g int64, done func(ttl int64)) {
+	rn.mu.Lock()
+	defer rn.mu.Unlock()
+	if !rn.running {
+		rn.running = true
+		rn.life.Spawn(rn.run)
 	}
-	r := k.waiting[g]
+	r := rn.waiting[g]
 	if r == nil {
 		r = &renewal{grant: g}
-		k.waiting[g] = r
-		if _, out := k.out[g]; !out {
-			k.queue = append(k.queue, r)
-			lifetime.Wake(k.woken)
+		rn.waiting[g] = r
+		if _, out := rn.out[g]; !out {
+			rn.queue = append(rn.queue, r)
+			lifetime.Wake(rn.woken)
 		}
 	}
 	r.done = append(r.done, done)
 }
 
 // answeredLocked lets the next renewal of a timer be sent.
-func (k *keeper) answeredLocked(g int64) {
-	delete(k.out, g)
-	if r := k.waiting[g]; r != nil {
-		k.queue = append(k.queue, r)
-		lifetime.Wake(k.woken)
+func (rn *renewer) answeredLocked(g int64) {
+	delete(rn.out, g)
+	if r := rn.waiting[g]; r != nil {
+		rn.queue = append(rn.queue, r)
+		lifetime.Wake(rn.woken)
 	}
 }
 
 // joinLocked adds those to a renewal that is about to be sent again who wait for the next one: they came before it, too.
-func (k *keeper) joinLocked(r *renewal) {
-	if next := k.waiting[r.grant]; next != nil {
+func (rn *renewer) joinLocked(r *renewal) {
+	if next := rn.waiting[r.grant]; next != nil {
 		r.done = append(r.done, next.done...)
-		delete(k.waiting, r.grant)
+		delete(rn.waiting, r.grant)
 	}
 }
 
 // once renews a timer and returns its TTL, 0 if there is none.
-func (k *keeper) once(ctx context.Context, g int64) (int64, error) {
+func (rn *renewer) once(ctx context.Context, g int64) (int64, error) {
 	answer := make(chan int64, 1)
-	k.add(g, func(ttl int64) { answer <- ttl })
+	rn.add(g, func(ttl int64) { answer <- ttl })
 	select {
 	case ttl := <-answer:
 		return ttl, nil
@@ -157,64 +157,64 @@ func (k *keeper) once(ctx context.Context, g int64) (int64, error) {
 }
 
 // started notes that a timer was started or renewed, at the earliest at a time; with a TTL of 0 that there is none.
-func (k *keeper) started(g int64, at time.Time, ttl int64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.startedLocked(g, at, ttl)
+func (rn *renewer) started(g int64, at time.Time, ttl int64) {
+	rn.mu.Lock()
+	defer rn.mu.Unlock()
+	rn.startedLocked(g, at, ttl)
 }
 
-func (k *keeper) startedLocked(g int64, at time.Time, ttl int64) {
+func (rn *renewer) startedLocked(g int64, at time.Time, ttl int64) {
 	if ttl <= 0 {
-		delete(k.runs, g)
+		delete(rn.runs, g)
 		return
 	}
-	k.runs[g] = at.Add(time.Duration(min(ttl, maxTTL)) * time.Second / 3 * 2) // the rest is for the way
+	rn.runs[g] = at.Add(time.Duration(min(ttl, maxTTL)) * time.Second / 3 * 2) // the rest is for the way
 }
 
 // forget drops what is of no use any more.
-func (k *keeper) forget() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+func (rn *renewer) forget() {
+	rn.mu.Lock()
+	defer rn.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(k.runs, func(_ int64, until time.Time) bool { return until.Before(now) })
+	maps.DeleteFunc(rn.runs, func(_ int64, until time.Time) bool { return until.Before(now) })
 }
 
-// run serves the queue until the keeper's context ends.
-func (k *keeper) run() {
+// run serves the queue until the renewer's context ends.
+func (rn *renewer) run() {
 	var retry backoff.Backoff
-	for !k.life.Over() {
-		answered, err := k.serve()
-		if k.life.Over() {
+	for !rn.life.Over() {
+		answered, err := rn.serve()
+		if rn.life.Over() {
 			return
 		}
 		if answered {
 			retry.Reset()
 		}
-		if k.outage.Begins() {
-			k.log.Warn("the stream of keep-alives broke off; trying again", zap.Error(err))
+		if rn.outage.Begins() {
+			rn.log.Warn("the stream of keep-alives broke off; trying again", zap.Error(err))
 		}
-		k.mu.Lock()
-		if len(k.sent) > 0 {
-			delete(k.runs, k.sent[0].grant) // it may be the one that held up the others
+		rn.mu.Lock()
+		if len(rn.sent) > 0 {
+			delete(rn.runs, rn.sent[0].grant) // it may be the one that held up the others
 		}
-		for _, r := range k.sent {
-			k.joinLocked(r)
-			delete(k.out, r.grant)
-			k.waiting[r.grant] = r
+		for _, r := range rn.sent {
+			rn.joinLocked(r)
+			delete(rn.out, r.grant)
+			rn.waiting[r.grant] = r
 		}
-		k.queue, k.sent = append(k.sent, k.queue...), nil
-		k.mu.Unlock()
-		retry.Wait(k.life.Context())
+		rn.queue, rn.sent = append(rn.sent, rn.queue...), nil
+		rn.mu.Unlock()
+		retry.Wait(rn.life.Context())
 	}
 }
 
 // serve sends and receives on one stream until it fails, and reports whether there was an answer at all.
-func (k *keeper) serve() (answered bool, err error) {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(k.life.Context()))
+func (rn *renewer) serve() (answered bool, err error) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(rn.life.Context()))
 	var sender sync.WaitGroup
 	defer sender.Wait()
 	defer cancel()
-	stream, err := k.lease.LeaseKeepAlive(ctx)
+	stream, err := rn.lease.LeaseKeepAlive(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -222,7 +222,7 @@ func (k *keeper) serve() (answered bool, err error) {
 	overdue.Stop()
 	defer overdue.Stop()
 	sender.Go(func() {
-		for batch := k.take(ctx, overdue); batch != nil; batch = k.take(ctx, overdue) {
+		for batch := rn.take(ctx, overdue); batch != nil; batch = rn.take(ctx, overdue) {
 			for _, r := range batch {
 				if stream.Send(&pb.LeaseKeepAliveRequest{ID: r.grant}) != nil {
 					return // Recv says why
@@ -235,12 +235,12 @@ func (k *keeper) serve() (answered bool, err error) {
 		if err != nil {
 			return answered, err
 		}
-		r := k.answer(resp, overdue)
+		r := rn.answer(resp, overdue)
 		if r == nil {
 			return answered, errNotAsked(resp)
 		}
-		if answered = true; k.outage.Ends() {
-			k.log.Info("keep-alives are answered again")
+		if answered = true; rn.outage.Ends() {
+			rn.log.Info("keep-alives are answered again")
 		}
 		for _, done := range r.done {
 			done(resp.TTL)
@@ -253,22 +253,22 @@ func errNotAsked(resp *pb.LeaseKeepAliveResponse) error {
 }
 
 // take waits for renewals to send on the shared stream. Nil: ctx has ended.
-func (k *keeper) take(ctx context.Context, overdue *time.Timer) []*renewal {
+func (rn *renewer) take(ctx context.Context, overdue *time.Timer) []*renewal {
 	for {
-		k.mu.Lock()
-		batch := k.nextLocked() //nolint:contextcheck // what it starts lives as long as the keeper
+		rn.mu.Lock()
+		batch := rn.nextLocked() //nolint:contextcheck // what it starts lives as long as the renewer
 		if len(batch) > 0 {
-			if len(k.sent) == 0 {
+			if len(rn.sent) == 0 {
 				overdue.Reset(renewTimeout)
 			}
-			k.sent = append(k.sent, batch...)
+			rn.sent = append(rn.sent, batch...)
 		}
-		k.mu.Unlock()
+		rn.mu.Unlock()
 		if len(batch) > 0 {
 			return batch
 		}
 		select {
-		case <-k.woken:
+		case <-rn.woken:
 		case <-ctx.Done():
 			return nil
 		}
@@ -277,59 +277,59 @@ func (k *keeper) take(ctx context.Context, overdue *time.Timer) []*renewal {
 
 // nextLocked empties the queue, but for renewals that have to wait for a stream of their own. It returns those for the shared
 // stream.
-func (k *keeper) nextLocked() (batch []*renewal) {
-	now, left := time.Now(), k.queue[:0]
-	for _, r := range k.queue {
+func (rn *renewer) nextLocked() (batch []*renewal) {
+	now, left := time.Now(), rn.queue[:0]
+	for _, r := range rn.queue {
 		switch {
-		case now.Before(k.runs[r.grant]):
+		case now.Before(rn.runs[r.grant]):
 			r.at = now
 			batch = append(batch, r)
-		case k.alone == aloneAtOnce:
+		case rn.alone == aloneAtOnce:
 			left = append(left, r)
 			continue
 		default:
-			k.alone++
-			k.life.Spawn(func() { k.renewAlone(r) })
+			rn.alone++
+			rn.life.Spawn(func() { rn.renewAlone(r) })
 		}
-		delete(k.waiting, r.grant)
-		k.out[r.grant] = struct{}{}
+		delete(rn.waiting, r.grant)
+		rn.out[r.grant] = struct{}{}
 	}
-	clear(k.queue[len(left):])
-	k.queue = left
+	clear(rn.queue[len(left):])
+	rn.queue = left
 	return batch
 }
 
-// renewAlone renews a timer on a stream of its own, until it is answered or the keeper's context ends.
-func (k *keeper) renewAlone(r *renewal) {
+// renewAlone renews a timer on a stream of its own, until it is answered or the renewer's context ends.
+func (rn *renewer) renewAlone(r *renewal) {
 	for retry := (backoff.Backoff{}); ; {
-		k.mu.Lock()
-		k.joinLocked(r)
-		k.mu.Unlock()
+		rn.mu.Lock()
+		rn.joinLocked(r)
+		rn.mu.Unlock()
 		at := time.Now()
-		ttl, err := k.ask(r.grant)
+		ttl, err := rn.ask(r.grant)
 		if err == nil {
-			k.mu.Lock()
-			k.alone--
-			k.startedLocked(r.grant, at, ttl)
-			k.answeredLocked(r.grant)
-			k.mu.Unlock()
-			lifetime.Wake(k.woken) // another one may have waited for the place
+			rn.mu.Lock()
+			rn.alone--
+			rn.startedLocked(r.grant, at, ttl)
+			rn.answeredLocked(r.grant)
+			rn.mu.Unlock()
+			lifetime.Wake(rn.woken) // another one may have waited for the place
 			for _, done := range r.done {
 				done(ttl)
 			}
 			return
 		}
-		k.log.Debug("a keep-alive has no answer and is sent again", zap.Error(err))
-		if !retry.Wait(k.life.Context()) {
+		rn.log.Debug("a keep-alive has no answer and is sent again", zap.Error(err))
+		if !retry.Wait(rn.life.Context()) {
 			return
 		}
 	}
 }
 
-func (k *keeper) ask(g int64) (ttl int64, err error) {
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(k.life.Context()), renewTimeout)
+func (rn *renewer) ask(g int64) (ttl int64, err error) {
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(rn.life.Context()), renewTimeout)
 	defer cancel()
-	stream, err := k.lease.LeaseKeepAlive(ctx)
+	stream, err := rn.lease.LeaseKeepAlive(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -347,18 +347,18 @@ func (k *keeper) ask(g int64) (ttl int64, err error) {
 }
 
 // answer takes the renewal that has waited longest for its answer. Nil: that is of another timer.
-func (k *keeper) answer(resp *pb.LeaseKeepAliveResponse, overdue *time.Timer) *renewal {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.sent) == 0 || k.sent[0].grant != resp.ID {
+func (rn *renewer) answer(resp *pb.LeaseKeepAliveResponse, overdue *time.Timer) *renewal {
+	rn.mu.Lock()
+	defer rn.mu.Unlock()
+	if len(rn.sent) == 0 || rn.sent[0].grant != resp.ID {
 		return nil
 	}
-	r := k.sent[0]
-	k.sent = k.sent[1:]
-	k.startedLocked(r.grant, r.at, resp.TTL)
-	k.answeredLocked(r.grant)
+	r := rn.sent[0]
+	rn.sent = rn.sent[1:]
+	rn.startedLocked(r.grant, r.at, resp.TTL)
+	rn.answeredLocked(r.grant)
 	overdue.Stop()
-	if len(k.sent) > 0 {
+	if len(rn.sent) > 0 {
 		overdue.Reset(renewTimeout)
 	}
 	return r

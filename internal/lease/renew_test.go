@@ -110,19 +110,19 @@ func (s *stream) Recv() (*pb.LeaseKeepAliveResponse, error) {
 
 func (s *stream) CloseSend() error { return nil }
 
-// openKeeper opens one that knows of some timers that they run.
-func openKeeper(t *testing.T, running ...int64) (*keeper, *coordinator) {
+// openRenewer opens one that knows of some timers that they run.
+func openRenewer(t *testing.T, running ...int64) (*renewer, *coordinator) {
 	c := &coordinator{blocked: map[int64]bool{}}
 	life := lifetime.New(context.Background())
-	k := newKeeper(life, Config{Lease: c, Logger: zap.NewNop()})
+	rn := newRenewer(life, Config{Lease: c, Logger: zap.NewNop()})
 	for _, g := range running {
-		k.started(g, time.Now(), 3600)
+		rn.started(g, time.Now(), 3600)
 	}
 	t.Cleanup(func() {
 		life.End(nil)
 		life.Wait()
 	})
-	return k, c
+	return rn, c
 }
 
 // block holds up the answers for timers, as etcd does for those that have run out and are not revoked yet; and no longer.
@@ -140,9 +140,9 @@ type tally struct {
 	told map[int64]int
 }
 
-func (y *tally) ask(k *keeper, gs ...int64) {
+func (y *tally) ask(rn *renewer, gs ...int64) {
 	for _, g := range gs {
-		k.add(g, func(int64) {
+		rn.add(g, func(int64) {
 			y.mu.Lock()
 			defer y.mu.Unlock()
 			y.told[g]++
@@ -161,10 +161,10 @@ func (y *tally) all() map[int64]int {
 // in order; each is told once.
 func TestRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, c := openKeeper(t, 1, 2, 3)
+		rn, c := openRenewer(t, 1, 2, 3)
 		y := &tally{told: map[int64]int{}}
 		ask := func(g int64) {
-			y.ask(k, g)
+			y.ask(rn, g)
 			synctest.Wait()
 		}
 		ask(1)
@@ -180,7 +180,7 @@ func TestRenewals(t *testing.T) {
 		ask(2)
 		ask(2)
 		close(first.broken)
-		y.ask(k, 3, 3)
+		y.ask(rn, 3, 3)
 		time.Sleep(time.Second)
 		c.answer(true)
 		again := c.since(first)
@@ -207,17 +207,17 @@ func TestOutage(t *testing.T) {
 }
 
 func outage(t *testing.T, ttl int64) {
-	k, c := openKeeper(t)
+	rn, c := openRenewer(t)
 	y := &tally{told: map[int64]int{}}
 	want := map[int64]int{}
 	const each = 50
 	var all []int64
 	for g := int64(1); g <= 100; g++ {
 		all, want[g] = append(all, g), each
-		k.started(g, time.Now(), ttl)
+		rn.started(g, time.Now(), ttl)
 	}
 	for range each { // as clientv3 does
-		y.ask(k, all...)
+		y.ask(rn, all...)
 		time.Sleep(500 * time.Millisecond)
 	}
 	require.Empty(t, y.all())
@@ -238,16 +238,16 @@ func outage(t *testing.T, ttl int64) {
 // TestSilentStream: a stream that says nothing is given up, but not while there is nothing to say.
 func TestSilentStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, c := openKeeper(t, 5, 6)
+		rn, c := openRenewer(t, 5, 6)
 		c.answer(true)
-		ttl, err := k.once(t.Context(), 5)
+		ttl, err := rn.once(t.Context(), 5)
 		require.NoError(t, err)
 		require.EqualValues(t, 5, ttl)
 		time.Sleep(10 * renewTimeout)
 		require.Equal(t, 1, c.count())
 		c.answer(false)
 		answer := make(chan int64, 1)
-		k.add(6, func(ttl int64) { answer <- ttl })
+		rn.add(6, func(ttl int64) { answer <- ttl })
 		time.Sleep(renewTimeout / 2)
 		require.Equal(t, 1, c.count())
 		c.answer(true)
@@ -261,7 +261,7 @@ func TestSilentStream(t *testing.T) {
 // run are renewed meanwhile, however many others there are; these are each asked for once at a time, and told in the end.
 func TestTimersThatHaveRunOutHoldUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, c := openKeeper(t, 1, 2, 3)
+		rn, c := openRenewer(t, 1, 2, 3)
 		y := &tally{told: map[int64]int{}}
 		c.answer(true)
 		want := map[int64]int{1: 1, 2: 1, 3: 1}
@@ -272,13 +272,13 @@ func TestTimersThatHaveRunOutHoldUpNobody(t *testing.T) {
 		}
 		c.block(true, out...)
 		for range 2 {
-			y.ask(k, out[0])
+			y.ask(rn, out[0])
 			synctest.Wait()
 			require.Equal(t, 2, c.count(), "it is being asked for")
 		}
 		want[out[0]] = 3
-		y.ask(k, out...)
-		y.ask(k, 1, 2, 3)
+		y.ask(rn, out...)
+		y.ask(rn, 1, 2, 3)
 		synctest.Wait()
 		require.Equal(t, map[int64]int{1: 1, 2: 1, 3: 1}, y.all())
 		require.Equal(t, 1+aloneAtOnce, c.count())
@@ -288,10 +288,10 @@ func TestTimersThatHaveRunOutHoldUpNobody(t *testing.T) {
 		require.Equal(t, want, y.all())
 
 		for g := range int64(3) {
-			k.started(g, time.Now(), 3600)
+			rn.started(g, time.Now(), 3600)
 		}
 		c.block(true, 1)
-		y.ask(k, 1, 2)
+		y.ask(rn, 1, 2)
 		time.Sleep(renewTimeout + time.Second)
 		want[2]++
 		require.Equal(t, want, y.all(), "1 ran, but has been revoked")
@@ -301,24 +301,24 @@ func TestTimersThatHaveRunOutHoldUpNobody(t *testing.T) {
 // TestRunningTimersAreKnown: timers count as running for as long as they do for certain.
 func TestRunningTimersAreKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, c := openKeeper(t)
+		rn, c := openRenewer(t)
 		c.answer(true)
 		for range 3 { // the TTL is 60, and the first renewal goes alone
-			_, err := k.once(t.Context(), 60)
+			_, err := rn.once(t.Context(), 60)
 			require.NoError(t, err)
 			time.Sleep(30 * time.Second)
 		}
 		require.Equal(t, 2, c.count())
 		time.Sleep(15 * time.Second)
-		_, err := k.once(t.Context(), 60)
+		_, err := rn.once(t.Context(), 60)
 		require.NoError(t, err)
 		require.Equal(t, 3, c.count(), "it might have run out")
-		k.forget()
-		require.Len(t, k.runs, 1)
+		rn.forget()
+		require.Len(t, rn.runs, 1)
 		time.Sleep(time.Minute)
-		k.forget()
-		require.Empty(t, k.runs)
-		k.started(7, time.Now(), math.MaxInt64)
-		require.True(t, time.Now().Before(k.runs[7]))
+		rn.forget()
+		require.Empty(t, rn.runs)
+		rn.started(7, time.Now(), math.MaxInt64)
+		require.True(t, time.Now().Before(rn.runs[7]))
 	})
 }

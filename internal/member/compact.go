@@ -13,7 +13,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// Harmless returns the last native revision up to rev that the member may be compacted at; 0: none. Etcd loses a key that was deleted
+// Harmless returns the last member revision up to rev that the member may be compacted at; 0: none. Etcd loses a key that was deleted
 // and put in exactly the revision that it is compacted at. None is written like that any more, but a member may hold one. A revision
 // that is compacted already is harmless.
 func (m *Member) Harmless(ctx context.Context, rev int64) (int64, error) {

@@ -21,7 +21,7 @@ type Member struct {
 
 	away      atomic.Bool        // see NoteAway
 	unwatched backoff.Outage     // its stream
-	newest    lifetime.Watermark // the highest native revision that it has shown
+	newest    lifetime.Watermark // the highest member revision that it has shown
 	old       backoff.Outage     // it answers at older ones
 
 	mu   sync.Mutex
@@ -43,7 +43,7 @@ type Config struct {
 	MaxTxnOps int            // the member's --max-txn-ops
 	Logger    *zap.Logger
 
-	// Stopped returns why nothing may be sent any more; nil: it may. Reached is told the native revisions that answers show, and
+	// Stopped returns why nothing may be sent any more; nil: it may. Reached is told the member revisions that answers show, and
 	// Seen of every request. They are called concurrently, and are fast.
 	Stopped func() error
 	Reached func(member int, rev int64)

@@ -5,7 +5,7 @@
 //
 //   - A write is sent once for each call ([Member.Send]). What may be repeated is repeated by the caller, who knows that it does no
 //     harm, with [Persist] or [WhenBack].
-//   - Reads are linearizable, or they name a native revision that this process has seen on the member. Then any server may answer,
+//   - Reads are linearizable, or they name a member revision that this process has seen on the member. Then any server may answer,
 //     and one that lags is asked again linearizably. The exception is [Member.ReadKeys] when it is told so: what it returns may be
 //     outdated, and only guards may rely on it.
 //   - The revisions that linearizable answers show do not decrease. A member that answers below what it has shown has lost data, or

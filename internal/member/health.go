@@ -67,7 +67,7 @@ func (m *Member) look(shown, rev int64) {
 // restored, and nothing works that needs it.
 func (m *Member) WentBack() bool { return m.old.Lasts() }
 
-// NoteShown notes a native revision that the member's stream has shown.
+// NoteShown notes a member revision that the member's stream has shown.
 func (m *Member) NoteShown(rev int64) { m.newest.Raise(rev) }
 
 // NoteUnwatched notes that the member's stream broke off, and reports whether it was there before.

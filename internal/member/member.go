@@ -42,7 +42,7 @@ func (m *Member) Send(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse,
 	return resp, wire.Name(m.Name, err)
 }
 
-// RangeAt reads the member at a native revision that this process has seen on it, or, without one, what may be outdated. The answer
+// RangeAt reads the member at a member revision that this process has seen on it, or, without one, what may be outdated. The answer
 // cannot depend on which server gives it, so it need not be linearizable, unless the server that was asked lags behind what was seen.
 // It sets req.Serializable.
 func (m *Member) RangeAt(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
@@ -86,7 +86,7 @@ func (m *Member) RangesAt(ctx context.Context, reqs []*pb.RangeRequest) ([]*pb.R
 	return resps, nil
 }
 
-// Revision returns the member's present native revision, linearizably. It ends with ctx alone, as Send does.
+// Revision returns the member's present revision, linearizably. It ends with ctx alone, as Send does.
 func (m *Member) Revision(ctx context.Context) (int64, error) {
 	newest := m.newest.Load()
 	resp, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyTopology), CountOnly: true})
@@ -143,7 +143,7 @@ func Persist[T any](ctx context.Context, request func(ctx context.Context) (T, e
 	var last error
 	for retry := (backoff.Backoff{}); ; {
 		v, err := request(ctx)
-		if err == nil || !passing(err) {
+		if err == nil || !wire.Passing(err) {
 			return v, err
 		}
 		last = backoff.Last(ctx, last, err)
@@ -151,13 +151,4 @@ func Persist[T any](ctx context.Context, request func(ctx context.Context) (T, e
 			return v, last
 		}
 	}
-}
-
-// passing reports whether an error says nothing of the request itself.
-func passing(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return true
-	}
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, rpctypes.ErrGRPCRequestTooManyRequests)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-// Records is what a member's reserved records say at one of its native revisions.
+// Records is what a member's reserved records say at one of its revisions.
 type Records struct {
 	mergedlog.MemberState
 	Compacted int64            // the meta cluster's compacted revision; it counts on the first member by name
@@ -62,7 +62,7 @@ func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (Records, 
 	return r, resp.Responses[len(keys):], errors.Join(errs[:]...)
 }
 
-// Raised is a fence that holds on a member: in Epoch, from the native revision Rev on, at Fence or above.
+// Raised is a fence that holds on a member: in Epoch, from the member revision Rev on, at Fence or above.
 type Raised struct {
 	Epoch, Fence, Rev int64
 	Now               bool // it was this request that raised it

@@ -12,7 +12,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// Reading is what a member said of some keys and ranges at one native revision. It is not for concurrent use.
+// Reading is what a member said of some keys and ranges at one member revision. It is not for concurrent use.
 type Reading struct {
 	Rev         int64
 	Keys        [][]byte
@@ -23,7 +23,7 @@ type Reading struct {
 	places map[string]int // of Keys, when they are many and one was asked for
 }
 
-// State returns a key's state and the native revision at which it was so. False: the key was not read.
+// State returns a key's state and the member revision at which it was so. False: the key was not read.
 func (r *Reading) State(key []byte) (translate.State, int64, bool) {
 	if len(r.Keys) > manyKeys {
 		if r.places == nil {
@@ -48,7 +48,7 @@ func (r *Reading) State(key []byte) (translate.State, int64, bool) {
 // manyKeys is the number of keys above which a map beats a scan.
 const manyKeys = 16
 
-// ReadKeys reads keys' states on their member, at one native revision. What is not linearizable may be outdated; guards notice. There
+// ReadKeys reads keys' states on their member, at one member revision. What is not linearizable may be outdated; guards notice. There
 // are at most MaxTxnOps keys.
 func (m *Member) ReadKeys(ctx context.Context, keys [][]byte, linearizable bool) (*Reading, error) {
 	if len(keys) == 1 && !linearizable {
@@ -76,7 +76,7 @@ func (m *Member) ReadKeys(ctx context.Context, keys [][]byte, linearizable bool)
 	return rd, nil
 }
 
-// Cached is what the state cache keeps of a state that was so at native revision rev.
+// Cached is what the state cache keeps of a state that was so at member revision rev.
 func Cached(s translate.State, rev int64) statecache.State {
 	if s.KV == nil {
 		return statecache.State{NativeMod: rev}

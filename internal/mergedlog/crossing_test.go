@@ -313,7 +313,7 @@ func (w *world) finishDecided(c int64) {
 	}
 }
 
-// heldAt are a member's locks at a native revision.
+// heldAt are a member's locks at a member revision.
 func (m *worldMember) heldAt(rev int64) map[int]record.Holder {
 	if rev == 0 {
 		return nil

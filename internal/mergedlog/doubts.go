@@ -24,7 +24,7 @@ const (
 type Outcome struct {
 	Kind   OutcomeKind
 	Reason record.Reason // of a refusal; of a landing NoOp, Exclusive, or 0
-	Rev    int64         // native revision of the mark; of the dead, where the stream stood
+	Rev    int64         // member revision of the mark; of the dead, where the stream stood
 }
 
 // Sent is a stamp with the request that carries it to its member, or the stamp's part of it.
@@ -48,7 +48,7 @@ type Doubts struct {
 
 // observed is what the process has seen of one member.
 type observed struct {
-	known atomic.Int64 // native revision that the member has reached: what is sent from now on lands above it
+	known atomic.Int64 // member revision that the member has reached: what is sent from now on lands above it
 
 	log     int         // which log is the newest: what earlier ones say has no meaning any more
 	now     MemberState // where its stream stands
@@ -65,7 +65,7 @@ type doubt struct{ epoch, stamp int64 }
 type question struct {
 	Outcome // Kind 0: no mark was seen
 	txn     *pb.TxnRequest
-	after   int64 // if it has landed, unnoticed, then above this native revision
+	after   int64 // if it has landed, unnoticed, then above this member revision
 	lost    bool  // what lies above it is gone
 }
 
@@ -78,7 +78,7 @@ func NewDoubts(members int, slotOf func(key []byte) int) *Doubts {
 	return d
 }
 
-// Reached says that the member has come to a native revision, as one of its answers shows.
+// Reached says that the member has come to a member revision, as one of its answers shows.
 func (d *Doubts) Reached(member int, rev int64) {
 	known := &d.members[member].known
 	for {
@@ -118,7 +118,7 @@ func (d *Doubts) Outcome(ctx context.Context, member int, epoch, stamp int64) (O
 	return d.wait(ctx, member, doubt{epoch, stamp}, forever)
 }
 
-// Seen is Outcome, but it waits no longer than until everything up to the member's native revision rev was looked at. Kind 0 says
+// Seen is Outcome, but it waits no longer than until everything up to the member's revision rev was looked at. Kind 0 says
 // that nothing has come of the stamp by then.
 func (d *Doubts) Seen(ctx context.Context, member int, epoch, stamp, rev int64) (Outcome, error) {
 	return d.wait(ctx, member, doubt{epoch, stamp}, rev)
@@ -222,7 +222,7 @@ func (d *Doubts) marked(member, log int, rev int64, marks []mark) {
 	}
 }
 
-// settle takes a mark at native revision rev as the outcome of its stamp.
+// settle takes a mark at member revision rev as the outcome of its stamp.
 func (q *question) settle(mk mark, rev int64) {
 	q.Outcome = Outcome{Kind: Refused, Reason: mk.reason, Rev: rev}
 	if mk.landed() {

@@ -22,7 +22,7 @@ type sender struct {
 	doubts *Doubts
 	log    *Log
 	open   []bool
-	at     []int64 // native revision that the log has come to
+	at     []int64 // member revision that the log has come to
 
 	compacted []int64
 	everGone  []bool // history was read, and was compacted
@@ -98,7 +98,7 @@ func (s *sender) recall(i, n int) {
 	}
 }
 
-// heldAt reads what At needs of a member at a native revision.
+// heldAt reads what At needs of a member at a member revision.
 func (s *sender) heldAt(i int, rev int64, keys [][]byte) (kvs []*mvccpb.KeyValue) {
 	records, marks, marksEnd := MarkRecords()
 	state := map[string]*mvccpb.KeyValue{}

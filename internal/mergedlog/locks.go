@@ -74,7 +74,7 @@ func (l *Log) Locks() []Lock {
 	return out
 }
 
-// WaitUnlocked waits until the member's stream has reached its native revision rev, and shows none of the slots locked, nor
+// WaitUnlocked waits until the member's stream has reached the member's revision rev, and shows none of the slots locked, nor
 // the member. It fails with the context's error or the log's.
 func (l *Log) WaitUnlocked(ctx context.Context, member int, rev int64, slots ...int) error {
 	return l.waitWhile(ctx, member, rev, func(ls locks) bool { return ls.hold(slots) })

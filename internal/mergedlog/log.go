@@ -44,7 +44,7 @@ type MemberRevision struct {
 
 // MemberState is where a member's stream stands and what the member's records said there.
 type MemberState struct {
-	Rev   int64 // native revision
+	Rev   int64 // member revision
 	Epoch int64 // of the member's fence record
 	Fence int64
 	Clock int64 // the highest stamp that reached the member
@@ -58,7 +58,7 @@ type Event struct {
 	Kv           *mvccpb.KeyValue // of a delete only Key and ModRevision are set, as in etcd
 	PrevKv       *mvccpb.KeyValue // of the revision before; nil if there was none, or a put created the key
 	Member       int
-	MemberRev    int64 // native revision of the landing
+	MemberRev    int64 // member revision of the landing
 	NativeCreate int64 // native CreateRevision of a put
 	Order        int   // place of the event's operation, in a transaction of several parts
 }
@@ -130,7 +130,7 @@ type member struct {
 	settling settling
 }
 
-// raise is the answer of a fence raise: F >= fence held at native revision rev, in that epoch.
+// raise is the answer of a fence raise: F >= fence held at member revision rev, in that epoch.
 type raise struct{ epoch, fence, rev int64 }
 
 // New returns an empty log. Nothing is closed before Start.
@@ -201,7 +201,7 @@ func (l *Log) Start(c int64) error {
 	return nil
 }
 
-// FenceHolds says that a raise was answered: at native revision rev of the member, in that epoch, the fence was at
+// FenceHolds says that a raise was answered: at member revision rev of the member, in that epoch, the fence was at
 // or above fence. It counts once the member's stream has reached rev, and not at all if the stream is in another
 // epoch then.
 func (l *Log) FenceHolds(member int, epoch, fence, rev int64) {

@@ -19,7 +19,7 @@ type model struct {
 	log   *Log
 	tight bool // the log may have evicted
 
-	opened    []int64 // native revision; -1: not open
+	opened    []int64 // member revision; -1: not open
 	at        []MemberState
 	raises    []raiseReply
 	seen      map[int64]bool

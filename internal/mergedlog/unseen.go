@@ -11,7 +11,7 @@ import (
 )
 
 // Unseen is a piece of a member's past that no log has shown, and that may hold marks of stamps in doubt: what it committed at
-// its native revisions in (After, UpTo].
+// its revisions in (After, UpTo].
 type Unseen struct {
 	After, UpTo int64
 	// Keys are those by which a stamp in doubt can be recognised at any revision; see At.
@@ -52,7 +52,7 @@ func MarkRecords() (keys [][]byte, from, end []byte) {
 	return [][]byte{[]byte(record.KeyFence), []byte(record.KeyClock)}, from, end
 }
 
-// At tells what the keys of Unseen, and MarkRecords, were at a native revision of the member: Unseen.After, or a later one if
+// At tells what the keys of Unseen, and MarkRecords, were at a revision of the member: Unseen.After, or a later one if
 // the member is compacted there. Of what has gone they still tell a lot: a stamp above the member's clock had not come; values
 // and slot clocks of a put show its stamp, or one above it, from its landing on. What they leave open is forgotten for good.
 func (d *Doubts) At(member int, rev int64, kvs []*mvccpb.KeyValue) {
@@ -96,7 +96,7 @@ func (d *Doubts) Show(member int, r MemberRevision) (more bool) {
 	return more
 }
 
-// found is a mark, and the native revision that it was found to be of: that of the landing, or a later one that gave a lock back.
+// found is a mark, and the member revision that it was found to be of: that of the landing, or a later one that gave a lock back.
 type found struct {
 	mark
 	rev int64
@@ -159,7 +159,7 @@ func (e *evidence) mark(mk mark, rev int64) {
 	e.marks[mk.stamp] = found{mk, rev}
 }
 
-// judge takes what a member's keys were at native revision rev as the last word on what was before.
+// judge takes what a member's keys were at member revision rev as the last word on what was before.
 func (q *question) judge(of doubt, rev int64, e evidence) {
 	mk, marked := e.marks[of.stamp]
 	switch {

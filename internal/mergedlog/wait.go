@@ -56,7 +56,7 @@ func (l *Log) WaitClosed(ctx context.Context, rev int64) error {
 	return l.wait(ctx, &l.waiters, rev, l.closed.Load)
 }
 
-// WaitReached waits until the member's stream has delivered everything up to the native revision rev. It fails
+// WaitReached waits until the member's stream has delivered everything up to the member revision rev. It fails
 // with the context's error or the log's.
 func (l *Log) WaitReached(ctx context.Context, member int, rev int64) error {
 	m := l.members[member]

@@ -43,7 +43,7 @@ func (b *bases) locate(ctx context.Context, key, end []byte) (err error) {
 	return err
 }
 
-// read answers a native range request.
+// read answers a range request.
 func (b *bases) read(ctx context.Context, native *pb.RangeRequest, own []*mergedlog.Event) (*pb.RangeResponse, error) {
 	if err := b.locate(ctx, native.Key, native.RangeEnd); err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func (b *bases) readPart(ctx context.Context, req *pb.RangeRequest, i int, part 
 	return nil
 }
 
-// readBase reads a member natively. Pairs with values are shown as their users know them, others are unread.
+// readBase asks a member. Pairs with values are shown as their users know them, others are unread.
 func (b *bases) readBase(ctx context.Context, native *pb.RangeRequest, i int) (*pb.RangeResponse, error) {
 	m := b.reader.cfg.Members[b.members[i]]
 	native.Revision, native.KeysOnly = b.snaps[i].Lo, b.shown < snapshot.Values && !native.CountOnly
@@ -171,7 +171,7 @@ const (
 )
 
 // completeOf brings the unread pairs of one member, which are in the order of their keys, to a level. What the header says of a pair is known if the cache has it at the
-// native revision that the member shows: a revision of a member never changes. All others are read, with their values: neighbours
+// revision that the member shows: a revision of a member never changes. All others are read, with their values: neighbours
 // as ranges, if they lie together.
 func (b *bases) completeOf(ctx context.Context, i int, kvs []*mvccpb.KeyValue, level snapshot.Level, together bool) error {
 	var runs [][]*mvccpb.KeyValue
@@ -205,7 +205,7 @@ func (b *bases) completeOf(ctx context.Context, i int, kvs []*mvccpb.KeyValue, l
 	return g.Wait()
 }
 
-// KnownHead fills in what the header of a pair says, if the cache has it. The pair has its native revisions. Its version is the native
+// KnownHead fills in what the header of a pair says, if the cache has it. The pair has its member revisions. Its version is the member's
 // one: no header that is written has a version base.
 func (r *Reader) KnownHead(kv *mvccpb.KeyValue) bool {
 	s, ok := r.cfg.Cache.Get(kv.Key)

@@ -15,7 +15,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// ReadState reads all that an exclusive transaction is evaluated on, at one native revision of its member, linearizably.
+// ReadState reads all that an exclusive transaction is evaluated on, at one revision of its member, linearizably.
 func (r *Reader) ReadState(ctx context.Context, m *member.Member, plan *translate.Plan) (*member.Reading, error) {
 	req := &pb.TxnRequest{}
 	add := func(read *pb.RangeRequest) { req.Success = append(req.Success, request.Range(read)) }

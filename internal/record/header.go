@@ -8,7 +8,7 @@ import (
 )
 
 // Header is what stands in front of a user's value on a member. It carries what etcd's own metadata cannot
-// say, because native revisions are the member's and not the meta cluster's.
+// say, because member revisions are the member's and not the meta cluster's.
 type Header struct {
 	Stamp       int64 // the user's ModRevision
 	Create      int64 // the user's CreateRevision; Create <= Stamp

@@ -1,7 +1,7 @@
 // Package snapshot answers a range request at a revision R of the meta cluster from what its members hold.
 //
-// The order on a member is not stamp order, so no native revision of a member shows exactly the stamps up to
-// R. The snapshot of a member is a base and a tail: the base is read natively at lo, the last member revision
+// The order on a member is not stamp order, so no member revision shows exactly the stamps up to
+// R. The snapshot of a member is a base and a tail: the base is read at lo, the last member revision
 // before any stamp above R; the tail are the events that the member committed after lo with a stamp of at most
 // R, in member order. Laid over the base (a put sets, a delete removes) the tail gives the member's keys at R:
 // the stamps of one key grow in member order, so the tail holds the whole history of a key between lo and R,
@@ -54,7 +54,7 @@ type Part struct {
 
 // Plan returns the native request for the base of one of the given number of members. The range is taken as it is; the
 // caller clips it to user keys and sets Revision and Serializable, and KeysOnly where Levels allows it. Sorting and filters stay
-// behind, because to the member they mean native revisions and stored values.
+// behind, because to the member they mean member revisions and stored values.
 func Plan(req *pb.RangeRequest, tail []*mergedlog.Event, members int) *pb.RangeRequest {
 	native := &pb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: req.CountOnly}
 	if w := window(req); w > 0 && !req.CountOnly {

@@ -167,7 +167,7 @@ func raiseClock(epoch, stamp int64) *pb.RequestOp {
 // Outcome is what became of one operation.
 type Outcome struct {
 	Landed    bool
-	MemberRev int64    // native revision of the member transaction
+	MemberRev int64    // of the member transaction
 	Results   []Result // landed: of the effects, in order
 	Fenced    bool     // refused by the fence or the lock
 	Together  bool     // refused with the whole batch, by some operation's guard; otherwise by a guard of its own:

@@ -16,7 +16,7 @@ type Exclusive struct {
 	write        int
 }
 
-// Exclude builds the exclusive member transaction for run. ReadRev is the native revision at which the compared ranges
+// Exclude builds the exclusive member transaction for run. ReadRev is the member revision at which the compared ranges
 // were read: the guard refuses if anything in them changed since (their keys were put, or some key of the member was deleted).
 // ErrRounds: lock the member.
 func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, epoch int64) (*Exclusive, error) {

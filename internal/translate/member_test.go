@@ -60,7 +60,7 @@ func requireOneFate(t require.TestingT, evs []*mvccpb.Event) {
 	}
 }
 
-// put writes a record as another process would, and returns the native revision.
+// put writes a record as another process would, and returns the member revision.
 func (m *member) put(key string, value []byte) int64 {
 	m.t.Helper()
 	resp, err := m.kv.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: value})

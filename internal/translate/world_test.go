@@ -25,7 +25,7 @@ type world struct {
 	epoch, fence, clock, lock int64
 	slotClocks                [slots]int64
 	native                    map[string]history
-	slotRev, fenceRev         int64 // native revisions at which a slot clock and the fence were last set
+	slotRev, fenceRev         int64 // member revisions at which a slot clock and the fence were last set
 	lockRev                   int64 // and the lock
 
 	used    map[int64]bool // stamps

@@ -8,7 +8,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -62,20 +61,11 @@ func read[Req proto.Message, Resp any](
 		return send(ctx, in)
 	}
 	in = proto.CloneOf(in) // attempts may outlive the call
-	resp, err := hedge.Request[Resp]{Pace: pace, Passing: passing, Send: func(ctx context.Context) (Resp, error) { return send(ctx, in) }}.Do(ctx)
+	resp, err := hedge.Request[Resp]{Pace: pace, Passing: Passing, Send: func(ctx context.Context) (Resp, error) { return send(ctx, in) }}.Do(ctx)
 	if err != nil && err == ctx.Err() { //nolint:errorlint // as gRPC has it
 		err = status.FromContextError(err).Err()
 	}
 	return resp, err
-}
-
-// passing reports whether an error may be that of one server.
-func passing(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		return true
-	}
-	return false
 }
 
 // writes reports whether a transaction may change anything.
