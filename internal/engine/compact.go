@@ -1,23 +1,15 @@
 package engine
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/feed"
 	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/read"
-	"github.com/metaetcd/metaetcd/internal/record"
-	"github.com/metaetcd/metaetcd/internal/request"
-	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // Compact drops the history below a revision: the record first, by compare-and-swap, so that every process refuses what is about
@@ -55,59 +47,14 @@ func (e *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 		}
 		los[i] = lo
 	}
-	if err := e.advanceCompacted(ctx, r.Revision); err != nil {
+	if err := e.Members[0].RaiseCompacted(ctx, r.Revision); err != nil {
 		return err
 	}
 	e.Feeds.Compacted.Raise(r.Revision)
 	f.Forget()
 	g, gctx := errgroup.WithContext(ctx)
 	for i, m := range e.Members {
-		g.Go(func() error {
-			rev, err := member.Persist(gctx, func(ctx context.Context) (int64, error) { return m.Harmless(ctx, los[i]) })
-			if err == nil {
-				_, err = member.Persist(gctx, func(ctx context.Context) (*pb.CompactionResponse, error) {
-					resp, err := m.KV.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: r.Physical})
-					m.Seen(m.Index, "compact", err)
-					return resp, err
-				})
-			}
-			if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) { // already further: nothing to do
-				return wire.Name(m.Name, err)
-			}
-			return nil
-		})
+		g.Go(func() error { return m.Compact(gctx, los[i], r.Physical) })
 	}
 	return g.Wait()
-}
-
-// advanceCompacted raises the record `compacted` on the first member; etcd's ErrCompacted if it is there already. When it is asked
-// more than once, one that is exactly there may have been raised by a request whose answer was lost: it counts as raised.
-func (e *Engine) advanceCompacted(ctx context.Context, rev int64) error {
-	key, want := []byte(record.KeyCompacted), record.Number(rev)
-	attempts := 0
-	req := &pb.TxnRequest{
-		Compare: []*pb.Compare{request.ValueBelow(key, want)},
-		Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: key, Value: want})},
-		Failure: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: key})},
-	}
-	raise := func(ctx context.Context) (*pb.TxnResponse, error) {
-		attempts++
-		return e.Members[0].Txn(ctx, req)
-	}
-	resp, err := member.Persist(ctx, raise)
-	if status.Code(err) == codes.Unknown { // it was sent, and nobody knows what became of it
-		resp, err = member.Persist(ctx, raise)
-	}
-	if err != nil || resp.Succeeded {
-		return err
-	}
-	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 {
-		switch there := bytes.Compare(kvs[0].Value, want); {
-		case there == 0 && attempts > 1:
-			return nil
-		case there >= 0:
-			return rpctypes.ErrGRPCCompacted
-		}
-	}
-	return fmt.Errorf("metaetcd: member %s has lost its record of the compacted revision", e.Members[0].Name)
 }

@@ -173,7 +173,7 @@ func TestHarmless(t *testing.T) {
 			m := open(t, bridge.KVClient(&tt.past), func(c *Config) {
 				c.Watches = func() pb.WatchClient { return bridge.WatchClient(&tt.past) }
 			})
-			got, err := m.Harmless(t.Context(), 10)
+			got, err := m.harmless(t.Context(), 10)
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got)
 		})
@@ -184,7 +184,7 @@ func TestHarmlessEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	m := open(t, created(t).Client(nil))
-	_, err := m.Harmless(ctx, 10)
+	_, err := m.harmless(ctx, 10)
 	require.Error(t, err)
 }
 
