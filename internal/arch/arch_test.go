@@ -70,7 +70,7 @@ var rooms = []room{
 		"commit", "crosstxn", "feed", "lease", "lifetime", "member", "read", "record", "request", "ring", "statecache", "translate",
 	}},
 	{name: "engine", imports: []string{
-		"bridge", "clock", "commit", "crosstxn", "feed", "lease", "lifetime", "member", "mergedlog", "metrics", "read", "record", "request", "ring", "statecache", "topology", "validate", "wire", "write",
+		"bridge", "clock", "commit", "crosstxn", "feed", "lease", "lifetime", "member", "mergedlog", "metrics", "read", "ring", "statecache", "topology", "validate", "wire", "write",
 	}},
 	{name: "fakemeta", imports: []string{"engine", "etcdfake", "metrics", "ring"}}, // for tests
 	{name: "", imports: []string{
