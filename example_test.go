@@ -1,185 +1,204 @@
 package metaetcd_test
 
-// These examples only compile: running them takes etcd's server, which a user of the package does not depend on. In
-// tests/examples they run.
-
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"net"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/metaetcd/metaetcd"
 )
-
-// dial makes a client of one etcd cluster. It connects when it is used; keep-alives make it notice a cluster that is
-// cut off in silence.
-func dial(endpoints ...string) *clientv3.Client {
-	cli, err := clientv3.New(clientv3.Config{
-		Endpoints: endpoints, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	return cli
-}
-
-// open opens a meta cluster of two members, or creates it.
-func open(ctx context.Context) *metaetcd.Client {
-	c, err := metaetcd.New(ctx, metaetcd.Config{
-		Coordinator: dial("127.0.0.1:2379"),
-		Members: []metaetcd.Member{
-			{Name: "ash", Client: dial("127.0.0.1:3379")},
-			{Name: "birch", Client: dial("127.0.0.1:4379")},
-		},
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	return c
-}
 
 // The program of the README.
 func Example() {
 	ctx := context.Background()
 	c, err := metaetcd.New(ctx, metaetcd.Config{
 		Coordinator: dial("127.0.0.1:2379"),
-		Members: []metaetcd.Member{
-			{Name: "ash", Client: dial("127.0.0.1:3379")},
-			{Name: "birch", Client: dial("127.0.0.1:4379")},
-		},
+		Members:     []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}, {Name: "birch", Client: dial("127.0.0.1:4379")}},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer c.Close()
-	if _, err := c.Put(ctx, "/greeting", "hello"); err != nil {
-		log.Fatal(err)
-	}
+	_, err = c.Put(ctx, "/greeting", "hello")
+	check(err)
 	list, err := c.Get(ctx, "/", clientv3.WithPrefix())
-	if err != nil {
-		log.Fatal(err)
+	check(err)
+	for _, kv := range list.Kvs {
+		fmt.Printf("%s = %s\n", kv.Key, kv.Value)
 	}
-	fmt.Println("revision", list.Header.Revision, "keys", list.Count)
+	// Output: /greeting = hello
 }
 
-// A configuration that does not fit what the meta cluster was created with is refused before anything is written.
+// The first New creates the meta cluster. A later one, in this process or in another, must name the same members.
 func ExampleNew() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // for as long, clusters that are away are waited for
-	defer cancel()
-	c, err := metaetcd.New(ctx, metaetcd.Config{
+	cfg := metaetcd.Config{
 		Coordinator: dial("127.0.0.1:2379"),
-		Members:     []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}},
+		Members:     []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}, {Name: "birch", Client: dial("127.0.0.1:4379")}},
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a cluster that is away is waited for until then
+	defer cancel()
+	c, err := metaetcd.New(ctx, cfg)
+	check(err)
+	defer c.Close()
+
+	cfg.Members = cfg.Members[:1]
+	_, err = metaetcd.New(ctx, cfg)
+	fmt.Println(err)
+	// Output: metaetcd: member birch: it is recorded, and not in the configuration
+}
+
+// What a Config leaves out has a default.
+func ExampleConfig() {
+	registry := prometheus.NewRegistry()
+	c, err := metaetcd.New(ctx, metaetcd.Config{
+		Coordinator:   dial("127.0.0.1:2379"),
+		Members:       []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}},
+		Sharding:      metaetcd.Sharding{Segments: 2},
+		Logger:        zap.NewNop(),
+		Metrics:       registry,
+		MemberTimeout: 5 * time.Second, // the members are far away
 	})
-	var wrong *metaetcd.TopologyError
-	switch {
-	case errors.Is(err, metaetcd.ErrMissingMember):
-		errors.As(err, &wrong)
-		log.Fatalf("add member %s to the configuration", wrong.Member)
-	case err != nil:
-		log.Fatal(err)
-	}
-	defer c.Close()
-}
-
-// List, then watch from the next revision: nothing is lost in between, and nothing comes twice.
-func ExampleClient_Watch() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	c := open(ctx)
+	check(err)
 	defer c.Close()
 
-	list, err := c.Get(ctx, "/jobs/", clientv3.WithPrefix())
-	if err != nil {
-		log.Fatal(err)
-	}
-	for resp := range c.Watch(ctx, "/jobs/", clientv3.WithPrefix(), clientv3.WithRev(list.Header.Revision+1)) {
-		if err := resp.Err(); err != nil {
-			log.Fatal(err) // rpctypes.ErrCompacted: list again
-		}
-		for _, ev := range resp.Events {
-			fmt.Println(ev.Kv.ModRevision, ev.Type, string(ev.Kv.Key))
+	families, err := registry.Gather()
+	check(err)
+	for _, f := range families {
+		if f.GetName() == "metaetcd_watchers" {
+			fmt.Println(f.GetName(), f.GetMetric()[0].GetGauge().GetValue())
 		}
 	}
+	// Output: metaetcd_watchers 0
 }
 
-// A transaction may compare and write keys wherever they lie: it happens as a whole, at one revision.
-func ExampleClient_Txn() {
-	ctx := context.Background()
-	c := open(ctx)
-	defer c.Close()
-
-	resp, err := c.Txn(ctx).
-		If(clientv3.Compare(clientv3.Value("/stock/apples"), "=", "1")).
-		Then(clientv3.OpPut("/stock/apples", "0"), clientv3.OpPut("/cart/anna", "apple")).
-		Commit()
-	if err != nil {
-		log.Fatal(err)
+// Keys that share their first two segments lie on one member, so that lists and transactions below them need no other. The sharding
+// is recorded when the meta cluster is created.
+func ExampleSharding() {
+	cfg := metaetcd.Config{
+		Coordinator: dial("127.0.0.1:2379"),
+		Members:     []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}, {Name: "birch", Client: dial("127.0.0.1:4379")}},
+		Sharding:    metaetcd.Sharding{Segments: 2}, // "/pods/" of "/pods/default/web"
 	}
-	fmt.Println(resp.Succeeded, resp.Header.Revision)
+	c, err := metaetcd.New(ctx, cfg)
+	check(err)
+	check(c.Close())
+
+	cfg.Sharding.Segments = 3
+	_, err = metaetcd.New(ctx, cfg)
+	fmt.Println(errors.Is(err, metaetcd.ErrSharding))
+	// Output: true
 }
 
-// A key that is there as long as the process is: attached to a lease that is kept alive.
-func ExampleClient_KeepAlive() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	c := open(ctx)
-	defer c.Close()
-
-	lease, err := c.Grant(ctx, 10) // seconds
-	if err != nil {
-		log.Fatal(err)
-	}
-	alive, err := c.KeepAlive(ctx, lease.ID)
-	if err != nil {
-		log.Fatal(err)
-	}
-	if _, err := c.Put(ctx, "/workers/one", "here", clientv3.WithLease(lease.ID)); err != nil {
-		log.Fatal(err)
-	}
-	for range alive { // ends with ctx, or when the lease has ended
-	}
-}
-
-// Code that takes a *clientv3.Client gets one whose KV, Watcher and Lease are the meta cluster's.
+// Code that takes a *clientv3.Client, like etcd's own recipes, gets one whose KV, Watcher and Lease are the meta cluster's.
 func ExampleClient_Install() {
-	c := open(context.Background())
+	c := open()
 	defer c.Close()
-
-	cli := dial("127.0.0.1:3379") // Status, Endpoints and the rest stay this server's own
+	cli := dial("127.0.0.1:3379") // Endpoints, Status and the rest stay this server's own
 	defer cli.Close()
 	c.Install(cli)
+
+	session, err := concurrency.NewSession(cli)
+	check(err)
+	defer session.Close()
+	mutex := concurrency.NewMutex(session, "/locks/printer")
+	check(mutex.Lock(ctx))
+	held, err := c.Get(ctx, "/locks/printer/", clientv3.WithPrefix())
+	check(err)
+	fmt.Println("holders:", held.Count)
+	check(mutex.Unlock(ctx))
+	// Output: holders: 1
 }
 
-// The same services on a gRPC server are a proxy: any etcd client may talk to it.
+// The same services on a gRPC server are a proxy: any etcd client, of any language, may talk to it.
 func ExampleClient_Register() {
-	c := open(context.Background())
+	c := open()
 	defer c.Close()
-
-	listener, err := net.Listen("tcp", "127.0.0.1:5379")
-	if err != nil {
-		log.Fatal(err)
-	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(err)
 	server := grpc.NewServer()
 	c.Register(server)
-	if err := server.Serve(listener); err != nil {
-		log.Fatal(err)
-	}
+	served := make(chan error)
+	go func() { served <- server.Serve(listener) }()
+
+	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{listener.Addr().String()}})
+	check(err)
+	_, err = cli.Put(ctx, "/through", "the proxy")
+	check(err)
+	check(cli.Close())
+	server.Stop()
+	check(<-served)
+
+	resp, err := c.Get(ctx, "/through")
+	check(err)
+	fmt.Println(string(resp.Kvs[0].Value))
+	// Output: the proxy
 }
 
-// Health names who does not answer. Give it a deadline.
+// Health names the clusters with something amiss. Give it a deadline.
 func ExampleClient_Health() {
-	c := open(context.Background())
+	ash := dial("127.0.0.1:3379")
+	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: dial("127.0.0.1:2379"), Members: []metaetcd.Member{{Name: "ash", Client: ash}}})
+	check(err)
 	defer c.Close()
+	fmt.Println("at first:", c.Health(ctx))
 
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	etcds[ash].SetDown(true)
+	defer etcds[ash].SetDown(false)
+	soon, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := c.Health(ctx); err != nil {
-		log.Print(err)
+	var amiss *metaetcd.MemberError
+	fmt.Println("later:", errors.As(c.Health(soon), &amiss), amiss.Member)
+	// Output:
+	// at first: <nil>
+	// later: true ash
+}
+
+// Close the Client, and then the clients that it has borrowed.
+func ExampleClient_Close() {
+	c := open()
+	check(c.Close())
+	_, err := c.Put(ctx, "/late", "x")
+	fmt.Println(errors.Is(err, metaetcd.ErrClosed))
+	// Output: true
+}
+
+// All that is read at one revision belongs together, however many calls it takes.
+func ExampleClient_Revision() {
+	c := open()
+	defer c.Close()
+	_, err := c.Put(ctx, "/left", "1")
+	check(err)
+	_, err = c.Put(ctx, "/right", "1")
+	check(err)
+
+	rev, err := c.Revision(ctx)
+	check(err)
+	_, err = c.Txn(ctx).Then(clientv3.OpPut("/left", "2"), clientv3.OpPut("/right", "2")).Commit()
+	check(err)
+	for _, key := range []string{"/left", "/right"} {
+		resp, err := c.Get(ctx, key, clientv3.WithRev(rev))
+		check(err)
+		fmt.Println(key, string(resp.Kvs[0].Value))
 	}
+	// Output:
+	// /left 1
+	// /right 1
+}
+
+// The closed revision follows what is written. A linearizable read waits for it.
+func ExampleClient_ClosedRevision() {
+	c := open()
+	defer c.Close()
+	put, err := c.Put(ctx, "/k", "v")
+	check(err)
+	_, err = c.Get(ctx, "/", clientv3.WithPrefix())
+	check(err)
+	fmt.Println(c.ClosedRevision() >= put.Header.Revision)
+	// Output: true
 }

@@ -41,9 +41,14 @@ type world struct {
 	feed    *feed.Feed // with nothing but a log
 	stamps  *stamps
 
+	unstamped error // what a transaction gets that is answered from a snapshot; nil: it would write
+
 	mu     sync.Mutex
-	fault  etcdfake.Interceptor // of all requests that write, of all processes; nil: none
-	writes []write              // that were tried, in order
+	fault  etcdfake.Interceptor          // of all requests that write, of all processes; nil: none
+	read   func(member int)              // is told of transactions that do not write, when they are answered; may be nil
+	writes []write                       // that were tried, in order
+	held   [2]bool                       // the members' streams that show nothing at present
+	shown  [2][]mergedlog.MemberRevision // what these are still to show
 }
 
 // write is a request that writes.
@@ -88,9 +93,7 @@ func newWorld(t *testing.T) *world {
 		}
 		log.Open(i, mergedlog.MemberState{Rev: s.Revision(), Epoch: 1, Fence: 1, Clock: 1})
 		s.Watch(func(rev int64, events []*mvccpb.Event) {
-			if err := log.Append(i, []mergedlog.MemberRevision{{Rev: rev, Events: events}}); err != nil {
-				t.Error(err)
-			}
+			w.show(i, mergedlog.MemberRevision{Rev: rev, Events: events})
 		})
 		w.servers = append(w.servers, s)
 	}
@@ -98,11 +101,38 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+// show makes a member's stream show revisions, unless it is held.
+func (w *world) show(member int, revs ...mergedlog.MemberRevision) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shown[member] = append(w.shown[member], revs...)
+	if !w.held[member] {
+		if err := w.feed.Log.Append(member, w.shown[member]); err != nil {
+			w.t.Error(err)
+		}
+		w.shown[member] = nil
+	}
+}
+
+// hold makes a member's stream lag behind the member, until the function that it returns is called.
+func (w *world) hold(member int) (thaw func()) {
+	set := func(held bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.held[member] = held
+	}
+	set(true)
+	return func() {
+		set(false)
+		w.show(member)
+	}
+}
+
 // start starts a process. It ends with the test.
 func (w *world) start(grace ...time.Duration) *process {
 	p := &process{w: w, life: lifetime.New(context.Background())}
 	cfg := Config{
-		Life: p.life, Feeds: feed.NewCurrent(p.life, feed.Identity{}), Reads: noReads{}, Ring: w.ring, Clock: inFirstEpoch{}, Commit: w.stamps,
+		Life: p.life, Feeds: feed.NewCurrent(p.life, feed.Identity{}), Reads: noReads{w}, Ring: w.ring, Clock: inFirstEpoch{}, Commit: w.stamps,
 		Doubts: mergedlog.NewDoubts(2, w.ring.Slot), Cache: statecache.New(8), MaxTxnOps: 128, Timeout: 10 * time.Second, Logger: zap.NewNop(),
 		OnRangeDelete: func(int64) {}, OnDecided: func() { p.decided.Add(1) }, OnLockWait: func() { p.waits.Add(1) },
 		OnRollForward: func() { p.rolled.Add(1) }, OnAbort: func() { p.aborted.Add(1) },
@@ -144,7 +174,14 @@ func (p *process) resolve() {
 func (w *world) via(ctx context.Context, i int, req proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
 	txn, ok := req.(*pb.TxnRequest)
 	if !ok || !etcdfake.Writes(req) {
-		return do()
+		resp, err := do()
+		w.mu.Lock()
+		read := w.read
+		w.mu.Unlock()
+		if ok && read != nil {
+			read(i)
+		}
+		return resp, err
 	}
 	w.mu.Lock()
 	w.writes = append(w.writes, write{member: i, at: time.Now(), req: txn})
@@ -160,6 +197,12 @@ func (w *world) setFault(f etcdfake.Interceptor) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fault = f
+}
+
+func (w *world) setRead(read func(member int)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.read = read
 }
 
 // forget drops the writes so far.
@@ -245,6 +288,8 @@ func (x *crossing) decideNow(t *testing.T) (*translate.Decided, error) {
 
 // stamps hands out stamps, and takes note of what became of them.
 type stamps struct {
+	settle func(s commit.Stamp) (mergedlog.Outcome, error) // nil: nothing can be found out
+
 	mu   sync.Mutex
 	next int64
 	out  map[int64]string
@@ -271,8 +316,11 @@ func (s *stamps) give(st commit.Stamp, what string) {
 	s.out[st.Rev] = what
 }
 
-func (s *stamps) Settle(int, commit.Stamp, error) (mergedlog.Outcome, error) {
-	return mergedlog.Outcome{}, commit.ErrUnknown
+func (s *stamps) Settle(_ int, st commit.Stamp, _ error) (mergedlog.Outcome, error) {
+	if s.settle == nil {
+		return mergedlog.Outcome{}, commit.ErrUnknown
+	}
+	return s.settle(st)
 }
 
 // count returns how many stamps came to such an end.
@@ -293,14 +341,17 @@ func (inFirstEpoch) Epoch() int64                        { return 1 }
 func (inFirstEpoch) Sync(context.Context) (int64, error) { return 1, nil }
 
 // noReads is for transactions that need nothing but what is under their locks.
-type noReads struct{}
+type noReads struct{ w *world }
 
 func (noReads) ShowHeads(context.Context, *member.Member, []*mvccpb.KeyValue, int64) error {
 	return nil
 }
 func (noReads) CheckReads(context.Context, *feed.Feed, *translate.Run) error { return nil }
 
-func (noReads) AnswerUnstamped(context.Context, *translate.Plan, bool) (*pb.TxnResponse, bool, error) {
+func (r noReads) AnswerUnstamped(context.Context, *translate.Plan, bool) (*pb.TxnResponse, bool, error) {
+	if r.w.unstamped != nil {
+		return nil, false, r.w.unstamped
+	}
 	return nil, true, nil
 }
 

@@ -219,3 +219,23 @@ func (l *leaseServer) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRe
 	}
 	return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: ttl.(int64), GrantedTTL: ttl.(int64)}, nil
 }
+
+// LeaseKeepAlive answers renewals in their order; one of a lease that does not exist with a TTL of 0.
+func (l *leaseServer) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		resp := &pb.LeaseKeepAliveResponse{ID: r.ID}
+		if ttl, there := l.ttl.Load(r.ID); there {
+			resp.TTL = ttl.(int64)
+		}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -29,16 +30,18 @@ type Cluster struct {
 	Members     []*etcdfake.Server // in the order of their names
 	Clock       *Gate              // of the requests to the coordinator
 	Gates       []*Gate            // of the requests to the members
-	MaxTxnOps   int                // of the processes that are opened next: the members' limit of operations
-	cfg         engine.Config
+	// Of the processes that are opened next: the members' limit of operations, and what their logs may take.
+	MaxTxnOps int
+	LogBytes  int64
+	cfg       engine.Config
 }
 
 // New makes a cluster. The member of a key is told by its first segment, so that a test finds keys of one member easily: see Key.
 func New(t testing.TB, members int) *Cluster {
-	c := &Cluster{t: t, Coordinator: etcdfake.New(100), Clock: &Gate{}, MaxTxnOps: 128}
+	c := &Cluster{t: t, Coordinator: etcdfake.New(100), Clock: &Gate{}, MaxTxnOps: 128, LogBytes: 1 << 20}
 	c.cfg = engine.Config{
 		Coordinator: c.dial(c.Coordinator, c.Clock), Slots: 8 * members, Policy: ring.Policy{Segments: 1},
-		Timeout: 5 * time.Second, CacheEntries: 1024, LogBytes: 1 << 20, ProgressInterval: time.Minute, Logger: zap.NewNop(),
+		Timeout: 5 * time.Second, CacheEntries: 1024, ProgressInterval: time.Minute, Logger: zap.NewNop(),
 		LeaseEnds: func() clientv3.Watcher { return silent{} },
 	}
 	for i := range members {
@@ -70,15 +73,24 @@ func (silent) Close() error { return nil }
 // Open starts a process. It is closed with the test.
 func (c *Cluster) Open() *engine.Engine {
 	c.t.Helper()
-	cfg := c.cfg
-	cfg.MaxTxnOps = c.MaxTxnOps
-	var err error
-	cfg.Metrics, err = metrics.New(nil, nil)
+	e, err := c.Try(context.Background(), nil)
 	require.NoError(c.t, err)
-	e, err := engine.Open(context.Background(), cfg)
-	require.NoError(c.t, err)
-	c.t.Cleanup(e.Close)
 	return e
+}
+
+// Try is Open where that may fail, or should end with ctx. The process's metrics are registered with reg; nil: nowhere.
+func (c *Cluster) Try(ctx context.Context, reg prometheus.Registerer) (*engine.Engine, error) {
+	c.t.Helper()
+	cfg := c.cfg
+	cfg.MaxTxnOps, cfg.LogBytes = c.MaxTxnOps, c.LogBytes
+	var err error
+	cfg.Metrics, err = metrics.New(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "state"}))
+	require.NoError(c.t, err)
+	e, err := engine.Open(ctx, cfg)
+	if err == nil {
+		c.t.Cleanup(e.Close)
+	}
+	return e, err
 }
 
 // Key is a key of a member. Keys of one member and different numbers lie in different slots, as far as it has slots.

@@ -10,29 +10,25 @@ import (
 	"github.com/metaetcd/metaetcd/internal/clock"
 )
 
-// Set are the collectors of one process. It is safe for concurrent use, but for Unregister, and for Names.
+// Set are the collectors of one process. It is safe for concurrent use, but for Unregister and for setting Names.
 type Set struct {
+	// Names are the members' names, in the order of their indexes: what MemberRequest, Batch and Refusal label their counts with. The
+	// engine sets them once, when it has read the topology. Before that, these three panic.
+	Names []string
+
+	// Counters that the rooms raise by themselves. What each counts is in its help; see New.
+	Fences, FencedReads, Reaps, ReapedKeys     prometheus.Counter
+	Crossings, LockWaits, RollForwards, Aborts prometheus.Counter
+
 	reg        prometheus.Registerer
 	registered []prometheus.Collector
 
-	// Names are those of the members, by index. They are set once, before anything is counted by member.
-	Names []string
-
-	requests    *prometheus.HistogramVec // method, code
-	memberReqs  *prometheus.CounterVec   // member, method, code
-	stamps      prometheus.Histogram     // per add
-	ops         *prometheus.HistogramVec // per batch, by member
-	refusals    *prometheus.CounterVec   // member, reason
-	Fences      prometheus.Counter
-	FencedReads prometheus.Counter
-	rebuilds    prometheus.Counter
-	Reaps       prometheus.Counter
-	ReapedKeys  prometheus.Counter
-
-	Crossings    prometheus.Counter
-	LockWaits    prometheus.Counter
-	RollForwards prometheus.Counter
-	Aborts       prometheus.Counter
+	requests   *prometheus.HistogramVec // method, code
+	memberReqs *prometheus.CounterVec   // member, method, code
+	stamps     prometheus.Histogram     // per add
+	ops        *prometheus.HistogramVec // per batch, by member
+	refusals   *prometheus.CounterVec   // member, reason
+	rebuilds   prometheus.Counter
 }
 
 // Namespace begins the name of every metric.

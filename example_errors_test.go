@@ -1,0 +1,125 @@
+package metaetcd_test
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/metaetcd/metaetcd"
+)
+
+// The kind says what is wrong, and the fields what was expected.
+func ExampleTopologyError() {
+	clock, ash := dial("127.0.0.1:2379"), dial("127.0.0.1:3379")
+	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "ash", Client: ash}}})
+	check(err)
+	check(c.Close())
+
+	_, err = metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "oak", Client: ash}}})
+	var refused *metaetcd.TopologyError
+	if errors.As(err, &refused) {
+		fmt.Println(errors.Is(err, metaetcd.ErrRenamedMember), refused.Member, refused.Want)
+	}
+	// Output: true oak ash
+}
+
+// A member that is full refuses what is written to it. The error names it, and holds etcd's own.
+func ExampleMemberError() {
+	ash := dial("127.0.0.1:3379")
+	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: dial("127.0.0.1:2379"), Members: []metaetcd.Member{{Name: "ash", Client: ash}}})
+	check(err)
+	defer c.Close()
+	full := etcds[ash]
+	full.set(func() { full.full = true })
+	defer full.set(func() { full.full = false })
+
+	_, err = c.Put(ctx, "/k", "v")
+	var e *metaetcd.MemberError
+	if errors.As(err, &e) {
+		fmt.Println(e.Member, errors.Is(err, rpctypes.ErrNoSpace))
+	}
+	// Output: ash true
+}
+
+// Somebody has written to a member while no process of the meta cluster was there.
+func ExampleForeignKeyError() {
+	ash := dial("127.0.0.1:3379")
+	cfg := metaetcd.Config{Coordinator: dial("127.0.0.1:2379"), Members: []metaetcd.Member{{Name: "ash", Client: ash}}}
+	c, err := metaetcd.New(ctx, cfg)
+	check(err)
+	check(c.Close())
+	_, err = ash.Put(ctx, "/stray", "x")
+	check(err)
+
+	c, err = metaetcd.New(ctx, cfg)
+	check(err)
+	defer c.Close()
+	var foreign *metaetcd.ForeignKeyError
+	if errors.As(c.Health(ctx), &foreign) {
+		fmt.Printf("delete %s on %s\n", foreign.Key, foreign.Member)
+	}
+	// Output: delete /stray on ash
+}
+
+// The coordinator's addresses lead to another etcd cluster.
+func ExampleWrongCoordinatorError() {
+	clock := dial("127.0.0.1:2379")
+	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}}})
+	check(err)
+	defer c.Close()
+	moved := etcds[clock]
+	moved.set(func() { moved.other = 12345 })
+
+	_, err = c.Revision(ctx)
+	var wrong *metaetcd.WrongCoordinatorError
+	if errors.As(err, &wrong) {
+		fmt.Println(wrong.Got)
+	}
+	// Output: 12345
+}
+
+// The coordinator has lost its data, and another meta cluster was created with it.
+func ExampleForeignCoordinatorError() {
+	clock := dial("127.0.0.1:2379")
+	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}}})
+	check(err)
+	defer c.Close()
+	etcds[clock].Wipe()
+	another, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "oak", Client: dial("127.0.0.1:4379")}}})
+	check(err)
+	defer another.Close()
+
+	_, err = c.Revision(ctx)
+	var foreign *metaetcd.ForeignCoordinatorError
+	fmt.Println(errors.As(err, &foreign))
+	// Output: true
+}
+
+// Names that begin with byte 0 are metaetcd's own.
+func Example_reservedKey() {
+	c := open()
+	defer c.Close()
+	_, err := c.Put(ctx, "\x00mine", "v")
+	fmt.Println(errors.Is(err, metaetcd.ErrReservedKey))
+	// Output: true
+}
+
+// The client is closed while a member has a write and does not answer.
+func Example_unknownOutcome() {
+	ash := dial("127.0.0.1:3379")
+	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: dial("127.0.0.1:2379"), Members: []metaetcd.Member{{Name: "ash", Client: ash}}})
+	check(err)
+	silent := etcds[ash]
+	silent.set(func() { silent.held = true })
+
+	ended := make(chan error)
+	go func() {
+		_, err := c.Put(ctx, "/k", "v")
+		ended <- err
+	}()
+	<-silent.asked
+	check(c.Close())
+	fmt.Println(errors.Is(<-ended, metaetcd.ErrUnknownOutcome))
+	// Output: true
+}
