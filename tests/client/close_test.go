@@ -134,7 +134,7 @@ func TestCloseUnderLoad(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(time.Duration(round) * 20 * time.Millisecond)
+		require.Eventually(t, func() bool { return acknowledged.Load() >= int64(20*round) }, patience, tick)
 		begin := time.Now()
 		for range 3 {
 			wg.Go(func() {
@@ -159,7 +159,8 @@ func TestCloseUnderLoad(t *testing.T) {
 
 // TestCloseDuringAnOutage: Close does not wait for long for those who do not answer, and what waits for them ends.
 func TestCloseDuringAnOutage(t *testing.T) {
-	cluster := newCluster(t, 2)
+	var sent requests
+	cluster := newCluster(t, 2, sent.seen())
 	for _, node := range []*metaetcdtest.Node{cluster.Coordinator, cluster.Members[1]} {
 		t.Run(node.Name(), func(t *testing.T) {
 			cfg := cluster.Config()
@@ -174,6 +175,7 @@ func TestCloseDuringAnOutage(t *testing.T) {
 			w := cli.Watch(t.Context(), "", clientv3.WithPrefix(), clientv3.WithRev(rev+1))
 			node.Cut()
 			defer node.Heal()
+			asked := sent.next(node)
 			var wg sync.WaitGroup
 			errs := make(chan error, 100)
 			for range 5 {
@@ -188,7 +190,7 @@ func TestCloseDuringAnOutage(t *testing.T) {
 					errs <- err
 				})
 			}
-			time.Sleep(50 * time.Millisecond)
+			happened(t, asked, "nobody asks the one that is away")
 			begin := time.Now()
 			require.NoError(t, cli.Close())
 			wg.Wait()

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +28,8 @@ func ended(t *testing.T, err error) {
 // TestCloseWhileFrozen: whatever waits for a cluster that does not answer, without a deadline, ends with Close, which takes its
 // second.
 func TestCloseWhileFrozen(t *testing.T) {
-	cluster := newCluster(t, 2)
+	var sent requests
+	cluster := newCluster(t, 2, sent.seen())
 	names := []*metaetcdtest.Node{cluster.Members[0], cluster.Members[1], cluster.Coordinator}
 	var keys [2]string
 	for i := range keys {
@@ -105,13 +107,15 @@ func TestCloseWhileFrozen(t *testing.T) {
 				w := cli.Watch(t.Context(), "k", clientv3.WithPrefix(), clientv3.WithRev(first)) // its replay waits as well
 				node.Cut()
 				defer node.Heal()
-				done := make(chan error, 1)
+				done, asked := make(chan error, 1), sent.next(node)
 				go func() { done <- call(t.Context(), cli) }()
 				select {
 				case err := <-done: // it needs nothing of the one that is frozen
 					require.NoError(t, err)
 					done <- metaetcd.ErrClosed
-				case <-time.After(100 * time.Millisecond):
+				case <-asked:
+				case <-time.After(patience):
+					require.FailNow(t, "nobody asks the one that is frozen")
 				}
 				begin := time.Now()
 				require.NoError(t, cli.Close())
@@ -152,9 +156,15 @@ func TestCloseWhileSettling(t *testing.T) {
 	for _, key := range keys {
 		put(t, cli, key, "before")
 	}
-	lost := make(chan struct{})
+	lost, settling := make(chan struct{}), make(chan struct{})
+	settles := sync.OnceFunc(func() { close(settling) })
 	p.on(func(_ context.Context, req *pb.TxnRequest, send func() error) error {
 		if !lands(req) {
+			select {
+			case <-lost:
+				settles()
+			default:
+			}
 			return send()
 		}
 		primary.Cut()
@@ -167,7 +177,7 @@ func TestCloseWhileSettling(t *testing.T) {
 		done <- err
 	}()
 	<-lost
-	time.Sleep(100 * time.Millisecond) // it is being settled
+	happened(t, settling, "it is not settled")
 	begin := time.Now()
 	require.NoError(t, cli.Close())
 	require.ErrorIs(t, <-done, metaetcd.ErrUnknownOutcome)

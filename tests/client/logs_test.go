@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -112,7 +111,7 @@ func TestLogsTellOfFailures(t *testing.T) {
 		m.Refuse()
 	}
 	done = write()
-	time.Sleep(300 * time.Millisecond)
+	require.Eventually(t, func() bool { return logs.FilterMessageSnippet("a member's stream broke off").Len() > 0 }, patience, tick)
 	for _, m := range cluster.Members {
 		m.Heal()
 	}

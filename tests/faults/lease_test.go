@@ -339,7 +339,11 @@ func TestExpiryWithoutProcesses(t *testing.T) {
 	}
 	w.dead.Store(true)
 	require.NoError(t, cli.Close())
-	time.Sleep(6 * time.Second)
+	timers, ctx := b.cluster.Coordinator.DirectClient(t), b.ctx()
+	require.Eventually(t, func() bool {
+		running, err := timers.Leases(ctx)
+		return err == nil && len(running.Leases) == 1
+	}, workload.Patience, tick, "the lease does not run out")
 
 	again, _ := b.open()
 	b.expect(again, "gone")

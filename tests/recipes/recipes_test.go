@@ -226,9 +226,13 @@ func TestMirror(t *testing.T) {
 	end, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var writers errgroup.Group
+	halfway := make(chan struct{})
 	for i, p := range ps {
 		writers.Go(func() error {
 			for n := range 200 {
+				if i == 0 && n == 100 {
+					close(halfway)
+				}
 				key := fmt.Sprintf("m/%02d", rand.IntN(40))
 				var err error
 				if rand.IntN(4) == 0 {
@@ -243,7 +247,11 @@ func TestMirror(t *testing.T) {
 			return nil
 		})
 	}
-	time.Sleep(50 * time.Millisecond)
+	select {
+	case <-halfway:
+	case <-time.After(patience):
+		require.FailNow(t, "the writers do not come on")
+	}
 	copied := map[string]string{}
 	sync := mirror.NewSyncer(ps[1].Client, "m/", 0)
 	pages, errs := sync.SyncBase(end)
