@@ -36,9 +36,8 @@ func get(t *testing.T, e *engine.Engine, key string) *pb.RangeResponse {
 
 // A feed that compaction has overtaken is replaced: who comes meanwhile waits, and is told no less than before.
 func TestAFeedThatWasOvertakenIsReplaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := fakemeta.New(t, 2)
-		e := c.Open()
+	fakemeta.Run(t, 2, func(t *testing.T, w fakemeta.World) {
+		c, e := w.Cluster, w.Engine
 		key := c.Key(0, 0)
 		rev, before := put(t, e, key), e.Feeds.Now()
 		require.NotNil(t, before)
@@ -72,9 +71,8 @@ func TestAFeedThatWasOvertakenIsReplaced(t *testing.T) {
 
 // A write that somebody else has made on a member ends the process: nobody could say what its revision is.
 func TestAForeignWriteEndsTheProcess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := fakemeta.New(t, 2)
-		e := c.Open()
+	fakemeta.Run(t, 2, func(t *testing.T, w fakemeta.World) {
+		c, e := w.Cluster, w.Engine
 		key := c.Key(0, 0)
 		put(t, e, key)
 		_, err := c.Members[0].Client(nil).Put(t.Context(), &pb.PutRequest{Key: []byte("stray"), Value: []byte("x")})

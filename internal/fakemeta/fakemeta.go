@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -91,6 +92,21 @@ func (c *Cluster) Try(ctx context.Context, reg prometheus.Registerer) (*engine.E
 		c.t.Cleanup(e.Close)
 	}
 	return e, err
+}
+
+// World is a cluster, and a process on it.
+type World struct {
+	*Cluster
+	*engine.Engine
+}
+
+// Run runs a test in a synctest bubble, on members and a process of their own.
+func Run(t *testing.T, members int, test func(t *testing.T, w World)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := New(t, members)
+		test(t, World{Cluster: c, Engine: c.Open()})
+	})
 }
 
 // Key is a key of a member. Keys of one member and different numbers lie in different slots, as far as it has slots.

@@ -18,7 +18,7 @@ func TestWhatTheLogHasDroppedIsReadFromTheMembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := fakemeta.New(t, 2)
 		c.LogBytes = 1 << 10
-		w := &world{Cluster: c, Engine: c.Open(), t: t}
+		w := &world{fakemeta.World{Cluster: c, Engine: c.Open()}, t}
 		want, now := map[int64][]string{}, map[string]string{}
 		var revs []int64
 		for i := range 60 {

@@ -8,7 +8,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/goleak"
 
-	"github.com/metaetcd/metaetcd/internal/engine"
 	"github.com/metaetcd/metaetcd/internal/fakemeta"
 	"github.com/metaetcd/metaetcd/internal/request"
 )
@@ -17,16 +16,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is two members and a process.
 type world struct {
-	*fakemeta.Cluster
-	*engine.Engine
+	fakemeta.World
 	t *testing.T
 }
 
 func run(t *testing.T, test func(t *testing.T, w *world)) {
-	synctest.Test(t, func(t *testing.T) {
-		c := fakemeta.New(t, 2)
-		test(t, &world{Cluster: c, Engine: c.Open(), t: t})
-	})
+	fakemeta.Run(t, 2, func(t *testing.T, w fakemeta.World) { test(t, &world{w, t}) })
 }
 
 func putOp(key, value string) *pb.RequestOp {

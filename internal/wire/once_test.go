@@ -42,13 +42,21 @@ type server struct {
 func startServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{answer: func(context.Context, int32) error { return nil }}
+	s.addr = serve(t, func(g *grpc.Server) {
+		pb.RegisterKVServer(g, s)
+		pb.RegisterLeaseServer(g, s)
+		pb.RegisterAuthServer(g, s)
+	})
+	return s
+}
+
+// serve serves what is registered until the test ends, at an address that it returns.
+func serve(t *testing.T, register func(g *grpc.Server)) string {
+	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s.addr = lis.Addr().String()
 	g := grpc.NewServer()
-	pb.RegisterKVServer(g, s)
-	pb.RegisterLeaseServer(g, s)
-	pb.RegisterAuthServer(g, s)
+	register(g)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -58,7 +66,7 @@ func startServer(t *testing.T) *server {
 		g.Stop()
 		<-done
 	})
-	return s
+	return lis.Addr().String()
 }
 
 func (s *server) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {

@@ -3,7 +3,6 @@ package wire_test
 import (
 	"context"
 	"errors"
-	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,20 +44,8 @@ func (s *watched) Watch(stream pb.Watch_WatchServer) error {
 
 func (s *watched) dial(t *testing.T, opts ...grpc.DialOption) pb.WatchClient {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	g := grpc.NewServer()
-	pb.RegisterWatchServer(g, s)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = g.Serve(lis)
-	}()
-	t.Cleanup(func() {
-		g.Stop()
-		<-done
-	})
-	return wire.Watches((&server{addr: lis.Addr().String()}).dial(t, clientv3.Config{}, opts...))
+	addr := serve(t, func(g *grpc.Server) { pb.RegisterWatchServer(g, s) })
+	return wire.Watches((&server{addr: addr}).dial(t, clientv3.Config{}, opts...))
 }
 
 // response has an event of a size for each revision.

@@ -27,16 +27,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is two members and a process.
 type world struct {
-	*fakemeta.Cluster
-	*engine.Engine
+	fakemeta.World
 	t *testing.T
 }
 
 func run(t *testing.T, test func(t *testing.T, w *world)) {
-	synctest.Test(t, func(t *testing.T) {
-		c := fakemeta.New(t, 2)
-		test(t, &world{Cluster: c, Engine: c.Open(), t: t})
-	})
+	fakemeta.Run(t, 2, func(t *testing.T, w fakemeta.World) { test(t, &world{w, t}) })
 }
 
 func put(key, value string, lease int64) *pb.TxnRequest {
@@ -213,7 +209,7 @@ func TestDeleteAttachedInChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := fakemeta.New(t, 2)
 		c.MaxTxnOps = 20
-		w := &world{Cluster: c, Engine: c.Open(), t: t}
+		w := &world{fakemeta.World{Cluster: c, Engine: c.Open()}, t}
 		var keys []lease.Attached
 		for i := range 100 {
 			key := fmt.Sprintf("%s%03d", w.Key(0, 0), i)

@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
 
 // teller notes every revision that one client is told, and fails when it is told less than before: whatever is asked after an answer
@@ -23,6 +24,15 @@ type teller struct {
 	cli   *metaetcd.Client
 	told  atomic.Int64
 	lease clientv3.LeaseID
+}
+
+func newTeller(t *testing.T, cluster *metaetcdtest.Cluster) *teller {
+	t.Helper()
+	told := &teller{cli: cluster.Client(t)}
+	lease, err := told.cli.Grant(within(t, patience), 3600)
+	require.NoError(t, err)
+	told.lease = lease.ID
+	return told
 }
 
 // errLess is what a client finds that was told less than before.
@@ -149,11 +159,8 @@ func (t *teller) watch(ctx context.Context, k *toldKey) (int64, error) {
 func TestNobodyIsToldLess(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t, 2)
-	told := &teller{cli: cluster.Client(t)}
+	told := newTeller(t, cluster)
 	fast := open(t, cluster.DirectConfig())
-	lease, err := told.cli.Grant(within(t, patience), 3600)
-	require.NoError(t, err)
-	told.lease = lease.ID
 
 	ctx, stop := context.WithCancel(within(t, patience))
 	defer stop()
@@ -214,11 +221,8 @@ func reopen(t *testing.T, cut, heal func(), fast *metaetcd.Client, key string) {
 func TestReadsBesideAMemberThatHangs(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t, 3)
-	told := &teller{cli: cluster.Client(t)}
+	told := newTeller(t, cluster)
 	other := open(t, cluster.DirectConfig())
-	lease, err := told.cli.Grant(within(t, patience), 3600)
-	require.NoError(t, err)
-	told.lease = lease.ID
 	well, dead := keyOn(t, cluster, 0, "k"), keyOn(t, cluster, 2, "k")
 	base := put(t, told.cli, dead, "before")
 
@@ -244,7 +248,7 @@ func TestReadsBesideAMemberThatHangs(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, k.rev, at.Kvs[0].ModRevision)
 	}
-	_, err = told.cli.Get(within(t, 500*time.Millisecond), "", clientv3.WithPrefix(), clientv3.WithSerializable())
+	_, err := told.cli.Get(within(t, 500*time.Millisecond), "", clientv3.WithPrefix(), clientv3.WithSerializable())
 	require.ErrorIs(t, err, context.DeadlineExceeded, "the member that hangs may hold what is missing")
 	cluster.Members[2].Heal()
 	require.NoError(t, hanging.Wait())

@@ -31,15 +31,15 @@ func TestLoadByKeys(t *testing.T) {
 	underLoad(b, workload.Load{Groups: groups, Pace: pace, Lists: true, Shapes: true, Listens: true, Deletes: true, Pairs: b.pairs(groups)})
 }
 
-// underLoad lets all processes work, reads the whole past while they do and after, and checks everything.
-func underLoad(b *bench, load workload.Load) {
-	t := b.t
-	t.Helper()
+// work lets all processes work for a while, and for so many writes at least. It reads the whole past while they do and after, and checks
+// what everybody was told.
+func (b *bench) work(load workload.Load, d time.Duration, writes int64) *workload.History {
+	b.t.Helper()
 	from := b.run.Told()
 	for _, p := range b.processes {
 		p.Work(load)
 	}
-	b.load(2*time.Second, 300)
+	b.load(d, writes)
 	b.readPast(from, b.run.Told(), pastReads/4) // others still write
 	for _, p := range b.processes {
 		p.Rest()
@@ -47,7 +47,15 @@ func underLoad(b *bench, load workload.Load) {
 	b.join(b.open(b.cluster.DirectConfig())) // has seen nothing of it
 	b.readPast(from, b.run.Told(), pastReads)
 	h := b.run.Finish()
-	h.Check(t)
+	h.Check(b.t)
+	return h
+}
+
+// underLoad is work for tests that are about the order of writes.
+func underLoad(b *bench, load workload.Load) {
+	t := b.t
+	t.Helper()
+	h := b.work(load, 2*time.Second, 300)
 	late := b.late()
 	report(t, h)
 	t.Logf("%d writes landed after later ones", late)
@@ -160,19 +168,7 @@ func TestBank(t *testing.T) {
 	b := newBench(t, metaetcd.Sharding{Slots: 512})
 	bank, err := b.processes[0].OpenBank(t.Context(), b.accounts(4), 100)
 	require.NoError(t, err)
-	from := b.run.Told()
-	for _, p := range b.processes {
-		p.Work(workload.Load{Bank: bank, Tellers: 4, Pace: pace, Lists: true})
-	}
-	b.load(3*time.Second, 80)
-	b.readPast(from, b.run.Told(), pastReads/4) // others still write
-	for _, p := range b.processes {
-		p.Rest()
-	}
-	b.join(b.open(b.cluster.DirectConfig())) // has seen nothing of it
-	b.readPast(from, b.run.Told(), pastReads)
-	h := b.run.Finish()
-	h.Check(t)
+	h := b.work(workload.Load{Bank: bank, Tellers: 4, Pace: pace, Lists: true}, 3*time.Second, 80)
 	bank.Check(t, h)
 	transfers, spread := 0, map[int]int{}
 	for _, w := range h.Writes {

@@ -12,8 +12,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -48,12 +46,9 @@ func parse(args []string) (*options, error) {
 	if err := rig.ParseArgs(fs, args); err != nil {
 		return nil, err
 	}
-	for s := range strings.SplitSeq(*processes, ",") {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 0 {
-			return nil, fmt.Errorf("-processes: %q is not a number of processes", s)
-		}
-		o.processes = append(o.processes, n)
+	var err error
+	if o.processes, err = rig.Numbers("processes", *processes, 0); err != nil {
+		return nil, err
 	}
 	switch *side {
 	case rig.Both:

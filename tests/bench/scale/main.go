@@ -18,8 +18,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/metaetcd/metaetcd/tests/internal/rig"
@@ -54,12 +52,9 @@ func parse(args []string) (*options, error) {
 	if err := rig.ParseArgs(fs, args); err != nil {
 		return nil, err
 	}
-	for s := range strings.SplitSeq(*members, ",") {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("-members: %q is not a number of members", s)
-		}
-		o.members = append(o.members, n)
+	var err error
+	if o.members, err = rig.Numbers("members", *members, 1); err != nil {
+		return nil, err
 	}
 	if o.writers < 1 || o.duration <= 0 || o.limits.bytes < 0 || o.limits.operations < 0 {
 		return nil, errors.New("-writers and -duration must be positive, limits not negative")

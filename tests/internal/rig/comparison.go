@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -78,6 +80,18 @@ func ParseArgs(fs *flag.FlagSet, args []string) error {
 		return fmt.Errorf("unknown argument %q", fs.Arg(0))
 	}
 	return nil
+}
+
+// Numbers parses the value of a flag that is a list of numbers, with commas between them, none of which is below least.
+func Numbers(name, list string, least int) (numbers []int, err error) {
+	for s := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least {
+			return nil, fmt.Errorf("-%s: %q is not a number from %d on", name, s, least)
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
 }
 
 // Main runs a command until it is done or interrupted, and exits if it fails. Child processes play their role instead.
