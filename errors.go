@@ -16,17 +16,23 @@ import (
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
-// ErrClosed is what waits on a client gets when the client is closed, and what asks it later. A write that gets it was not in
-// flight, or has landed and lacks only its answer.
+// ErrClosed ends requests that wait when the client is closed, and refuses later ones. A write that gets it was not in flight, or
+// has landed and lacks only its answer.
+//
+// Returned by Revision, Health and the methods of KV and Lease, but for KeepAlive, whose channel is closed.
 var ErrClosed error = commit.ErrClosed
 
 // ErrUnknownOutcome says that a write may have landed or not, and that this process can no longer find out: the client was
 // closed while the write was in flight, or its answer was lost and its member compacted so that no trace is left. A write
 // that is known to have landed gets it if what it was to answer, like previous values, was compacted before it was read; the
-// message says so. Reads never get it. Over gRPC its code is Unknown.
+// message says so. Over gRPC its code is Unknown.
+//
+// Returned by Put, Delete, Txn and Do. Reads never get it.
 var ErrUnknownOutcome error = commit.ErrUnknown
 
-// ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own.
+// ErrReservedKey refuses keys that begin with byte 0: these names are metaetcd's own. Ranges may include them, and never show them.
+//
+// Returned by the methods of KV.
 var ErrReservedKey error = validate.ErrReservedKey
 
 // TopologyError refuses a configuration that cannot be, or that does not fit what the meta cluster was created with. Nothing was

@@ -55,8 +55,10 @@ func (c *Client) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, e
 
 // Compact drops the history below a revision on all members: reads of older revisions, and watches from them, fail with
 // rpctypes.ErrCompacted in all processes. A revision that is compacted already is refused with ErrCompacted, one that
-// is still to come with ErrFutureRev. It waits for all members; if its context ends meanwhile, their history goes with the next compaction. Nobody
-// compacts by itself: some process has to call it now and then.
+// is still to come with ErrFutureRev. Nothing is compacted by itself: some process has to call Compact now and then.
+//
+// It waits for all members; if ctx ends before they have answered, their history goes with the next compaction. With
+// [clientv3.WithCompactPhysical] it returns when the space is free.
 func (c *Client) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (*clientv3.CompactResponse, error) {
 	return c.kv.Compact(ctx, rev, opts...)
 }

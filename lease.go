@@ -17,32 +17,40 @@ import (
 // firstKeepAlive is how long the first keep-alive of a lease may take. clientv3 makes its default of it, 5 seconds.
 const firstKeepAlive = time.Second
 
-// Grant satisfies clientv3.Lease. It needs every member and the coordinator.
+// Grant creates a lease that ends when it is not kept alive for ttl seconds; the answer has the TTL that the coordinator made of it, which is
+// longer where ttl is shorter than etcd's least. It needs the coordinator and every member. Errors are etcd's, among them
+// rpctypes.ErrLeaseTTLTooLarge.
 func (c *Client) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	return c.lessor.Grant(ctx, ttl)
 }
 
-// Revoke satisfies clientv3.Lease. It returns when the lease's keys are deleted, on all members.
+// Revoke ends a lease, and returns when its keys are deleted, on all members. The keys go at one revision, that of the answer; a lease
+// with more than 4,096 keys, or fewer where Config.MemberTxnOps says so, ends at several, of which this is the last. It fails with
+// rpctypes.ErrLeaseNotFound if there is no such lease. It needs the coordinator and every member.
 func (c *Client) Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error) {
 	return c.lessor.Revoke(ctx, id)
 }
 
-// TimeToLive satisfies clientv3.Lease. Attached keys are those of all members, sorted.
+// TimeToLive returns the seconds that a lease has left, -1 if there is no such lease, and those that it was granted. With
+// [clientv3.WithAttachedKeys] the answer has the lease's keys, of all members, sorted; that needs every member, and the rest the coordinator
+// alone.
 func (c *Client) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
 	return c.lessor.TimeToLive(ctx, id, opts...)
 }
 
-// Leases satisfies clientv3.Lease.
+// Leases returns all leases, those first that end first. It needs the coordinator alone.
 func (c *Client) Leases(ctx context.Context) (*clientv3.LeaseLeasesResponse, error) {
 	return c.lessor.Leases(ctx)
 }
 
-// KeepAlive satisfies clientv3.Lease. Keep-alives go to the coordinator alone.
+// KeepAlive keeps a lease alive until ctx ends or the client is closed. The channel carries the answers and has to be read; those that find it
+// full are dropped. It is closed with ctx, with the client, and when the lease has ended. Keep-alives need the coordinator alone. While it
+// does not answer, they are repeated; when it has lost its data, the lease goes on with its full TTL.
 func (c *Client) KeepAlive(ctx context.Context, id clientv3.LeaseID) (<-chan *clientv3.LeaseKeepAliveResponse, error) {
 	return c.lessor.KeepAlive(ctx, id)
 }
 
-// KeepAliveOnce satisfies clientv3.Lease.
+// KeepAliveOnce gives a lease its full TTL once more. It fails with rpctypes.ErrLeaseNotFound if the lease has ended.
 func (c *Client) KeepAliveOnce(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseKeepAliveResponse, error) {
 	return c.lessor.KeepAliveOnce(ctx, id)
 }

@@ -19,33 +19,39 @@ import (
 	"github.com/metaetcd/metaetcd/internal/validate"
 )
 
-// Config says what a Client works on. Coordinator and Members are required.
+// Config says which clusters a Client works on, and how. Coordinator and Members are required; everything else has a default.
 type Config struct {
-	// Coordinator is the cluster that holds the clock. It is metaetcd's alone, keeps nothing that could not be
-	// rebuilt, and may live on tmpfs. Borrowed, never closed.
+	// Coordinator is a client of the cluster that holds the clock. The cluster is metaetcd's alone. It keeps nothing that could not be
+	// rebuilt, and may live on tmpfs. The client is borrowed: it is never closed.
 	Coordinator *clientv3.Client
 	// Members are the clusters that hold the data, all of them. Their order means nothing, their names do.
 	Members []Member
-	// Sharding is recorded when the meta cluster is created; later it must be the same.
+	// Sharding decides which member a key lives on. It is recorded when the meta cluster is created; later it must be the same. The
+	// default is that of Sharding's fields: each key by itself.
 	Sharding Sharding
 
-	Logger  *zap.Logger           // nil: none
-	Metrics prometheus.Registerer // nil: none
+	// Logger is told of outages, once when they begin and once when they end, and of what stops the client. Keys and values are not
+	// logged. The default is none.
+	Logger *zap.Logger
+	// Metrics is where the client's collectors are registered until it is closed. Their names begin with metaetcd_, so that two clients
+	// of one process need two registerers; see prometheus.WrapRegistererWith. The default is none.
+	Metrics prometheus.Registerer
 
-	// MemberTxnOps is the members' --max-txn-ops, or less. It bounds what travels together, and should be the same in all
-	// processes. Default: 128, as etcd's. The least is 20: a transaction may then take about 250 operations on one member,
-	// those on leases and locks included, and one that takes more is refused with rpctypes.ErrTooManyOps; a lease with
-	// more than 85 keys ends at several revisions. With 40, a transaction may take 19,000, and a lease has 4,096 keys.
+	// MemberTxnOps is the members' --max-txn-ops, or less. It bounds what one request to a member carries, and should be the same in all
+	// processes. With the least, 20, a transaction may take about 250 operations on one member, those on leases and locks included, and
+	// a lease with more than 85 keys ends at several revisions; with 40, a transaction may take 19,000, and a lease has 4,096 keys. A
+	// transaction that takes more is refused with rpctypes.ErrTooManyOps. The default is 128, as etcd's.
 	MemberTxnOps int
-	// MemberTimeout is how long a member's answer to a write is waited for before its outcome is settled on the
-	// member's log. It is not an error's cause. Default: 2 s.
+	// MemberTimeout is how long a member may take to answer a write before its log is asked what became of the write. No request fails
+	// because of it. The default is 2 seconds.
 	MemberTimeout time.Duration
-	// CacheEntries bounds the keys whose headers are remembered, so that writing them needs no read. Default: 65,536.
+	// CacheEntries is the number of keys whose headers are remembered, so that writing them needs no read. The default is 65,536.
 	CacheEntries int
-	// LogBytes bounds the memory of recent events, which watchers that lag and reads of the recent past are served
-	// from. Default: 64 MiB.
+	// LogBytes is about how much memory recent events may take, in bytes. Watchers that lag and reads of the recent past are served from
+	// them; what is older is read from the members. The default is 64 MiB.
 	LogBytes int64
-	// ProgressInterval is how often an idle watcher that asked for it is told of progress. Default: etcd's 10 minutes.
+	// ProgressInterval is how long a watcher with clientv3.WithProgressNotify is idle before it is told of progress. The default is 10
+	// minutes, as etcd's.
 	ProgressInterval time.Duration
 }
 
@@ -108,9 +114,10 @@ func invalid(format string, args ...any) error {
 	return &TopologyError{Kind: ErrConfig, Got: fmt.Sprintf(format, args...)}
 }
 
-// Client is one process of a meta cluster. It is safe for concurrent use.
+// Client is one process of a meta cluster, with the KV, Watcher and Lease interfaces of clientv3. It is safe for concurrent use.
 //
-// Errors are etcd's own where etcd has one (package rpctypes), as from any clientv3 client.
+// Requests wait for clusters that do not answer, until their context ends or the client is closed. Errors are etcd's own where etcd has
+// one (package rpctypes), as from any clientv3 client; the package's own are listed at the top.
 type Client struct {
 	engine *engine.Engine
 
@@ -127,9 +134,12 @@ type Client struct {
 // processes may create the same meta cluster at once.
 //
 // It needs the coordinator and every member: while one of them does not answer, New waits for it until ctx ends, and the error
-// then says for whom. Everything is checked before anything is written: a Config that cannot be, a missing, swapped, renamed or
-// foreign member, another sharding or another coordinator is a *TopologyError, at once. What a coordinator does later is for
-// WrongCoordinatorError and ForeignCoordinatorError to tell.
+// then names it. ctx bounds the opening alone; the client lives until Close.
+//
+// Everything is checked before anything is written. A Config that is invalid, a missing, swapped, renamed or foreign member, another
+// sharding, another coordinator or a server that is too old is a [*TopologyError], at once. When the coordinator is replaced later,
+// requests fail with a [*WrongCoordinatorError] or a [*ForeignCoordinatorError]. Metrics that cannot be registered are an error, too.
+// After an error nothing of the client is left.
 func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err := cfg.withDefaults(); err != nil {
 		return nil, err
@@ -157,9 +167,13 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	return cli, nil
 }
 
-// Install makes cli's KV, Watcher and Lease those of the meta cluster; its other interfaces stay those of the server it was made
-// for. Every installed client has handles of its own, which end when it is closed, with the error of a closed connection; closing it
-// closes nobody else's. Call it before cli is used.
+// Install makes cli's KV, Watcher and Lease those of the meta cluster; its other interfaces, like Status and MemberList, stay those of the
+// server that it was made for. It is for code that takes a *clientv3.Client. Call it before cli is used: it replaces fields of cli, without
+// a lock.
+//
+// The interfaces end when cli is closed, with the error of a closed connection, and when c is closed. Closing cli closes neither c nor
+// other clients. Errors are etcd's own, without the names of clusters, because code that was written for etcd compares them
+// with ==.
 func (c *Client) Install(cli *clientv3.Client) {
 	life := c.engine.LifeOf(cli)
 	cli.KV = clientv3.NewKVFromKVClient(life.KVClient(c.kvs), cli)
@@ -167,22 +181,30 @@ func (c *Client) Install(cli *clientv3.Client) {
 	cli.Lease = clientv3.NewLeaseFromLeaseClient(life.LeaseClient(c.leases), cli, firstKeepAlive)
 }
 
-// Register offers the meta cluster's KV, Watch and Lease services on a gRPC server: what a proxy is made of.
+// Register offers the meta cluster's KV, Watch and Lease services on a gRPC server, for clients in other processes and languages. Errors
+// are etcd's own, as with [Client.Install]. Call it before the server serves, and close c when the server has stopped.
 func (c *Client) Register(s grpc.ServiceRegistrar) {
 	pb.RegisterKVServer(s, c.kvs)
 	pb.RegisterWatchServer(s, c.watches)
 	pb.RegisterLeaseServer(s, c.leases)
 }
 
-// Health returns nil if all is well; otherwise an error that names the clusters with something amiss. A member or the coordinator
-// does not answer; it has an alarm (a *MemberError: errors.Is finds rpctypes.ErrNoSpace or rpctypes.ErrCorrupt), which is seen if its
-// user may ask for it; a member has lost its data; it holds a key that somebody else wrote (a *ForeignKeyError). Of each member's
-// keys, a call looks at 1,000 and moves their names; the next one goes on behind them.
+// Health asks all clusters how they are. It returns nil if all is well; otherwise all that is amiss, joined, each with the name of its
+// cluster:
+//
+//   - a cluster does not answer before ctx ends: a [*MemberError]. So give ctx a deadline.
+//   - a cluster has an alarm: a *MemberError in which errors.Is finds rpctypes.ErrNoSpace or rpctypes.ErrCorrupt. Alarms are seen only
+//     where the client's user may ask for them.
+//   - a member has lost its data, or has gone back to older ones.
+//   - a member holds a key that somebody else wrote: a [*ForeignKeyError]. Each call looks at 1,000 keys of each member, and the next
+//     one goes on behind them.
+//
+// It is meant to be called every few seconds at most.
 func (c *Client) Health(ctx context.Context) error { return public(c.engine.Health(ctx)) }
 
-// Close ends the client: its watchers are cancelled, its leases are not kept alive any more, and what waits gets ErrClosed.
-// Writes in flight are waited for, for about a second; one whose outcome is not known by then gets ErrUnknownOutcome.
-// Borrowed clients stay open. It is idempotent.
+// Close ends the client: watches are cancelled, leases are not kept alive any more, and what waits gets [ErrClosed]. Writes in flight are
+// waited for, for about a second; one whose outcome is not known by then gets [ErrUnknownOutcome]. When Close returns, no goroutine of
+// the client is left, and its metrics are unregistered. Borrowed clients stay open. It may be called several times.
 func (c *Client) Close() error {
 	err := errors.Join(c.watcher.Close(), c.lessor.Close())
 	c.engine.Close()

@@ -6,19 +6,22 @@ import (
 
 // Member is one etcd cluster that stores part of the keyspace.
 type Member struct {
-	Name   string           // its identity: recorded at creation, checked at every New
-	Client *clientv3.Client // borrowed, never closed
+	// Name is the member's identity. It is recorded when the meta cluster is created, and checked whenever one is opened. Errors and
+	// metrics have it.
+	Name string
+	// Client is a client of the cluster. It is borrowed: it is never closed.
+	Client *clientv3.Client
 }
 
-// Sharding decides which member a key lives on. It is recorded when the meta cluster is created.
+// Sharding decides which member a key lives on. It is recorded when the meta cluster is created, and cannot be changed later.
 type Sharding struct {
-	// Segments, if not 0, makes the key's first path segments decide instead of the whole key: everything up to and
-	// including the Segments-th Separator. Keys that share them live on one member, so that ranges below them and
-	// transactions within them do as well; but the load is spread only as well as the prefixes are.
+	// Segments makes the key's first path segments decide instead of the whole key: everything up to and including the
+	// Segments-th Separator. Keys that share them live on one member, so that ranges below them and transactions within them need no
+	// other; but the load is spread only as well as the prefixes are. The default is 0: the whole key decides.
 	Segments int
-	// Separator ends a path segment. Default: '/'.
+	// Separator ends a path segment. The default is '/'.
 	Separator byte
-	// Slots is the number of units that keys are placed by, at most 65,536. Default: 4096.
+	// Slots is the number of units that keys are placed by, at most 65,536. The default is 4096.
 	Slots int
 }
 

@@ -16,18 +16,21 @@ import (
 // machine busy.
 const openTimeout = 3 * time.Minute
 
-// Cluster is the servers of one meta cluster. It keeps nothing of the meta cluster itself: that is created by the first
-// metaetcd.New on its Config.
+// Cluster is the etcd clusters of one meta cluster. It keeps nothing of the meta cluster itself: that is created by the first
+// metaetcd.New on its Config. Its methods may be called from the test's own goroutine, as those of testing.TB that fail a test.
 type Cluster struct {
+	// Coordinator is named coordinator.
 	Coordinator *Node
-	Members     []*Node // named member-0, member-1, …
+	// Members are named member-0, member-1, … They do not change.
+	Members []*Node
 
 	t    testing.TB
 	opts *options
 }
 
-// New starts a coordinator and the given number of members and waits until they serve. Everything is stopped and removed
-// when the test ends. The coordinator's data is kept in memory (/dev/shm) where the system has it.
+// New starts a coordinator and the given number of members, at least one, and waits until they serve, for a minute at most.
+// Everything is stopped and removed when the test ends. The coordinator's data is kept in memory (/dev/shm) where the system has it,
+// the members' in t.TempDir.
 func New(t testing.TB, members int, opts ...Option) *Cluster {
 	t.Helper()
 	if members < 1 {
@@ -44,7 +47,8 @@ func New(t testing.TB, members int, opts ...Option) *Cluster {
 	return c
 }
 
-// Plain starts one ordinary etcd, without a meta cluster: what tests and benchmarks compare with.
+// Plain starts one ordinary etcd, without a meta cluster: what tests and benchmarks compare with. It is stopped and removed when the test
+// ends. Options that are about meta clusters do nothing here, and neither does the environment variable of [WithEtcdBinaries].
 func Plain(t testing.TB, opts ...Option) *Node {
 	t.Helper()
 	o := newOptions(opts)
@@ -54,7 +58,7 @@ func Plain(t testing.TB, opts ...Option) *Node {
 	return n
 }
 
-// Nodes returns the coordinator and the members.
+// Nodes returns the coordinator and then the members, in a slice of the caller's.
 func (c *Cluster) Nodes() []*Node {
 	return append([]*Node{c.Coordinator}, c.Members...)
 }
@@ -66,8 +70,8 @@ func (c *Cluster) Config() metaetcd.Config {
 	return c.config(c.t, (*Node).Client)
 }
 
-// DirectConfig is like Config, with clients that go around the proxies: nothing that delays, cuts or resets a Node touches
-// them but Stop. It is meant for benchmarks.
+// DirectConfig is like Config, with clients that go around the proxies: of the faults of a Node only Stop and StopServer touch them. It is
+// meant for benchmarks, and for a witness that looks on while others suffer.
 func (c *Cluster) DirectConfig() metaetcd.Config {
 	c.t.Helper()
 	return c.config(c.t, (*Node).DirectClient)
@@ -86,7 +90,8 @@ func (c *Cluster) config(t testing.TB, client func(*Node, testing.TB) *clientv3.
 	return cfg
 }
 
-// Client opens the meta cluster as a new process would, and closes it when the test t, which may be a subtest, ends.
+// Client opens the meta cluster as a new process would, with etcd clients of its own, and closes it when the test t, which may be a subtest,
+// ends. It may be closed earlier. Opening it fails the test after three minutes.
 func (c *Cluster) Client(t testing.TB) *metaetcd.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)

@@ -1,5 +1,5 @@
 // Package metaetcdtest runs a whole meta cluster inside a test: a coordinator and any number of members, all of them real
-// etcd servers embedded in the test's process, on loopback ports of their own, gone when the test ends.
+// etcd servers embedded in the test's process, on loopback ports of their own, gone when the test ends. What fails fails the test.
 //
 //	func TestController(t *testing.T) {
 //		cluster := metaetcdtest.New(t, 3)
@@ -18,7 +18,7 @@
 //	cluster.Coordinator.Wipe()
 //	cluster.Coordinator.Start()                    // … and comes back empty
 //
-// Servers of other versions of etcd run as processes: see WithEtcdBinaries.
-//
 // A server that is started again keeps its addresses and, wiped or not, its etcd cluster id.
+//
+// Servers of other versions of etcd run as processes: see [WithEtcdBinaries].
 package metaetcdtest

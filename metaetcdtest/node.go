@@ -19,8 +19,9 @@ import (
 
 // Node is one etcd cluster: a member, the coordinator, or a plain etcd. Most often it has a single server.
 //
-// Methods may be called from any goroutine, but those that fail the test (Start, Wipe and the clients) only from the test's
-// own, as testing demands. What a fault does to a stopped server shows when it is started again.
+// Methods may be called from any goroutine, but those that fail the test (Start, StartServer, Wipe and the clients) only from the test's
+// own, as testing demands. A fault that is begun while a server is stopped shows when it is started again. Servers are numbered from 0,
+// in the order of Endpoints.
 type Node struct {
 	t       testing.TB
 	name    string
@@ -56,13 +57,13 @@ func memoryDir(t testing.TB) string {
 	return dir
 }
 
-// Name is the node's name in the meta cluster's configuration.
+// Name is the node's name in the meta cluster's configuration; plain for an etcd of [Plain].
 func (n *Node) Name() string { return n.name }
 
 // Endpoint is the address of the node's first server, host:port, through its proxy. It never changes.
 func (n *Node) Endpoint() string { return n.servers[0].client.Addr() }
 
-// Endpoints are the addresses of all servers, through their proxies.
+// Endpoints are the addresses of all servers, host:port, through their proxies. They never change.
 func (n *Node) Endpoints() []string {
 	var eps []string
 	for _, s := range n.servers {
@@ -71,13 +72,13 @@ func (n *Node) Endpoints() []string {
 	return eps
 }
 
-// Client is an ordinary etcd client of this node alone, closed when t ends.
+// Client returns a new etcd client of this node alone, closed when t ends.
 func (n *Node) Client(t testing.TB) *clientv3.Client {
 	t.Helper()
 	return n.dial(t)
 }
 
-// DirectClient is like Client, but goes around the proxies: Delay, Cut and Refuse do not touch it.
+// DirectClient is like Client, but goes around the proxies: of the node's faults only Stop and StopServer touch it.
 func (n *Node) DirectClient(t testing.TB) *clientv3.Client {
 	t.Helper()
 	byAddr := map[string]*tracker{}
@@ -114,7 +115,7 @@ func (n *Node) dial(t testing.TB, opts ...grpc.DialOption) *clientv3.Client {
 	return cli
 }
 
-// Start starts the servers that are stopped, with the data that is there, and waits until they serve.
+// Start starts the servers that are stopped, with the data that is there, and waits until they serve, for a minute at most.
 func (n *Node) Start() {
 	n.t.Helper()
 	if err := n.start(); err != nil {
@@ -154,7 +155,8 @@ func (n *Node) startServers(servers []*server) error {
 	return errors.Join(errs...)
 }
 
-// Stop stops all servers. Connections are reset, and new ones refused until Start.
+// Stop stops all servers in order, and waits until they have ended. Connections are reset, and new ones refused until Start. A node that is
+// stopped already stays so.
 func (n *Node) Stop() {
 	var wg sync.WaitGroup
 	for _, s := range n.servers {
@@ -163,11 +165,11 @@ func (n *Node) Stop() {
 	wg.Wait()
 }
 
-// StopServer stops one server of a node that has several.
+// StopServer is Stop for one server of a node that has several.
 func (n *Node) StopServer(i int) { n.servers[i].stop() }
 
-// Wipe removes the data of all servers, which must be stopped. The next Start makes an empty etcd cluster with the old
-// cluster id.
+// Wipe removes the data of all servers, which must be stopped: otherwise the test fails. The next Start makes an empty etcd cluster with
+// the old cluster id.
 func (n *Node) Wipe() {
 	n.t.Helper()
 	for _, s := range n.servers {
@@ -177,7 +179,7 @@ func (n *Node) Wipe() {
 	}
 }
 
-// Leader is the index of the server that leads the node at present, or -1.
+// Leader returns the number of the server that leads the node at present; -1: none does, or it is stopped.
 func (n *Node) Leader() int {
 	for i, s := range n.servers {
 		etcd := s.running()
@@ -188,8 +190,8 @@ func (n *Node) Leader() int {
 	return -1
 }
 
-// Delay makes every packet between clients and the node take d longer, in both directions: a round trip takes 2d longer.
-// Zero ends it.
+// Delay makes every packet between clients and the node take d longer, in both directions: a round trip takes 2d longer. A second
+// Delay replaces the first; zero ends it.
 func (n *Node) Delay(d time.Duration) {
 	for _, s := range n.servers {
 		s.client.SetDelay(d)

@@ -35,29 +35,29 @@ func newOptions(opts []Option) *options {
 	return o
 }
 
-// WithSharding sets the sharding policy of the meta cluster; by default keys are placed one by one.
+// WithSharding sets the sharding of the meta cluster. The default is metaetcd's: each key by itself.
 func WithSharding(s metaetcd.Sharding) Option {
 	return func(o *options) { o.sharding = s }
 }
 
-// WithServers makes every member, and the etcd of Plain, a cluster of n servers; by default it is one.
+// WithServers makes every member, and the etcd of [Plain], a cluster of n servers. The default is 1.
 func WithServers(n int) Option {
 	return func(o *options) { o.servers = max(n, 1) }
 }
 
-// WithCoordinatorServers makes the coordinator a cluster of n servers; by default it is one.
+// WithCoordinatorServers makes the coordinator a cluster of n servers. The default is 1.
 func WithCoordinatorServers(n int) Option {
 	return func(o *options) { o.coordinators = max(n, 1) }
 }
 
 // WithUnsafeNoFsync lets the members acknowledge writes that are not on disk yet: faster, and safe where only processes and
-// not machines die, as in most tests.
+// not machines die, as in most tests. The coordinator's are never waited for.
 func WithUnsafeNoFsync() Option {
 	return func(o *options) { o.noFsync = true }
 }
 
-// WithEtcdConfig changes the configuration of every etcd server just before it is started, the coordinator's included.
-// Addresses, names and directories are the package's own and must stay as they are.
+// WithEtcdConfig changes the configuration of every etcd server just before it is started, the coordinator's included, each time and
+// concurrently. Addresses, names and directories are the package's own and must stay as they are.
 func WithEtcdConfig(adjust func(*embed.Config)) Option {
 	return func(o *options) { o.adjust = append(o.adjust, adjust) }
 }
@@ -71,10 +71,10 @@ func WithClientConfig(adjust func(*clientv3.Config)) Option {
 
 // WithEtcdBinaries makes every server a process of its own: those of the coordinator run the first binary, those of the first
 // member the next, and so on in turn, so that a meta cluster may have etcd clusters of several versions. By default servers run in
-// the test's process, unless the environment variable METAETCDTEST_ETCD lists binaries for New, as PATH lists folders.
+// the test's process, unless the environment variable METAETCDTEST_ETCD lists binaries for [New], as PATH lists folders.
 //
-// Of what WithEtcdConfig changes, such servers get ticks, elections, the quota, limits of requests, the snapshot count and automatic compaction. A
-// file that is replaced while a node is stopped is what Start runs.
+// Of what [WithEtcdConfig] changes, such servers get ticks, elections, the quota, limits of requests, the snapshot count and automatic
+// compaction. A file that is replaced while a node is stopped is what Start runs.
 func WithEtcdBinaries(paths ...string) Option {
 	return func(o *options) { o.binaries = paths }
 }
@@ -91,7 +91,8 @@ func (o *options) nextBinary() string {
 	return o.binaries[(o.nodes-1)%len(o.binaries)]
 }
 
-// WithLogger makes the etcd servers and the meta clients log to lg; by default they are silent.
+// WithLogger makes the etcd servers that run in the test's process, the etcd clients and the meta clients log to lg. By default they are
+// silent.
 func WithLogger(lg *zap.Logger) Option {
 	return func(o *options) { o.logger = lg }
 }
