@@ -51,7 +51,7 @@ func WithCoordinatorServers(n int) Option {
 }
 
 // WithUnsafeNoFsync lets the members acknowledge writes that are not on disk yet: faster, and safe where only processes and
-// not machines die, as in most tests. The coordinator's are never waited for.
+// not machines die, as in most tests. The coordinator never waits for its disk.
 func WithUnsafeNoFsync() Option {
 	return func(o *options) { o.noFsync = true }
 }
