@@ -42,24 +42,26 @@ func ExampleMemberError() {
 	// Output: ash true
 }
 
-// Somebody has written to a member while no process of the meta cluster was there.
+// Another program has kept a counter on a member while no process of the meta cluster was there. New refuses most such members; reads find
+// what it has not noticed.
 func ExampleForeignKeyError() {
 	ash := dial("127.0.0.1:3379")
 	cfg := metaetcd.Config{Coordinator: dial("127.0.0.1:2379"), Members: []metaetcd.Member{{Name: "ash", Client: ash}}}
 	c, err := metaetcd.New(ctx, cfg)
 	check(err)
 	check(c.Close())
-	_, err = ash.Put(ctx, "/stray", "x")
+	_, err = ash.Put(ctx, "/counter", "\x00\x00\x00\x00\x00\x00\x00\x07")
 	check(err)
 
 	c, err = metaetcd.New(ctx, cfg)
 	check(err)
 	defer c.Close()
+	_, err = c.Get(ctx, "/counter")
 	var foreign *metaetcd.ForeignKeyError
-	if errors.As(c.Health(ctx), &foreign) {
+	if errors.As(err, &foreign) {
 		fmt.Printf("delete %s on %s\n", foreign.Key, foreign.Member)
 	}
-	// Output: delete /stray on ash
+	// Output: delete /counter on ash
 }
 
 // The coordinator's addresses lead to another etcd cluster.
@@ -79,16 +81,16 @@ func ExampleWrongCoordinatorError() {
 	// Output: 12345
 }
 
-// The coordinator has lost its data, and another meta cluster was created with it.
+// The coordinator has got the data of another one: somebody has restored a backup to the wrong machine.
 func ExampleForeignCoordinatorError() {
-	clock := dial("127.0.0.1:2379")
+	clock, another := dial("127.0.0.1:2379"), dial("127.0.0.1:5379")
 	c, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "ash", Client: dial("127.0.0.1:3379")}}})
 	check(err)
 	defer c.Close()
-	etcds[clock].Wipe()
-	another, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "oak", Client: dial("127.0.0.1:4379")}}})
+	other, err := metaetcd.New(ctx, metaetcd.Config{Coordinator: another, Members: []metaetcd.Member{{Name: "oak", Client: dial("127.0.0.1:4379")}}})
 	check(err)
-	defer another.Close()
+	check(other.Close())
+	etcds[clock].Restore(etcds[another].Save())
 
 	_, err = c.Revision(ctx)
 	var foreign *metaetcd.ForeignCoordinatorError

@@ -50,7 +50,7 @@ func ExampleNew() {
 	cfg.Members = cfg.Members[:1]
 	_, err = metaetcd.New(ctx, cfg)
 	fmt.Println(err)
-	// Output: metaetcd: member birch: it is recorded, and not in the configuration
+	// Output: metaetcd: member birch: the member is missing from the configuration: want [ash birch]: got [ash]
 }
 
 // What a Config leaves out has a default.

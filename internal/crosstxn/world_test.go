@@ -44,11 +44,13 @@ type world struct {
 	unstamped error // what a transaction gets that is answered from a snapshot; nil: it would write
 
 	mu     sync.Mutex
-	fault  etcdfake.Interceptor          // of all requests that write, of all processes; nil: none
-	read   func(member int)              // is told of transactions that do not write, when they are answered; may be nil
-	writes []write                       // that were tried, in order
-	held   [2]bool                       // the members' streams that show nothing at present
-	shown  [2][]mergedlog.MemberRevision // what these are still to show
+	fault  etcdfake.Interceptor // of all requests that write, of all processes; nil: none
+	read   func(member int)     // is told of transactions that do not write, when they are answered; may be nil
+	writes []write              // that were tried, in order
+
+	streams sync.Mutex
+	held    [2]bool                       // the members' streams that show nothing at present
+	shown   [2][]mergedlog.MemberRevision // what these are still to show
 }
 
 // write is a request that writes.
@@ -103,8 +105,8 @@ func newWorld(t *testing.T) *world {
 
 // show makes a member's stream show revisions, unless it is held.
 func (w *world) show(member int, revs ...mergedlog.MemberRevision) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.streams.Lock()
+	defer w.streams.Unlock()
 	w.shown[member] = append(w.shown[member], revs...)
 	if !w.held[member] {
 		if err := w.feed.Log.Append(member, w.shown[member]); err != nil {
@@ -117,8 +119,8 @@ func (w *world) show(member int, revs ...mergedlog.MemberRevision) {
 // hold makes a member's stream lag behind the member, until the function that it returns is called.
 func (w *world) hold(member int) (thaw func()) {
 	set := func(held bool) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
+		w.streams.Lock()
+		defer w.streams.Unlock()
 		w.held[member] = held
 	}
 	set(true)

@@ -212,6 +212,15 @@ func (l *leaseServer) LeaseRevoke(_ context.Context, r *pb.LeaseRevokeRequest) (
 	return &pb.LeaseRevokeResponse{}, nil
 }
 
+func (l *leaseServer) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+	resp := &pb.LeaseLeasesResponse{}
+	l.ttl.Range(func(id, _ any) bool {
+		resp.Leases = append(resp.Leases, &pb.LeaseStatus{ID: id.(int64)})
+		return true
+	})
+	return resp, nil
+}
+
 func (l *leaseServer) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	ttl, there := l.ttl.Load(r.ID)
 	if !there {

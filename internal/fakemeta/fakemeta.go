@@ -31,18 +31,16 @@ type Cluster struct {
 	Members     []*etcdfake.Server // in the order of their names
 	Clock       *Gate              // of the requests to the coordinator
 	Gates       []*Gate            // of the requests to the members
-	// Of the processes that are opened next: the members' limit of operations, and what their logs may take.
-	MaxTxnOps int
-	LogBytes  int64
-	cfg       engine.Config
+	MaxTxnOps   int                // of the processes that are opened next: the members' limit of operations
+	cfg         engine.Config
 }
 
 // New makes a cluster. The member of a key is told by its first segment, so that a test finds keys of one member easily: see Key.
 func New(t testing.TB, members int) *Cluster {
-	c := &Cluster{t: t, Coordinator: etcdfake.New(100), Clock: &Gate{}, MaxTxnOps: 128, LogBytes: 1 << 20}
+	c := &Cluster{t: t, Coordinator: etcdfake.New(100), Clock: &Gate{}, MaxTxnOps: 128}
 	c.cfg = engine.Config{
 		Coordinator: c.dial(c.Coordinator, c.Clock), Slots: 8 * members, Policy: ring.Policy{Segments: 1},
-		Timeout: 5 * time.Second, CacheEntries: 1024, ProgressInterval: time.Minute, Logger: zap.NewNop(),
+		Timeout: 5 * time.Second, CacheEntries: 1024, LogBytes: 1 << 20, ProgressInterval: time.Minute, Logger: zap.NewNop(),
 		LeaseEnds: func() clientv3.Watcher { return silent{} },
 	}
 	for i := range members {
@@ -83,7 +81,7 @@ func (c *Cluster) Open() *engine.Engine {
 func (c *Cluster) Try(ctx context.Context, reg prometheus.Registerer) (*engine.Engine, error) {
 	c.t.Helper()
 	cfg := c.cfg
-	cfg.MaxTxnOps, cfg.LogBytes = c.MaxTxnOps, c.LogBytes
+	cfg.MaxTxnOps = c.MaxTxnOps
 	var err error
 	cfg.Metrics, err = metrics.New(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "state"}))
 	require.NoError(c.t, err)

@@ -85,6 +85,7 @@ func TestAllAreRegisteredOrNone(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 
+	reg = prometheus.NewRegistry()
 	for range 2 {
 		m, err := metrics.New(reg, state())
 		require.NoError(t, err)
