@@ -48,7 +48,7 @@ func (w *World) checkLanded(h *history) {
 				return
 			}
 		}
-		h.evs = append(h.evs, want...)
+		h.evs = append(h.evs, evs...)
 		h.stamps, h.states = append(h.stamps, o.T), append(h.states, st)
 		if !o.done {
 			continue
@@ -134,28 +134,28 @@ func (w *World) checkRealTime() {
 // current operations may not be behind.
 func (op *Op) current() bool { return op.read < serializableRead || op.read == fencedRead }
 
-// checkReleased demands that every process has released the same events, in the order of stamps.
+// checkReleased demands that every watcher has got the events of its keys, in the order of stamps and operations.
 func (w *World) checkReleased(h *history) {
 	for _, p := range w.procs {
-		if !p.ready {
-			continue
-		}
-		var want []Event
-		for _, e := range h.evs {
-			if e.T > p.C0 && e.T <= p.W {
-				want = append(want, e)
+		for _, wt := range p.watchers {
+			var want []Event
+			for _, e := range h.evs {
+				if e.T >= wt.first && e.T < wt.next && wt.keys.has(e.key) {
+					want = append(want, e)
+				}
 			}
-		}
-		got := byStamp(p.released) // within a stamp, the order is free
-		if len(got) != len(want) {
-			w.fail("p%d released %d events, replay has %d in (%d,%d]", p.id, len(got), len(want), p.C0, p.W)
-			return
-		}
-		for i := range want {
-			if !want[i].same(got[i]) || p.released[i].T != want[i].T {
-				w.fail("p%d released %+v, want %+v", p.id, got[i], want[i])
+			if len(wt.got) != len(want) {
+				w.log("got %+v\nwant %+v", wt.got, want)
+				w.fail("p%d's watcher of %b got %d events, replay has %d in [%d,%d)", p.id, wt.keys, len(wt.got), len(want), wt.first, wt.next)
 				return
 			}
+			for i := range want {
+				if !want[i].same(wt.got[i]) {
+					w.fail("p%d's watcher of %b got %+v, want %+v", p.id, wt.keys, wt.got[i], want[i])
+					return
+				}
+			}
+			w.watched += len(want)
 		}
 	}
 }

@@ -202,7 +202,7 @@ func (t *Task) tryDecide(op *Op, a *attempt) (next step, answered bool) {
 		return goOn, false
 	}
 	evs, ans := op.try(a.st, T)
-	d := &Decision{id: a.id, T: T, epoch: epoch, shares: a.shares, parts: w.split(evs, a.shares), op: op}
+	d := &Decision{id: a.id, T: T, epoch: epoch, W: t.p.carries(), shares: a.shares, parts: w.split(evs, a.shares), op: op}
 	r, ok := t.ask("decide", func() any { return w.decide(w.members[a.prim], epoch, d) })
 	switch {
 	case ok:

@@ -3,6 +3,7 @@ package main
 // Decision is the record that makes the parts of a transaction sure: it lies on the primary, with all that is needed to land them.
 type Decision struct {
 	id, T, epoch int64
+	W            int64   // its manifests': the writer's
 	shares       []Share // the primary's is the first
 	parts        [][]Event
 	op           *Op
@@ -38,11 +39,8 @@ func (w *World) decide(m *Member, epoch int64, d *Decision) any {
 }
 
 func (w *World) refuseDecision(m *Member, d *Decision, held bool) any {
-	if w.holds(refusalsRaiseClock) {
-		m.raiseClock(d.T)
-	}
 	rv := m.revision()
-	rv.marks = []Mark{{d.T, false}}
+	w.note(m, &rv, Manifest{W: d.W, entries: []Entry{{T: d.T}}}, w.holds(refusalsRaiseClock))
 	m.commit(rv)
 	if held {
 		return LockReply{st: refused}
@@ -61,8 +59,7 @@ func (w *World) apply(m *Member, d *Decision, i int) any {
 // landPart lands part i: events, locks, mark.
 func (w *World) landPart(m *Member, d *Decision, i int) {
 	rev, first := m.nextRevision(), i == 0
-	rv := m.revision()
-	rv.marks, rv.part = []Mark{{d.T, true}}, &Part{d.T, i, len(d.shares)}
+	rv := m.recorded()
 	for _, e := range d.parts[i] {
 		rv.evs = append(rv.evs, m.store(e, rev))
 	}
@@ -77,9 +74,8 @@ func (w *World) landPart(m *Member, d *Decision, i int) {
 	for _, s := range sh.slots {
 		m.lock[s], m.slots[s] = 0, d.T
 	}
-	if first && w.holds(decisionsRaiseClock) || !first && w.holds(partsRaiseClock) {
-		m.raiseClock(d.T)
-	}
+	e := Entry{T: d.T, landed: true, part: &Part{d.T, i, len(d.shares)}, touches: w.touchesOf(d.parts[i])}
+	w.note(m, &rv, Manifest{W: d.W, entries: []Entry{e}}, first && w.holds(decisionsRaiseClock) || !first && w.holds(partsRaiseClock))
 	w.landedAt(d.op, d.T, rv.evs, first)
 	m.commit(rv)
 }

@@ -10,7 +10,7 @@ type FenceReply struct {
 func (w *World) raiseFence(m *Member, epoch, F int64) any {
 	if m.epoch == epoch && m.F < F {
 		m.F = F
-		rv := m.revision()
+		rv := m.recorded()
 		rv.fence = true
 		m.commit(rv)
 	}
@@ -21,11 +21,11 @@ func (w *World) raiseFence(m *Member, epoch, F int64) any {
 func (w *World) setEpoch(m *Member, epoch int64) any {
 	if m.epoch < epoch {
 		m.epoch = epoch
-		rv := m.revision()
+		rv := m.recorded()
 		rv.fence = true
 		m.commit(rv)
 	}
-	return FenceReply{epoch: m.epoch, F: m.F, clk: m.clk}
+	return FenceReply{epoch: m.epoch, F: m.F, clk: m.clock.max}
 }
 
 // fenceAll raises the fence on every member.

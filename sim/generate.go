@@ -79,9 +79,8 @@ func (w *World) genDelete(ks []int) Action {
 
 // genCompare mostly compares with what p knows.
 func (w *World) genCompare(p *Process, key int) Compare {
-	st := p.cached(w.memberOf(key))
 	c := Compare{key: key, field: w.rng.Intn(numFields)}
-	c.want = st[key].field(c.field)
+	c.want = p.cache[key].kv.field(c.field)
 	if w.rng.Intn(5) == 0 {
 		c.want = 0
 	}
@@ -115,6 +114,9 @@ func (w *World) genExclusive(p *Process, op *Op, ks []int) {
 	op.then = []Action{w.genDelete(ks[:n])}
 	if r.Intn(2) == 0 && len(op.cmps) > 0 {
 		op.els = []Action{w.genPut(ks[0])}
+		if r.Intn(3) == 0 {
+			op.cmps[0].want = -1 // never
+		}
 	}
 }
 

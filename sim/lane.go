@@ -22,6 +22,9 @@ func (t *Task) lane(member int) {
 	for {
 		var batch []*Queued
 		t.wait(false, func() bool {
+			if len(p.queue[member]) < 2 && t.w.coin(0.93) {
+				return false // others may come
+			}
 			batch = p.pick(member)
 			return len(batch) > 0
 		})
@@ -71,35 +74,65 @@ func (p *Process) pick(member int) (batch []*Queued) {
 // fly takes stamps for a batch, sends it, and notes the outcomes.
 func (t *Task) fly(member int, batch []*Queued) {
 	w := t.w
-	T, epoch, ok := t.add(int64(len(batch)))
+	stamps, epoch, ok := t.stampsFor(batch)
 	if !ok {
 		return
 	}
-	var ops []*Guarded
+	b := &Batch{W: t.p.carries(), together: w.coin(0.5) && !batch[0].op.excl}
 	var sent []*Queued
 	for i, q := range batch {
-		if o := q.build(T + 1 + int64(i)); o != nil {
-			ops = append(ops, o)
-			sent = append(sent, q)
-			q.out = Outcome{st: unknown, T: o.T, epoch: epoch}
+		o := q.build(stamps[i])
+		if o == nil {
+			b.gone = append(b.gone, stamps[i])
+			continue
 		}
+		b.ops = append(b.ops, o)
+		sent = append(sent, q)
+		q.out = Outcome{st: unknown, T: o.T, epoch: epoch}
 	}
-	if len(ops) == 0 {
+	if len(b.ops) == 0 {
 		return
 	}
-	r, ok := t.ask(w.describe(t.p, member, ops), func() any { return w.batch(w.members[member], epoch, ops) })
+	r, ok := t.ask(w.describe(t.p, member, b.ops), func() any { return w.batch(w.members[member], epoch, b) })
 	if !ok {
+		if !w.holds(onlyAnsweredIsMarked) {
+			t.markRefused(b, epoch)
+		}
 		return
 	}
 	rep := r.(BatchReply)
-	for i, q := range sent {
-		if rep.wrong {
+	if rep.wrong {
+		for _, q := range sent {
 			q.out.st = wrongEpoch
+		}
+		t.syncEpoch()
+		return
+	}
+	t.noteLandings(b, rep, epoch)
+	for i, q := range sent {
+		q.out = rep.outs[i]
+	}
+}
+
+// stampsFor takes a stamp for each of a batch. They are not always neighbours: those between are surrendered.
+func (t *Task) stampsFor(batch []*Queued) (stamps []int64, epoch int64, ok bool) {
+	step := int64(1)
+	if len(batch) > 1 && t.w.coin(0.5) {
+		step = 2
+	}
+	n := step * int64(len(batch))
+	T, epoch, ok := t.add(n)
+	if !ok {
+		return nil, 0, false
+	}
+	var between []int64
+	for i := range n {
+		if i%step == 0 {
+			stamps = append(stamps, T+1+i)
 		} else {
-			q.out = rep.outs[i]
+			between = append(between, T+1+i)
 		}
 	}
-	if rep.wrong {
-		t.syncEpoch()
-	}
+	t.markLater(surrendered(between), epoch)
+	return stamps, epoch, true
 }

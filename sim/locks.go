@@ -82,7 +82,7 @@ func (w *World) prepare(m *Member, epoch, id int64, prim int, sh Share) any {
 		r.clocks = append(r.clocks, m.slots[s])
 		m.lock[s], m.lockPrim[s], m.slots[s] = id, prim, inf
 	}
-	m.commit(m.revision())
+	m.commit(m.recorded())
 	return r
 }
 
@@ -95,7 +95,7 @@ func (w *World) claim(m *Member, epoch, id int64, prim int) any {
 		return LockReply{st: refused}
 	}
 	m.whole, m.wholePrim = id, prim
-	m.commit(m.revision())
+	m.commit(m.recorded())
 	return LockReply{}
 }
 
@@ -121,7 +121,6 @@ func (w *World) unlock(m *Member, id int64, sh Share, clocks []int64) any {
 	if !m.holdsLocks(id, sh) {
 		return LockReply{}
 	}
-	rv := m.revision()
 	if sh.whole {
 		m.whole = 0
 	}
@@ -131,11 +130,8 @@ func (w *World) unlock(m *Member, id int64, sh Share, clocks []int64) any {
 			c = 0
 		}
 		m.lock[s], m.slots[s] = 0, c
-		if c > 0 {
-			rv.marks = append(rv.marks, Mark{c, true})
-		}
 	}
-	m.commit(rv)
+	m.commit(m.recorded())
 	return LockReply{}
 }
 
@@ -145,25 +141,22 @@ var (
 	abortsRaiseClock  = newRule("xAbortClk", "an abort raises clock")
 )
 
-// abort is anybody's: slots get a stamp of the taker's.
-func (w *World) abort(m *Member, id int64, whole bool, slots []int, epoch, stamp int64) any {
+// abort is anybody's: slots get a stamp of the taker's, which is closed by a manifest.
+func (w *World) abort(m *Member, id int64, whole bool, slots []int, epoch, stamp, W int64) any {
 	switch {
 	case !m.holdsLocks(id, Share{slots: slots, whole: whole}),
 		m.epoch != epoch && w.holds(epochGuardsAborts),
 		m.decisions[id] != nil && w.holds(abortsLookAgain):
 		return LockReply{st: refused}
 	}
-	rv := m.revision()
+	rv := m.recorded()
 	if whole {
 		m.whole = 0
 	} else {
 		for _, s := range slots {
 			m.lock[s], m.slots[s] = 0, stamp
 		}
-		rv.marks = []Mark{{stamp, true}}
-		if w.holds(abortsRaiseClock) {
-			m.raiseClock(stamp)
-		}
+		w.note(m, &rv, Manifest{W: W, entries: []Entry{{T: stamp}}}, w.holds(abortsRaiseClock))
 	}
 	m.commit(rv)
 	return LockReply{}

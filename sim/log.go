@@ -1,55 +1,116 @@
 package main
 
-// Stream is a process's watch of a member.
+// Stream is what a process knows of a member by following its reserved range, and the watchers of user keys beside it.
 type Stream struct {
-	m        *Member
-	pos      int // what was delivered; -1: not open
-	epoch, F int64
-	raises   []FenceReply // answers to raises that the stream has not reached
-	slow     int          // it delivers nothing before this step
+	m          *Member
+	conn       *Conn
+	created    bool
+	begin, pos int // it has shown the revisions in (begin, pos]; -1: not open
+	epoch, F   int64
+	top        int64        // the highest stamp that it has shown
+	raises     []FenceReply // answers to raises that the stream has not reached
+
+	asked     bool // progress was asked for
+	redo      bool // the newest source was overrun
+	following Keys // what the newest source is for, or is going to be
+	sources   []*Source
 }
 
-// Seen is the mark of a stamp.
+// Seen is the entry of a stamp.
 type Seen struct {
 	landed bool
 	epoch  int64
 	member int
 }
 
-// deliver brings a process the next revision of a stream.
-func (p *Process) deliver(s *Stream) {
-	if s.pos >= len(s.m.log) {
-		return
+// Place is where a stamp landed.
+type Place struct {
+	s   *Stream
+	rev int
+	e   Entry
+}
+
+var (
+	skipsAreForeign    = newRule("mSkip", "a revision that the reserved stream skips is a foreign write: the client stops")
+	progressShowsSkips = newRule("mProgressSkip", "progress above the last reserved revision shows a foreign write, too (A20)")
+)
+
+// open begins to follow a member behind a revision.
+func (p *Process) open(s *Stream, begin int) {
+	s.begin, s.pos = begin, begin
+	s.conn.watch(&Native{reserved: true, start: begin + 1, take: func(r Response) { p.takeReserved(s, r) }})
+}
+
+func (p *Process) takeReserved(s *Stream, r Response) {
+	switch {
+	case r.compacted > 0:
+		p.halted = true // its feed ends; another is opened
+	case r.created:
+		s.created = true
+	case r.of == nil:
+		if s.created && r.header > s.pos && p.w.holds(progressShowsSkips) {
+			p.meetForeign(s, r.header)
+		}
+	case r.rev != s.pos+1 && p.w.holds(skipsAreForeign):
+		p.meetForeign(s, r.rev)
+	default:
+		p.show(s, r.rev)
 	}
-	rv := &s.m.log[s.pos]
-	s.pos++
+}
+
+// meetForeign stops the client for revisions of a member that are not of metaetcd, behind its position.
+func (p *Process) meetForeign(s *Stream, rev int) {
+	for i := s.pos; i < rev; i++ {
+		if s.m.log[i].foreign {
+			p.w.log("p%d meets the foreign revision %d of M%d", p.id, i+1, s.m.id)
+			p.halted = true
+			return
+		}
+	}
+	p.w.fail("p%d takes revision %d of M%d for a foreign one", p.id, s.pos+1, s.m.id)
+}
+
+// show takes in what the reserved range of a revision says.
+func (p *Process) show(s *Stream, rev int) {
+	rv := &s.m.log[rev-1]
+	for i := s.pos; i < rev; i++ {
+		if s.m.log[i].foreign {
+			p.w.fail("p%d goes on behind the foreign revision %d of M%d", p.id, i+1, s.m.id)
+		}
+	}
+	s.pos = rev
 	s.epoch = rv.epoch
 	if rv.fence {
 		s.F = max(s.F, rv.F)
 	}
-	for _, mk := range rv.marks {
-		p.noteMark(s, rv, mk)
-	}
-	if rv.part != nil {
-		p.need[rv.part.T] = rv.part.n
-		p.got[rv.part.T]++
-	}
-	for _, e := range rv.evs {
-		if e.T <= p.W && e.T > p.C0 {
-			p.w.fail("p%d delivered event stamp %d at or below W=%d", p.id, e.T, p.W)
+	for _, mf := range rv.manifests {
+		for _, e := range mf.entries {
+			p.noteEntry(s, rv.epoch, rev, e)
 		}
-		p.evs[e.T] = append(p.evs[e.T], e)
 	}
 	s.reachRaises()
+	p.interpret(s)
 	p.advance()
 }
 
-func (p *Process) noteMark(s *Stream, rv *Revision, mk Mark) {
-	seen := p.marks[mk.T]
-	again := seen != nil && mk.landed && (!seen.landed || rv.part != nil && rv.part.i == 0) // the same number, in a later epoch
+func (p *Process) noteEntry(s *Stream, epoch int64, rev int, e Entry) {
+	s.top = max(s.top, e.T)
+	seen := p.marks[e.T]
+	again := seen != nil && e.landed && (!seen.landed || e.part != nil && e.part.i == 0) // the same number, in a later epoch
 	if seen == nil || again {
-		p.marks[mk.T] = &Seen{landed: mk.landed, epoch: rv.epoch, member: s.m.id}
+		p.marks[e.T] = &Seen{landed: e.landed, epoch: epoch, member: s.m.id}
 	}
+	if e.part != nil {
+		p.need[e.T] = e.part.n
+		p.got[e.T]++
+	}
+	if e.landed && e.T <= p.W && e.T > p.C0 {
+		p.w.fail("p%d is shown stamp %d, landed at or below W=%d", p.id, e.T, p.W)
+	}
+	if len(e.touches) > 0 {
+		p.places[e.T] = append(p.places[e.T], Place{s, rev, e})
+	}
+	p.learnEntry(rev, e)
 }
 
 // reachRaises takes the fences whose revisions the stream has reached.
@@ -70,22 +131,28 @@ var (
 	closedBelowClock   = newRule("noClkInv", "not a rule, but a check: nothing above the clock is closed")
 )
 
-// advance closes what can be closed, and releases its events.
+// advance closes what can be closed, and brings the watchers up to it.
 func (p *Process) advance() {
 	if !p.ready {
 		return
 	}
-	fenced := int64(1 << 62)
-	for _, s := range p.streams {
-		fenced = min(fenced, s.F)
-	}
+	fenced := p.fenced()
 	for p.closes(p.W+1, fenced) {
 		p.W++
 		if c := &p.w.coord; c.has && p.W > c.clock && p.w.holds(neverRestored) && p.w.holds(closedBelowClock) {
 			p.w.fail("p%d closed W=%d above the clock %d (epoch %d)", p.id, p.W, c.clock, c.epoch)
 		}
-		p.released = append(p.released, p.evs[p.W]...)
 	}
+	p.pump()
+}
+
+// fenced is the highest fence that all streams have shown.
+func (p *Process) fenced() int64 {
+	fenced := int64(1 << 62)
+	for _, s := range p.streams {
+		fenced = min(fenced, s.F)
+	}
+	return fenced
 }
 
 // closes tells whether a stamp is closed: all of it was seen, or every member is fenced above it.
@@ -94,46 +161,4 @@ func (p *Process) closes(T, fenced int64) bool {
 		return p.got[T] >= parts
 	}
 	return p.marks[T] != nil || T <= fenced
-}
-
-// snapshot is the state at a closed revision: a base and a tail by member, from what was delivered to this process.
-func (p *Process) snapshot(R int64) (st State) {
-	if R > p.W {
-		p.w.fail("snapshot above W")
-	}
-	for _, s := range p.streams {
-		log := s.m.log[:s.pos]
-		base := baseOf(log, R)
-		for i := range log {
-			for _, e := range log[i].evs {
-				if i < base || e.T <= R {
-					st.apply(e)
-				}
-			}
-		}
-	}
-	return st
-}
-
-// baseOf counts the revisions before the first that has a stamp above R.
-func baseOf(log []Revision, R int64) int {
-	for i := range log {
-		for _, mk := range log[i].marks {
-			if mk.T > R {
-				return i
-			}
-		}
-	}
-	return len(log)
-}
-
-// cached is what this process has seen of one member, unordered: what a writer pins.
-func (p *Process) cached(member int) (st State) {
-	s := p.streams[member]
-	for i := range s.m.log[:s.pos] {
-		for _, e := range s.m.log[i].evs {
-			st.apply(e)
-		}
-	}
-	return st
 }

@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
 
 // tally is what the runs come to.
 type tally struct {
-	seeds, steps, ops, landed, cross, rebuilds, bad, live int
+	seeds, steps, ops, landed, cross, watched, rebuilds, bad, live int
 }
 
 func (a *tally) add(w *World) {
@@ -21,6 +22,7 @@ func (a *tally) add(w *World) {
 	a.steps += w.step
 	a.ops += len(w.ops)
 	a.landed += len(w.landed)
+	a.watched += w.watched
 	a.rebuilds += w.rebuilds
 	for _, o := range w.landed {
 		if o.cross {
@@ -37,6 +39,7 @@ func main() {
 	stop := flag.Int("stop", 3, "stop after so many violations")
 	fl := flag.String("f", "", "rules to take away, with commas between them (-rules lists them)")
 	skip := flag.Bool("skiplive", false, "do not count clients that did not finish as a violation")
+	each := flag.String("each", "", "take away the rules whose flags begin so, one at a time, and say after how many seeds each was missed (\"all\": every rule)")
 	list := flag.Bool("rules", false, "list the rules that -f knows")
 	flag.IntVar(&s.cross, "x", 0, "percent of writes that may go to several members")
 	flag.Float64Var(&s.loss, "loss", 1, "factor on how often the coordinator is lost")
@@ -56,6 +59,14 @@ func main() {
 		}
 	}
 
+	if *each != "" {
+		rs := slices.DeleteFunc(allRules(), func(r *Rule) bool { return *each != "all" && !strings.HasPrefix(r.flag, *each) })
+		if takeEach(rs, s, *seed, *n) > 0 {
+			os.Exit(1)
+		}
+		return
+	}
+
 	var all tally
 	begin := time.Now()
 	for i := *seed; i < *seed+*n && time.Since(begin) < *d && all.bad < *stop; i++ {
@@ -70,6 +81,6 @@ func main() {
 			fmt.Printf("seed %d step %d: %s\n", i, w.step, w.viol)
 		}
 	}
-	fmt.Printf("flags=%q x=%d seeds=%d steps=%d ops=%d landed=%d cross=%d rebuilds=%d BAD=%d live=%d in %v\n", *fl, s.cross,
-		all.seeds, all.steps, all.ops, all.landed, all.cross, all.rebuilds, all.bad, all.live, time.Since(begin).Round(time.Millisecond))
+	fmt.Printf("flags=%q x=%d seeds=%d steps=%d ops=%d landed=%d cross=%d watched=%d rebuilds=%d BAD=%d live=%d in %v\n", *fl, s.cross,
+		all.seeds, all.steps, all.ops, all.landed, all.cross, all.watched, all.rebuilds, all.bad, all.live, time.Since(begin).Round(time.Millisecond))
 }

@@ -2,38 +2,48 @@ package main
 
 // Member is an etcd that stores part of the keys: the records of docs/architecture/ordering.md, and its log.
 type Member struct {
-	id            int
-	epoch, F, clk int64
-	slots         [maxKeys]int64 // clocks
-	lock          [maxKeys]int64 // who has locked the slot, or 0
-	lockPrim      [maxKeys]int   // the primary of who did
-	whole         int64          // who has locked all of it, or 0
-	wholePrim     int
-	keys          State
-	decisions     map[int64]*Decision // of transactions whose primary it is
-	log           []Revision
+	id        int
+	epoch, F  int64
+	clock     Clock
+	slots     [maxKeys]int64 // clocks
+	lock      [maxKeys]int64 // who has locked the slot, or 0
+	lockPrim  [maxKeys]int   // the primary of who did
+	whole     int64          // who has locked all of it, or 0
+	wholePrim int
+	keys      State
+	decisions map[int64]*Decision // of transactions whose primary it is
+	log       []Revision
+	compacted int // the first of its revisions that can be read
 }
 
-// Mark is what a stamp leaves when it arrives.
-type Mark struct {
-	T      int64
-	landed bool
-}
-
-// Revision is one of the member's own revisions, as its stream shows it.
+// Revision is one of the member's own revisions.
 type Revision struct {
-	evs      []Event
-	marks    []Mark
-	fence    bool // it raised the fence, to F
-	epoch, F int64
-	part     *Part
-	locks    []Lock         // behind it
-	lockBy   [maxKeys]int64 // behind it
-	wholeBy  int64          // behind it
+	// What a stream of the reserved range shows.
+	record    bool // anything at all
+	manifests []Manifest
+	fence     bool // it raised the fence, to F
+	epoch, F  int64
+	locks     []Lock         // behind it
+	lockBy    [maxKeys]int64 // behind it
+	wholeBy   int64          // behind it
+
+	// What other streams show, and reads of the past.
+	evs   []Event
+	clock Clock // behind it
+	keys  State // behind it
+
+	foreign bool // not metaetcd's
 }
 
 // revision begins a revision.
 func (m *Member) revision() Revision { return Revision{epoch: m.epoch, F: m.F} }
+
+// recorded begins a revision that writes a reserved record of another kind than a manifest: a fence, a lock, a slot.
+func (m *Member) recorded() Revision {
+	rv := m.revision()
+	rv.record = true
+	return rv
+}
 
 // nextRevision is the number that the next one gets.
 func (m *Member) nextRevision() int { return len(m.log) + 1 }
@@ -41,6 +51,7 @@ func (m *Member) nextRevision() int { return len(m.log) + 1 }
 // commit appends a revision. Every one shows the locks behind it.
 func (m *Member) commit(rv Revision) {
 	rv.locks, rv.lockBy, rv.wholeBy = m.locks(), m.lock, m.whole
+	rv.clock, rv.keys = m.clock, m.keys
 	m.log = append(m.log, rv)
 }
 
@@ -60,9 +71,6 @@ func (m *Member) store(e Event, rev int) Event {
 	m.keys[e.key] = e.kv
 	return e
 }
-
-// raiseClock notes that a stamp arrived: a rebuilt clock begins above it.
-func (m *Member) raiseClock(T int64) { m.clk = max(m.clk, T) }
 
 // landedAt notes that an operation landed, or another part of it.
 func (w *World) landedAt(op *Op, T int64, evs []Event, first bool) {

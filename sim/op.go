@@ -107,23 +107,23 @@ func (op *Op) eval(st *State, T int64) (evs []Event, ans []int64) {
 	if ok {
 		ans[0] = 1
 	}
-	for _, a := range op.branch(ok) {
+	for i, a := range op.branch(ok) {
 		if a.put {
 			o := st[a.key]
 			ans = append(ans, o.stamp, int64(o.val))
-			n := KV{val: a.val, ver: o.ver + 1, stamp: T, create: o.create}
+			n := KV{val: a.val, ver: o.ver + 1, stamp: T, create: o.create, ncreate: o.ncreate}
 			if o.ver == 0 {
 				n.create = T
 			}
 			st[a.key] = n
-			evs = append(evs, Event{T: T, key: a.key, kv: n})
+			evs = append(evs, Event{T: T, key: a.key, kv: n, op: i})
 			continue
 		}
 		for _, k := range a.keys {
 			if st[k].ver > 0 {
 				ans = append(ans, int64(k), st[k].stamp)
 				st[k] = KV{}
-				evs = append(evs, Event{T: T, key: k, del: true})
+				evs = append(evs, Event{T: T, key: k, del: true, op: i, ranged: len(a.keys) > 1, span: keysOf(a.keys...)})
 			}
 		}
 	}

@@ -1,6 +1,25 @@
 package main
 
-var readsWaitForClock = newRule("hdrC", "a linearizable read waits until the clock that it read is closed")
+import "slices"
+
+var (
+	readsWaitForClock = newRule("hdrC", "a linearizable read waits until the clock that it read is closed")
+	cleanIsAboveClock = newRule("mClean", "a linearizable read prefers clean revisions only at or above its reading of the clock (A9)")
+)
+
+// cleanest is the highest revision in [C, W] of which no member has a tail, or else W.
+func (t *Task) cleanest(C int64) int64 {
+	p := t.p
+	if !t.w.holds(cleanIsAboveClock) {
+		C = max(C-10, p.C0)
+	}
+	for R := p.W; R >= C; R-- {
+		if !slices.ContainsFunc(p.streams, func(s *Stream) bool { return !s.clean(R) }) {
+			return R
+		}
+	}
+	return p.W
+}
 
 // linearizableRevision is a closed revision at or above every stamp that was answered before.
 func (t *Task) linearizableRevision() int64 {
@@ -13,7 +32,7 @@ func (t *Task) linearizableRevision() int64 {
 			return C
 		}
 		if t.closed(C, t.w.holds(waitsNameTheirEpoch)) {
-			return t.p.W
+			return t.cleanest(C)
 		}
 	}
 }
@@ -23,20 +42,23 @@ func (t *Task) readOp(op *Op) {
 	switch op.read {
 	case linearizableRead:
 		R := t.linearizableRevision()
-		t.finish(op, R, p.readAll(min(R, p.W)))
+		t.finishRead(op, R, min(R, p.W))
 	case serializableRead:
-		t.finish(op, p.W, p.readAll(p.W))
+		R := p.W
+		t.finishRead(op, R, R)
 	case pastRead:
 		R := p.W - w.rng.Int63n(min(p.W, 20))
-		t.finish(op, R, p.readAll(R))
+		t.finishRead(op, R, R)
 	case fencedRead:
 		t.readFenced(op)
 	}
 }
 
-func (p *Process) readAll(R int64) []int64 {
-	st := p.snapshot(R)
-	return st.encode(nil, p.w.keys)
+// finishRead answers a read with the state at a closed revision. One that is compacted is an error.
+func (t *Task) finishRead(op *Op, rev, R int64) {
+	if st, ok := t.snapshot(R); ok {
+		t.finish(op, rev, st.encode(nil, t.w.keys))
+	}
 }
 
 // readFenced reads a key on its member, at a stamp which it leaves on the slot: nothing lands below it later.
@@ -60,7 +82,10 @@ func (t *Task) readFenced(op *Op) {
 // unstamped answers an operation from a snapshot, if it changes nothing there.
 func (t *Task) unstamped(op *Op) bool {
 	R := t.linearizableRevision()
-	st := t.p.snapshot(min(R, t.p.W))
+	st, ok := t.snapshot(min(R, t.p.W))
+	if !ok {
+		return true // an error
+	}
 	evs, ans := op.try(st, 1)
 	if len(evs) > 0 {
 		return false

@@ -106,7 +106,7 @@ again:
 func (t *Task) readBase() (int64, bool) {
 	base := int64(1)
 	for _, m := range t.w.members {
-		r, ok := t.ask("readB", func() any { return max(m.F, m.clk) })
+		r, ok := t.ask("readB", func() any { return max(m.F, m.clock.max) })
 		if !ok {
 			return 0, false
 		}

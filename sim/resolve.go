@@ -61,7 +61,7 @@ func (s *Stream) shown(id int64) (whole bool, slots []int) {
 func (t *Task) takeLocks(m *Member, id int64, v view) bool {
 	w, p := t.w, t.p
 	if v.whole {
-		r, ok := t.ask("abortwhole", func() any { return w.abort(m, id, true, nil, v.epoch, 0) })
+		r, ok := t.ask("abortwhole", func() any { return w.abort(m, id, true, nil, v.epoch, 0, 0) })
 		return ok && r.(LockReply).st == done
 	}
 	all := true
@@ -75,7 +75,8 @@ func (t *Task) takeLocks(m *Member, id int64, v view) bool {
 			return false
 		}
 	}
-	r, ok := t.ask("abort", func() any { return w.abort(m, id, false, v.slots, epoch, T) })
+	W := p.carries()
+	r, ok := t.ask("abort", func() any { return w.abort(m, id, false, v.slots, epoch, T, W) })
 	if ok && r.(LockReply).st != done {
 		t.syncEpoch()
 	}
@@ -123,6 +124,21 @@ func (t *Task) takeOthers(id int64, pm *Member) {
 	}
 }
 
+var sweepsWrite = newRule("mSweep", "who removes a decision, which is not followed, writes a record that is (A15)")
+
+// sweep removes a decision.
+func (w *World) sweep(m *Member, id, W int64) any {
+	if m.decisions[id] != nil {
+		delete(m.decisions, id)
+		rv := m.revision()
+		if w.holds(sweepsWrite) {
+			w.note(m, &rv, Manifest{W: W}, false)
+		}
+		m.commit(rv)
+	}
+	return LockReply{}
+}
+
 // rollForward lands the parts of a decision, and then removes it. False: some may not have landed.
 func (t *Task) rollForward(d *Decision, prim int) bool {
 	w := t.w
@@ -135,7 +151,8 @@ func (t *Task) rollForward(d *Decision, prim int) bool {
 		if w.coin(0.5) { // later
 			t.idle()
 		}
-		t.ask("deldec", func() any { delete(w.members[prim].decisions, d.id); return LockReply{} })
+		W := t.p.carries()
+		t.ask("deldec", func() any { return w.sweep(w.members[prim], d.id, W) })
 	}
 	return ok
 }

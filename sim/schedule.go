@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 var neverRestored = newRule("restore", "the coordinator loses everything or nothing: it is never put back to an earlier state")
 
 // doStep lets one task, message or stream go on, whichever chance picks; and then, perhaps, something breaks.
@@ -83,16 +85,38 @@ func (w *World) stepStream() bool {
 	if !p.up {
 		return false
 	}
-	s := p.streams[w.rng.Intn(len(w.members))]
-	if s.pos < 0 || !w.fair && s.slow > w.step {
+	var c *Conn
+	if i := w.rng.Intn(len(w.members) + len(p.replays)); i < len(w.members) {
+		c = p.streams[i].conn
+	} else {
+		c = p.replays[i-len(w.members)]
+	}
+	if len(c.watches)+len(c.out) == 0 || !w.fair && c.slow > w.step {
 		return false
 	}
 	if !w.fair && w.coin(w.slow/4) {
-		s.slow = w.step + w.rng.Intn(1500)
+		c.slow = w.step + w.rng.Intn(1500)
 		return false
 	}
-	p.deliver(s)
+	if !w.fair && w.coin(w.breaks) {
+		w.breakOff(c)
+	}
+	for range 3 {
+		w.serve(c)
+	}
+	for range 1 + w.rng.Intn(3) {
+		c.arrive()
+		w.halt(p)
+	}
 	return true
+}
+
+// halt stops a process that met a foreign write. It begins anew, behind it.
+func (w *World) halt(p *Process) {
+	if p.up && p.halted {
+		w.crash(p)
+		w.newProcess()
+	}
 }
 
 func (w *World) stepFaults() {
@@ -106,9 +130,34 @@ func (w *World) stepFaults() {
 		w.losses++
 		w.loseCoordinator()
 	}
+	if w.coin(w.Rates.compact) {
+		w.startCompaction(w.procs[w.rng.Intn(len(w.procs))])
+	}
+	if w.foreign > 0 && w.coin(0.001) {
+		w.foreign--
+		w.writeForeign(w.members[w.rng.Intn(len(w.members))])
+	}
 	if w.coin(0.002) {
 		w.backup = w.coord
 	}
+}
+
+// writeForeign writes what is not metaetcd's to a member.
+func (w *World) writeForeign(m *Member) {
+	rv := m.revision()
+	rv.foreign = true
+	w.foreigns++
+	m.commit(rv)
+	w.log("FOREIGN write on M%d: %d", m.id, len(m.log))
+}
+
+// foreignUnnoticed tells whether a process still follows a member with a foreign write.
+func (w *World) foreignUnnoticed() bool {
+	return w.foreigns > 0 && slices.ContainsFunc(w.procs, func(p *Process) bool {
+		return p.up && slices.ContainsFunc(p.streams, func(s *Stream) bool {
+			return s.pos >= 0 && slices.ContainsFunc(s.m.log[s.begin:], func(rv Revision) bool { return rv.foreign })
+		})
+	})
 }
 
 func (w *World) loseCoordinator() {

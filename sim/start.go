@@ -10,7 +10,7 @@ func (t *Task) start() {
 	for _, m := range w.members {
 		for {
 			if r, ok := t.ask("open", func() any { return len(m.log) }); ok {
-				p.streams[m.id].pos = r.(int)
+				p.open(p.streams[m.id], r.(int))
 				break
 			}
 		}

@@ -13,12 +13,16 @@ type KV struct {
 // State is a value for every key.
 type State [maxKeys]KV
 
-// Event is a change of one key.
+// Event is a change of one key. A member's stream of a delete shows neither its stamp nor which operation it belongs to.
 type Event struct {
-	T   int64
-	key int
-	del bool
-	kv  KV
+	T      int64
+	key    int
+	del    bool
+	kv     KV
+	at     int  // the member's revision
+	op     int  // which of the transaction's operations it belongs to
+	ranged bool // to one that deletes a range,
+	span   Keys // which is this
 }
 
 // apply makes a change in a state.

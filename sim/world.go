@@ -17,7 +17,7 @@ type Settings struct {
 
 // Rates are the probabilities of a run, by step or by request.
 type Rates struct {
-	timeout, drop, grace, crash, loss, slow float64
+	timeout, drop, grace, crash, loss, slow, breaks, compact float64
 }
 
 // World is one run: members and coordinator, which are atomic stores, processes, and the messages between them. A single
@@ -32,9 +32,14 @@ type World struct {
 
 	coord, backup Coord
 	losses        int
+	foreign       int   // how many foreign writes are to come
+	foreigns      int   // how many there were
+	compacted     int64 // what the meta cluster is compacted at
 	rebuilds      int
 
 	keys     int
+	clients  int // of a process, at most
+	watchful bool
 	members  []*Member
 	procs    []*Process
 	tasks    []*Task
@@ -43,6 +48,7 @@ type World struct {
 
 	ops     []*Op
 	landed  []*Op
+	watched int // events that watchers got
 	byStamp map[int64]*Op
 
 	nonces, ids int64 // the last ones that were given out

@@ -60,15 +60,25 @@ func (x *write) attempt() bool {
 
 // learn gets the states of the member's keys.
 func (x *write) learn() bool {
+	p, m := x.t.p, x.t.w.members[x.member]
 	if !x.fresh {
-		x.st = x.t.p.cached(x.member)
-		return true
+		var ok bool
+		if x.st, ok = p.states(x.op); ok {
+			return true
+		}
 	}
-	r, ok := x.t.ask("read", func() any { return x.t.w.members[x.member].keys })
+	r, ok := x.t.ask("read", func() any { return memberState{m.keys, len(m.log)} })
 	if ok {
-		x.st = r.(State)
+		x.st = r.(memberState).keys
+		p.learnRead(x.member, x.st, r.(memberState).at)
 	}
 	return ok
+}
+
+// memberState are a member's keys as of a revision.
+type memberState struct {
+	keys State
+	at   int
 }
 
 // help sees to locks that may have been in the way.
@@ -90,7 +100,9 @@ func (x *write) guard(T int64) *Guarded {
 		return o
 	}
 	if x.rebuild {
-		x.st = x.t.p.cached(x.member)
+		if st, ok := x.t.p.states(op); ok {
+			x.st = st
+		}
 	}
 	ok := op.succeeds(&x.st)
 	o.evs, _ = op.try(x.st, T)
@@ -120,7 +132,10 @@ func (x *write) guard(T int64) *Guarded {
 		if x.st[k].stamp >= T && w.holds(pinsBelowStamp) {
 			return nil
 		}
-		o.pins = append(o.pins, x.pin(k))
+		pin := x.pin(k)
+		if o.pins = append(o.pins, pin); !pin.create || x.st[k].ver == 0 {
+			o.exact |= keysOf(k)
+		}
 	}
 	return o
 }
@@ -139,15 +154,22 @@ func (x *write) pin(key int) Pin {
 
 // answer answers an operation that landed. What it reads is read when its stamp is closed.
 func (t *Task) answer(op *Op, out Outcome) {
-	p := t.p
 	ans := out.ans
 	if out.st == unknown {
 		t.closed(out.T, false)
-		_, ans = op.try(p.snapshot(out.T-1), out.T)
+		st, ok := t.snapshot(out.T - 1)
+		if !ok {
+			return // an error
+		}
+		_, ans = op.try(st, out.T)
 	}
 	if op.pre || op.post {
 		t.closed(out.T, false)
-		before, behind := p.snapshot(out.T-1), p.snapshot(out.T)
+		before, ok := t.snapshot(out.T - 1)
+		behind, still := t.snapshot(out.T)
+		if !ok || !still {
+			return // an error
+		}
 		ans = op.withReads(ans, &before, &behind, t.w.keys)
 	}
 	t.finish(op, out.T, ans)
