@@ -23,6 +23,22 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+func TestOutages(t *testing.T) {
+	var o backoff.Outages[string]
+	require.False(t, o.Ends("a"))
+	for range 2 {
+		require.True(t, o.Begins("a"))
+		require.False(t, o.Begins("a"))
+		require.False(t, o.Begins("b"), "it goes on")
+		require.False(t, o.Ends("a"))
+		require.False(t, o.Ends("c"))
+		require.False(t, o.Begins("a"), "b has never ended")
+		require.False(t, o.Ends("b"))
+		require.True(t, o.Ends("a"))
+		require.False(t, o.Ends("a"))
+	}
+}
+
 // TestLast: what the end of a context cut off says less than what failed before.
 func TestLast(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
@@ -118,6 +120,26 @@ func TestOwnTransactionsAreLeftAlone(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, w.locks())
 		require.GreaterOrEqual(t, w.tried()[0].at.Sub(done), feed.MinPatience-lockTick, "its time begins when nobody is at work on it")
+	})
+}
+
+// A member that is away is told of once, however often it is asked, and however many writers it concerns.
+func TestAnOutageOfTheResolverIsLoggedOnce(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		w.start().locked(w.plan("never"), 0, 1)
+		w.forget()
+		core, logs := observer.New(zap.InfoLevel)
+		p := w.start()
+		p.cfg.Logger = zap.New(core)
+		w.servers[0].SetDown(true)
+		p.resolve()
+		time.Sleep(time.Minute)
+		require.Len(t, logs.FilterMessageSnippet("could not finish").All(), 1)
+		w.servers[0].SetDown(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Empty(t, w.locks())
+		require.Len(t, logs.FilterMessageSnippet("finished again").All(), 1)
 	})
 }
 

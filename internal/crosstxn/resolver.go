@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/feed"
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
@@ -36,6 +37,8 @@ type resolver struct {
 	grace  func() time.Duration               // how long a slow writer may take at present
 	spawn  func(fn func(ctx context.Context)) // runs fn beside the caller, with a context that ends with the feed
 	woken  chan struct{}
+
+	outage backoff.Outages[record.TxnID]
 
 	mu   sync.Mutex
 	busy map[record.TxnID]struct{} // being finished
@@ -103,9 +106,17 @@ func (rs *resolver) look(now time.Time) bool {
 	for id := range rs.due {
 		if !held[id] {
 			delete(rs.due, id)
+			rs.over(id)
 		}
 	}
 	return len(locks) > 0
+}
+
+// over notes that a transaction is finished.
+func (rs *resolver) over(id record.TxnID) {
+	if rs.outage.Ends(id) {
+		rs.runner.cfg.Logger.Info("what writers that have gone left is finished again")
+	}
 }
 
 // finish finishes a transaction, beside others, unless that is under way.
@@ -117,8 +128,11 @@ func (rs *resolver) finish(h record.Holder) {
 	}
 	rs.busy[h.ID] = struct{}{}
 	rs.spawn(func(ctx context.Context) {
-		if err := rs.resolve(ctx, h); err != nil && ctx.Err() == nil {
-			rs.runner.cfg.Logger.Info("could not finish a transaction whose writer has gone", zap.Error(err))
+		switch err := rs.resolve(ctx, h); {
+		case err == nil:
+			rs.over(h.ID)
+		case ctx.Err() == nil && rs.outage.Begins(h.ID):
+			rs.runner.cfg.Logger.Info("could not finish a transaction whose writer has gone; trying again", zap.Error(err))
 		}
 		rs.mu.Lock()
 		delete(rs.busy, h.ID)

@@ -75,7 +75,7 @@ type Lessor struct {
 	unknown singleflight.Group // renewals of leases that have no timer, by lease
 	places  chan struct{}      // of reaps in the background
 
-	unwatched, unreaped backoff.Outage
+	unwatched, unreaped, unrenewed backoff.Outage
 
 	mu        sync.Mutex
 	scheduled map[grant]struct{}

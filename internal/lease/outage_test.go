@@ -10,10 +10,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 )
 
 // refusing is a coordinator that opens no streams while it is down.
@@ -61,5 +63,39 @@ func TestOutageIsLoggedOnce(t *testing.T) {
 			require.Equal(t, outage+1, logs.FilterMessageSnippet("answered again").Len())
 		}
 		require.Equal(t, 4, logs.Len())
+	})
+}
+
+// TestUnknownLeasesThatCannotBeRenewed: of all of them, and however often their clients ask, one is told of.
+func TestUnknownLeasesThatCannotBeRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.InfoLevel)
+		w := newWorld(t, 1)
+		var refused atomic.Bool
+		l := w.open(nil, func(cfg *Config) {
+			cfg.Logger = zap.New(core)
+			cfg.KV = w.coordinator.Client(func(_ context.Context, _ proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+				if refused.Load() {
+					return nil, rpctypes.ErrGRPCPermissionDenied
+				}
+				return do()
+			})
+		})
+		for outage := range 2 {
+			refused.Store(true)
+			for range 10 {
+				for id := range int64(5) {
+					l.Renew(7+id, func(int64) { t.Error("it has an answer") })
+				}
+				time.Sleep(time.Second)
+			}
+			require.Equal(t, outage+1, logs.FilterMessageSnippet("could not be renewed").Len())
+			refused.Store(false)
+			answered := int64(-1)
+			l.Renew(7, func(ttl int64) { answered = ttl })
+			synctest.Wait()
+			require.Zero(t, answered)
+			require.Equal(t, outage+1, logs.FilterMessageSnippet("renewed again").Len())
+		}
 	})
 }

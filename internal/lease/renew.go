@@ -40,9 +40,13 @@ func (l *Lessor) Renew(id int64, done func(ttl int64)) {
 func (l *Lessor) renewUnknown(id int64, done func(ttl int64)) {
 	l.life.Spawn(func() {
 		ttl, err, _ := l.unknown.Do(strconv.FormatInt(id, 16), func() (any, error) { return l.renewByName(l.life.Context(), id) })
-		if err == nil {
+		switch {
+		case err == nil:
+			if l.unrenewed.Ends() {
+				l.cfg.Logger.Info("leases are renewed again")
+			}
 			done(ttl.(int64))
-		} else if !l.life.Over() {
+		case !l.life.Over() && l.unrenewed.Begins():
 			l.cfg.Logger.Warn("a lease could not be renewed", zap.Int64("lease", id), zap.Error(err))
 		}
 	})

@@ -176,23 +176,34 @@ func (s *stream) startReplays() {
 
 // replay reads a watcher's history in [from, to] and hands it to the sender, piece by piece as the sender has time.
 func (s *stream) replay(ctx context.Context, w *watcher, from, to int64) {
-	pause := replayPause
+	pause, outage := replayPause, &s.hub.outage
+	goesOn := func() {
+		if outage.Ends(w) {
+			s.hub.opts.Logger.Info("history can be read again")
+		}
+	}
+	defer outage.Ends(w)
 	for {
 		err := s.hub.src.Replay(ctx, w.key, w.end, from, to, func(evs []*mergedlog.Event) error {
 			if len(evs) == 0 {
 				return nil
 			}
+			goesOn()
 			from = evs[len(evs)-1].Rev + 1
 			return s.hand(piece{w: w, events: slices.Clone(evs), next: from})
 		})
 		compacted, overtaken := errors.AsType[*CompactedError](err)
 		if err == nil || ctx.Err() != nil || overtaken {
+			if err == nil {
+				goesOn()
+			}
 			// A replay that was stopped reports too: the sender counts them.
 			_ = s.hand(piece{w: w, next: to + 1, done: true, err: compacted})
 			return
 		}
-		s.hub.opts.Logger.Warn("reading history for a watch failed, will try again",
-			zap.Int64("revision", from), zap.Duration("after", pause), zap.Error(err))
+		if outage.Begins(w) {
+			s.hub.opts.Logger.Warn("reading history for a watch failed; trying again", zap.Int64("revision", from), zap.Error(err))
+		}
 		select {
 		case <-time.After(pause):
 			pause = min(2*pause, maxReplayPause)

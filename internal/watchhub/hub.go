@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
@@ -31,6 +32,7 @@ type Hub struct {
 
 	position atomic.Int64 // everything up to it is queued for the synced watchers
 	events   atomic.Uint64
+	outage   backoff.Outages[*watcher] // of the reading of history
 
 	mu       sync.Mutex
 	synced   *index

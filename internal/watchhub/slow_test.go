@@ -12,6 +12,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -100,7 +101,8 @@ func TestReplayDelaysNobody(t *testing.T) {
 
 func TestReplayIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := setup(t, Options{Logger: zap.NewNop()})
+		core, logs := observer.New(zap.InfoLevel)
+		f := setup(t, Options{Logger: zap.New(core)})
 		f.src.commit(put("k", "2"))
 		f.src.commit(put("k", "3"))
 		failures := 0
@@ -119,6 +121,9 @@ func TestReplayIsTriedAgain(t *testing.T) {
 		began := time.Now()
 		require.Equal(t, []string{"PUT k=2", "PUT k=3"}, c.events(2), "nothing is lost or doubled")
 		require.Equal(t, 7*replayPause, time.Since(began))
+		synctest.Wait()
+		require.Len(t, logs.FilterMessageSnippet("reading history").All(), 1, "an outage is told once")
+		require.Len(t, logs.FilterMessageSnippet("can be read again").All(), 1)
 	})
 }
 
