@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -30,6 +31,7 @@ type Current struct {
 
 	mu    sync.Mutex
 	feed  *Feed         // nil while a new one is being opened
+	grace time.Duration // of the feed before
 	ready chan struct{} // closed when feed is set
 }
 
@@ -54,10 +56,18 @@ func (c *Current) Set(f *Feed) {
 		c.feed = f
 		close(c.ready)
 	case c.feed != nil:
+		c.grace = c.feed.Grace()
 		close(c.feed.replaced)
 		c.feed = nil
 		c.ready = make(chan struct{})
 	}
+}
+
+// lastGrace is the grace that the feed before had come to; 0: there was none.
+func (c *Current) lastGrace() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.grace
 }
 
 // Now returns the feed, nil while there is none.

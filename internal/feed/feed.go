@@ -32,6 +32,8 @@ type Feed struct {
 	passed    lifetime.Watermark // up to here the hub needs nothing of the log for the watchers who keep up
 	forgotten lifetime.Watermark // up to here the log has dropped what is compacted
 
+	request time.Duration // the slowest request of the opening
+
 	life *lifetime.Life // ends with the feed's cause
 	once sync.Once      // of end
 
@@ -135,6 +137,14 @@ func (f *Feed) Forget() {
 		f.forgotten.Raise(r)
 		f.Log.SetCompacted(r)
 	}
+}
+
+// Grace is how long a missing stamp, or what else a slow writer is at, may take at present.
+func (f *Feed) Grace() time.Duration {
+	if f.Fencer == nil { // it has nothing but a log
+		return MinGrace
+	}
+	return f.Fencer.Grace()
 }
 
 // learnCompacted makes sure that the watchers that compaction ends can be told of its revision.

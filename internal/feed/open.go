@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/fencer"
 	"github.com/metaetcd/metaetcd/internal/history"
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/member"
@@ -48,7 +50,14 @@ func (f *Feed) historyConfig() history.Config {
 // start opens the members' streams, and starts the log where the clock stands then; see the package's invariants.
 func (f *Feed) start(ctx context.Context) error {
 	for _, m := range f.cfg.Members {
-		r, err := member.Persist(ctx, m.ReadOpening)
+		r, err := member.Persist(ctx, func(ctx context.Context) (member.Records, error) {
+			asked := time.Now()
+			r, err := m.ReadOpening(ctx)
+			if err == nil {
+				f.request = max(f.request, time.Since(asked))
+			}
+			return r, err
+		})
 		if err != nil {
 			return err
 		}
@@ -78,6 +87,14 @@ func (f *Feed) start(ctx context.Context) error {
 	return nil
 }
 
+// patience is how long writers in flight have until they are fenced off: the grace that the last feed came to, and where requests are
+// slow, more than they take. A landing takes about as long as a linearizable read, and what the disks do.
+func (f *Feed) patience() time.Duration {
+	return min(max(fencer.MinGrace, f.cfg.Feeds.lastGrace(), requestsOfAGrace*f.request), fencer.MaxGrace)
+}
+
+const requestsOfAGrace = 3
+
 // closeUpToClock reads the clock, gives the writers in flight one grace, and fences every member below it. It reports
 // false when the epoch changed meanwhile.
 func (f *Feed) closeUpToClock(ctx context.Context) (bool, error) {
@@ -85,7 +102,7 @@ func (f *Feed) closeUpToClock(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := lifetime.Pause(ctx, MinGrace); err != nil {
+	if err := lifetime.Pause(ctx, f.patience()); err != nil {
 		return false, err
 	}
 	ok := true

@@ -38,6 +38,26 @@ func TestOrderOfOpening(t *testing.T) {
 	})
 }
 
+// Where requests are slow, so are landings: a writer in flight is granted more than the least grace. It would be killed otherwise, or, as
+// here where nothing guards it, land behind the fence.
+func TestAnOpeningGrantsAGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.slow = 300 * time.Millisecond
+		stamp, land := w.take(0, "k")
+		w.onStep = func(what string) {
+			if what == "leases b" { // the last request before the clock is read
+				time.AfterFunc(3*w.slow, land)
+			}
+		}
+		f := w.open()
+		require.GreaterOrEqual(t, f.Log.Closed(), stamp)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.NoError(t, f.Err())
+	})
+}
+
 // A stream that breaks off goes on behind what the log has.
 func TestStreamsAreReopened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -36,6 +36,9 @@ type world struct {
 	streams []*streams
 	cfg     *Config
 
+	slow   time.Duration     // what the opening's reads of members take
+	onStep func(what string) // may be nil
+
 	mu    sync.Mutex
 	steps []string // what the opening asked for
 }
@@ -92,6 +95,9 @@ func (w *world) open() *Feed {
 }
 
 func (w *world) step(what string) {
+	if w.onStep != nil {
+		w.onStep(what)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.steps = append(w.steps, what)
@@ -108,8 +114,10 @@ func (w *world) note(name string) etcdfake.Interceptor {
 				w.step("fence " + name)
 			case string(key) == record.KeyFence:
 				w.step("records " + name)
+				time.Sleep(w.slow)
 			case bytes.Equal(key, leases):
 				w.step("leases " + name)
+				time.Sleep(w.slow)
 			}
 		}
 		return do()
@@ -123,12 +131,20 @@ func (w *world) txn(member int, ops ...*pb.RequestOp) {
 
 // write lands a new key with a new stamp on a member, and returns the stamp.
 func (w *world) write(member int, key string) int64 {
+	stamp, land := w.take(member, key)
+	land()
+	return stamp
+}
+
+// take is write in two steps: it takes the stamp, and land lands the key.
+func (w *world) take(member int, key string) (stamp int64, land func()) {
 	stamp, epoch, err := w.cfg.Clock.Take(w.t.Context(), 1)
 	require.NoError(w.t, err)
 	h := record.Header{Stamp: stamp, Create: stamp}
-	w.txn(member, request.Put(&pb.PutRequest{Key: []byte(key), Value: h.Value([]byte("v"))}),
-		request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}))
-	return stamp
+	return stamp, func() {
+		w.txn(member, request.Put(&pb.PutRequest{Key: []byte(key), Value: h.Value([]byte("v"))}),
+			request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}))
+	}
 }
 
 // idle is a Resolver for feeds without locks.
