@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
@@ -85,16 +86,28 @@ func (x *crossing) lockShare(ctx context.Context, f *feed.Feed, i int) error {
 	return nil
 }
 
-// reserveMember locks a whole member of which slots are locked, and waits for them. Only such transactions wait while they hold
-// something, and they lock in the order of the members, so nobody waits in a circle.
+// reserveFor bounds how long a whole member is held while its slots are waited for, and reserveForMost where landings are slow: nobody
+// else writes there meanwhile, and the slots may wait for another member, which is away.
+const (
+	reserveFor     = 250 * time.Millisecond
+	reserveForMost = time.Second
+)
+
+// reserveMember locks a whole member of which slots are locked, and waits for them, but not for long. Only such transactions wait while
+// they hold something, and they lock in the order of the members, so nobody waits in a circle.
 func (x *crossing) reserveMember(ctx context.Context, f *feed.Feed, i int) (*translate.Locked, error) {
 	s := &x.shares[i]
 	l, err := x.ask(s, s.Claim(x.epoch, x.holder), s.DecodeClaim) //nolint:contextcheck // as above
+	waiting, cancel := context.WithTimeout(ctx, min(max(reserveFor, 2*f.Grace()), reserveForMost))
+	defer cancel()
 	for err == nil && !l.Refused {
 		x.locked[i] = l
-		if err := f.Log.WaitSlotsUnlocked(ctx, s.Member, l.MemberRev); err != nil {
-			if f.Over() {
+		if err := f.Log.WaitSlotsUnlocked(waiting, s.Member, l.MemberRev); err != nil {
+			switch {
+			case f.Over():
 				err = errAgain
+			case ctx.Err() == nil && waiting.Err() != nil:
+				err = &heldError{s, l.MemberRev}
 			}
 			return nil, err
 		}
