@@ -168,6 +168,40 @@ func (n *Node) Stop() {
 // StopServer is Stop for one server of a node that has several.
 func (n *Node) StopServer(i int) { n.servers[i].stop() }
 
+// KillServer kills one server, as a crash does: it has no time to hand over what it does. It must be a process of its own, see
+// WithProcesses and WithEtcdBinaries; so must those of FreezeServer and ThawServer.
+func (n *Node) KillServer(i int) {
+	n.t.Helper()
+	n.processOf(i)
+	n.servers[i].end(func(e instance) { e.(*process).kill() })
+}
+
+// FreezeServer makes one server hang, to its clients and to its peers: its connections stay open, and it does nothing, until
+// ThawServer. Leader waits for it.
+func (n *Node) FreezeServer(i int) {
+	n.t.Helper()
+	if err := freeze(n.processOf(i).cmd.Process); err != nil {
+		n.t.Fatalf("metaetcdtest: freeze %s: %v", n.servers[i].name, err)
+	}
+}
+
+// ThawServer ends FreezeServer.
+func (n *Node) ThawServer(i int) {
+	n.t.Helper()
+	if err := thaw(n.processOf(i).cmd.Process); err != nil {
+		n.t.Fatalf("metaetcdtest: thaw %s: %v", n.servers[i].name, err)
+	}
+}
+
+func (n *Node) processOf(i int) *process {
+	n.t.Helper()
+	p := n.servers[i].process()
+	if p == nil {
+		n.t.Fatalf("metaetcdtest: %s is stopped, or no process of its own", n.servers[i].name)
+	}
+	return p
+}
+
 // Wipe removes the data of all servers, which must be stopped: otherwise the test fails. The next Start makes an empty etcd cluster with
 // the old cluster id.
 func (n *Node) Wipe() {

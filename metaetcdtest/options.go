@@ -79,6 +79,18 @@ func WithEtcdBinaries(paths ...string) Option {
 	return func(o *options) { o.binaries = paths }
 }
 
+// WithProcesses makes every server a process of its own, so that it can be killed and frozen: the test's own binary, started again,
+// whose TestMain begins with ServeProcess. What WithEtcdBinaries says of configurations goes for them, too.
+func WithProcesses() Option {
+	return func(o *options) {
+		self, err := os.Executable()
+		if err != nil {
+			self = os.Args[0]
+		}
+		o.binaries = []string{self}
+	}
+}
+
 // binariesFromEnv is the default of New.
 func binariesFromEnv(o *options) { o.binaries = filepath.SplitList(os.Getenv("METAETCDTEST_ETCD")) }
 

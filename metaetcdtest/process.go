@@ -62,6 +62,7 @@ func startProcess(binary string, cfg *embed.Config) (instance, error) {
 		serves: make(chan struct{}), failed: make(chan error, 1), gone: make(chan struct{}), asked: make(chan struct{}),
 	}
 	p.cmd.SysProcAttr = endWithParent()
+	p.cmd.Env = append(p.cmd.Environ(), serveEnv+"=1")
 	var last tail
 	p.cmd.Stderr = &last
 	if err := p.cmd.Start(); err != nil {
@@ -179,10 +180,22 @@ func (p *process) leads() bool {
 }
 
 func (p *process) stop() {
-	close(p.asked)
+	_ = thaw(p.cmd.Process)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	timer := time.AfterFunc(stopTimeout, func() { _ = p.cmd.Process.Kill() })
+	defer timer.Stop()
+	p.await()
+}
+
+// kill ends the process as a crash does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	p.await()
+}
+
+// await returns when the process has ended, and frees what belongs to it.
+func (p *process) await() {
+	close(p.asked)
 	<-p.gone
-	timer.Stop()
 	_ = p.cli.Close()
 }

@@ -122,7 +122,9 @@ func (s *server) running() instance {
 }
 
 // stop resets all connections first: etcd would wait for watches that never end.
-func (s *server) stop() {
+func (s *server) stop() { s.end(instance.stop) }
+
+func (s *server) end(how func(instance)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.etcd == nil {
@@ -130,9 +132,15 @@ func (s *server) stop() {
 	}
 	s.client.SetTarget("")
 	s.direct.reset()
-	s.etcd.stop()
+	how(s.etcd)
 	s.peer.SetTarget("")
 	s.etcd = nil
+}
+
+// process is the server's process; nil: it is stopped, or has none of its own.
+func (s *server) process() *process {
+	p, _ := s.running().(*process)
+	return p
 }
 
 func (s *server) wipe() error {
