@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 
@@ -42,6 +43,7 @@ type gate struct {
 
 	mu    sync.Mutex
 	sent  bool // a request has left, and may have been applied
+	size  int  // of the request
 	ended bool // … and its attempt is over
 	err   error
 }
@@ -55,7 +57,11 @@ func (g *gate) Marshal(v any) (mem.BufferSlice, error) {
 	if sent {
 		return nil, errRepeated
 	}
-	return g.codec.Marshal(v)
+	b, err := g.codec.Marshal(v)
+	g.mu.Lock()
+	g.size = b.Len()
+	g.mu.Unlock()
+	return b, err
 }
 
 // Unmarshal implements encoding.CodecV2.
@@ -87,10 +93,27 @@ func (g *gate) why(err error) error {
 	switch {
 	case !g.sent:
 		return err
+	case status.Code(g.err) == codes.ResourceExhausted && !g.refused(g.err):
+		return status.Errorf(codes.Unknown, "the request was sent, and its answer did not fit: %v", g.err)
 	case g.err != nil:
 		return g.err
 	}
 	return status.Errorf(codes.Unknown, "the request was sent, and its answer was lost: %v", err)
+}
+
+// refused reports whether an error of exhausted resources comes from whoever did not take the request. Etcd's own do. Where a message
+// was too large it may have been the request, which was not applied then, or the answer, so that it was: the message's size tells.
+func (g *gate) refused(err error) bool {
+	if errors.As(rpctypes.Error(err), new(rpctypes.EtcdError)) {
+		return true
+	}
+	var size, limit int
+	for _, format := range []string{"grpc: received message larger than max (%d vs. %d)", "trying to send message larger than max (%d vs. %d)"} {
+		if n, _ := fmt.Sscanf(status.Convert(err).Message(), format, &size, &limit); n == 2 {
+			return size == g.size
+		}
+	}
+	return false
 }
 
 // untouched reports whether the server refused a request for a reason that is none of its own: it was not applied, and whoever

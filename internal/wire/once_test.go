@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
@@ -208,6 +209,37 @@ func TestRetryPoliciesDoNotRepeatWrites(t *testing.T) {
 	require.EqualValues(t, 1, s.arrived.Load())
 }
 
+// A message that was too large may have been the answer: then the request was applied.
+func TestMessagesThatDoNotFit(t *testing.T) {
+	small := func(limit grpc.CallOption) grpc.UnaryClientInterceptor {
+		return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			return invoke(ctx, method, req, reply, cc, append(opts, limit)...)
+		}
+	}
+	for name, c := range map[string]struct {
+		answer  error
+		limit   grpc.CallOption
+		arrived int32
+		want    codes.Code
+	}{
+		"the answer":                    {nil, grpc.MaxCallRecvMsgSize(1), 1, codes.Unknown},
+		"the request":                   {nil, grpc.MaxCallSendMsgSize(1), 0, codes.ResourceExhausted},
+		"the request, at the server":    {status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. 1)", proto.Size(put)), grpc.EmptyCallOption{}, 1, codes.ResourceExhausted},
+		"the answer, on its way":        {status.Error(codes.ResourceExhausted, "grpc: received message larger than max (123456 vs. 1)"), grpc.EmptyCallOption{}, 1, codes.Unknown},
+		"something that nobody tells":   {status.Error(codes.ResourceExhausted, "enough"), grpc.EmptyCallOption{}, 1, codes.Unknown},
+		"too many requests":             {rpctypes.ErrGRPCRequestTooManyRequests, grpc.EmptyCallOption{}, 1, codes.ResourceExhausted},
+		"no space, which does not mean": {rpctypes.ErrGRPCNoSpace, grpc.EmptyCallOption{}, 1, codes.ResourceExhausted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t)
+			s.answer = always(c.answer)
+			_, err := wire.KV(s.dial(t, clientv3.Config{}, grpc.WithChainUnaryInterceptor(small(c.limit)))).Txn(t.Context(), put)
+			require.Equal(t, c.want, status.Code(err), "%v", err)
+			require.Equal(t, c.arrived, s.arrived.Load())
+		})
+	}
+}
+
 // Whoever sends a second request beside the first sends nothing, and the first goes on.
 func TestSecondRequestsBesideTheFirst(t *testing.T) {
 	s := startServer(t)
@@ -291,7 +323,7 @@ func TestTokensAreRefreshed(t *testing.T) {
 func TestLeasesAreRevokedOnce(t *testing.T) {
 	s := startServer(t)
 	s.answer = always(status.Error(codes.Canceled, "a hop has cancelled"))
-	leases := wire.Lease(s.dial(t, clientv3.Config{}))
+	leases := serversBehind(t, s.dial(t, clientv3.Config{})).Lease()
 	_, err := leases.LeaseRevoke(t.Context(), &pb.LeaseRevokeRequest{ID: 1})
 	require.Equal(t, codes.Canceled, status.Code(err))
 	require.EqualValues(t, 1, s.arrived.Load())
