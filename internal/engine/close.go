@@ -44,7 +44,7 @@ func (e *Engine) stopped() error {
 //     until then.
 //  6. The feed ends, and with it watchers, resolvers and streams.
 //  7. The clock ends: until here somebody might have asked for the epoch.
-//  8. The metrics are unregistered.
+//  8. The connections that were made to single servers of members are closed, and the metrics unregistered.
 func (e *Engine) Close() { e.closing.Do(e.shutDown) }
 
 func (e *Engine) shutDown() {
@@ -66,6 +66,9 @@ func (e *Engine) shutDown() {
 	}
 	if e.Clock != nil {
 		e.Clock.Close()
+	}
+	for _, s := range e.servers {
+		s.Close()
 	}
 	e.Metrics.Unregister()
 }

@@ -56,8 +56,10 @@ func (e *Engine) clockConfig(coordinator pb.KVClient) clock.Config {
 
 func (e *Engine) leaseConfig() lease.Config {
 	cli := e.cfg.Coordinator
+	servers := wire.NewServers(e.Life, cli)
+	e.servers = append(e.servers, servers)
 	cfg := lease.Config{
-		Clock: e.Clock, KV: wire.KV(cli), Lease: wire.Lease(cli),
+		Clock: e.Clock, KV: servers.KV(), Lease: servers.Lease(),
 		Watch: e.cfg.LeaseEnds,
 		Delete: func(ctx context.Context, keys []lease.Attached) (int64, error) {
 			return e.Writes.DeleteAttached(ctx, keys)

@@ -38,6 +38,7 @@ type Engine struct {
 	id      topology.Info
 	ring    *ring.Ring
 	clients map[string]*clientv3.Client // by the member's name
+	servers []*wire.Servers             // of the members, and of the coordinator for the leases: adds on the clock are sent again instead
 	doubts  *mergedlog.Doubts
 	commit  *commit.Pipeline
 	cache   *statecache.Cache
@@ -202,9 +203,10 @@ func (e *Engine) openTopology(ctx context.Context) error {
 	e.Metrics.Names = e.ring.Names()
 	e.doubts = mergedlog.NewDoubts(len(e.ring.Names()), e.ring.Slot)
 	for i, name := range e.ring.Names() {
-		cli := e.clients[name]
+		servers := wire.NewServers(e.Life, e.clients[name])
+		e.servers = append(e.servers, servers)
 		e.Members = append(e.Members, member.New(member.Config{
-			Index: i, Name: name, KV: wire.KV(cli), Watches: func() pb.WatchClient { return wire.Watches(cli) }, Life: e.Life, Timeout: e.timeout, MaxTxnOps: e.maxTxnOps, Logger: e.logger,
+			Index: i, Name: name, KV: servers.KV(), Watches: servers.Watches, Life: e.Life, Timeout: e.timeout, MaxTxnOps: e.maxTxnOps, Logger: e.logger,
 			Stopped: e.stopped, Reached: e.doubts.Reached, Seen: e.Metrics.MemberRequest,
 		}))
 	}

@@ -21,7 +21,7 @@ import (
 // Dial returns a real client of the server, connected through memory by gRPC, and what closes both ends. It has the KV, Watch and
 // Lease services; leases do not run out. Everything runs in the caller's synctest bubble, if there is one. The server keeps its
 // history from now on. The interceptor stands in front of the KV service, on the server's side, and may be nil.
-func (s *Server) Dial(via Interceptor) (*clientv3.Client, func(), error) {
+func (s *Server) Dial(via Interceptor, opts ...grpc.DialOption) (*clientv3.Client, func(), error) {
 	s.KeepHistory()
 	pipe := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
@@ -36,7 +36,7 @@ func (s *Server) Dial(via Interceptor) (*clientv3.Client, func(), error) {
 	}
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{"http://fake"}, Logger: zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return pipe.DialContext(ctx) })},
+		DialOptions: append(opts, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return pipe.DialContext(ctx) })),
 	})
 	if err != nil {
 		stop()

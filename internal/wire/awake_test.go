@@ -36,14 +36,14 @@ func TestClientsConnectSoonAgain(t *testing.T) {
 			}
 		},
 		"a timer": func(cli *clientv3.Client) func(context.Context) error {
-			leases := wire.Lease(cli)
+			leases := serversBehind(t, cli).Lease()
 			return func(ctx context.Context) error {
 				_, err := leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: 1})
 				return err
 			}
 		},
 		"a stream": func(cli *clientv3.Client) func(context.Context) error {
-			watches := wire.Watches(cli)
+			watches := watchesOf(t, cli)
 			return func(ctx context.Context) error {
 				err := wire.Watch(ctx, watches, 1, false, func([]*mvccpb.Event) error { return nil })
 				if !wire.BrokeOff(err) {

@@ -16,8 +16,10 @@ import (
 
 // KV is the KV service of the cluster that cli is connected to: requests and errors as they are on the wire. Reads are
 // retried as clientv3 does, and one that is late is sent again, beside itself, if the cluster has several servers: clientv3 picks another
-// one. Transactions that write are sent once. Batches are bounded by the server's limit, not by the client's default of 2 MiB.
-func KV(cli *clientv3.Client) pb.KVClient {
+// one. What does not fit into one answer is read in pieces. Transactions that write are sent once. Batches are bounded by the server's limit, not by the client's default of 2 MiB.
+func KV(cli *clientv3.Client) pb.KVClient { return newKV(cli) }
+
+func newKV(cli *clientv3.Client) *kv {
 	return &kv{KVClient: clientv3.RetryKVClient(cli), cli: cli, opts: slices.Clip(append(slices.Clone(unbounded), awake(cli)))}
 }
 
@@ -26,11 +28,20 @@ type kv struct {
 	cli           *clientv3.Client
 	opts          []grpc.CallOption
 	points, lists hedge.Pace // of reads of single keys, and of all others
+	servers       *Servers   // nil: transactions that write are waited for
 }
 
 var unbounded = []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.MaxCallSendMsgSize(math.MaxInt32)}
 
 func (k *kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
+	resp, err := k.rangeWhole(ctx, in, opts...)
+	if unfit(err) && len(in.RangeEnd) > 0 && !in.KeysOnly && !in.CountOnly {
+		return k.rangeInPieces(ctx, in)
+	}
+	return resp, err
+}
+
+func (k *kv) rangeWhole(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
 	opts = append(slices.Clip(opts), k.opts...)
 	pace := &k.points
 	if len(in.RangeEnd) > 0 {
@@ -44,13 +55,29 @@ func (k *kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOp
 func (k *kv) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
 	opts = append(slices.Clip(opts), k.opts...)
 	if !writes(in) {
-		return read(ctx, k.cli, &k.lists, in, func(ctx context.Context, in *pb.TxnRequest) (*pb.TxnResponse, error) {
+		resp, err := read(ctx, k.cli, &k.lists, in, func(ctx context.Context, in *pb.TxnRequest) (*pb.TxnResponse, error) {
 			return k.KVClient.Txn(ctx, in, slices.Clone(opts)...)
 		})
+		if unfit(err) && divisible(in) && (len(in.Success) > 1 || len(in.Success[0].GetRequestRange().RangeEnd) > 0) {
+			return k.txnInPieces(ctx, in)
+		}
+		return resp, err
 	}
-	return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.TxnResponse, error) {
-		return k.KVClient.Txn(ctx, in, append(opts, once...)...)
-	})
+	send := func(ctx context.Context, kv pb.KVClient) (*pb.TxnResponse, error) {
+		return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.TxnResponse, error) {
+			return kv.Txn(ctx, in, append(opts, once...)...)
+		})
+	}
+	if k.servers == nil {
+		return send(ctx, k.KVClient)
+	}
+	return write(ctx, k.servers, k.KVClient, pb.NewKVClient, send)
+}
+
+// present returns when the cluster has answered a linearizable read.
+func (k *kv) present(ctx context.Context) error {
+	_, err := k.Range(ctx, presence())
+	return err
 }
 
 // read sends a read, and sends it again while it is late. It keeps nothing of the request.

@@ -2,27 +2,46 @@ package wire
 
 import (
 	"context"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/metaetcd/metaetcd/internal/hedge"
 )
 
-// Lease is the Lease service of the cluster that cli is connected to. Grants and revocations are sent once.
-func Lease(cli *clientv3.Client) pb.LeaseClient {
-	return lease{pb.NewLeaseClient(connOf(cli))}
+// Lease is the Lease service of the cluster. Grants and revocations are sent once, and fail with Unavailable when their server hangs: they
+// may have been carried out. Another server is asked for what a lease has left when one is late.
+func (s *Servers) Lease() pb.LeaseClient {
+	return &lease{LeaseClient: newLease(connOf(s.cli)), servers: s}
 }
 
-type lease struct{ pb.LeaseClient }
+type lease struct {
+	pb.LeaseClient
+	servers *Servers
+	pace    hedge.Pace // of LeaseTimeToLive
+}
 
-func (l lease) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, opts ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
-	return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
-		return l.LeaseClient.LeaseGrant(ctx, in, append(opts, once...)...)
+func newLease(c grpc.ClientConnInterface) pb.LeaseClient { return pb.NewLeaseClient(c) }
+
+func (l *lease) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, opts ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+	return write(ctx, l.servers, l.LeaseClient, newLease, func(ctx context.Context, via pb.LeaseClient) (*pb.LeaseGrantResponse, error) {
+		return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+			return via.LeaseGrant(ctx, in, append(slices.Clip(opts), once...)...)
+		})
 	})
 }
 
-func (l lease) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, opts ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
-	return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
-		return l.LeaseClient.LeaseRevoke(ctx, in, append(opts, once...)...)
+func (l *lease) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, opts ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
+	return write(ctx, l.servers, l.LeaseClient, newLease, func(ctx context.Context, via pb.LeaseClient) (*pb.LeaseRevokeResponse, error) {
+		return Once(ctx, func(ctx context.Context, once ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
+			return via.LeaseRevoke(ctx, in, append(slices.Clip(opts), once...)...)
+		})
+	})
+}
+
+func (l *lease) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, opts ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+	return read(ctx, l.servers.cli, &l.pace, in, func(ctx context.Context, in *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+		return l.LeaseClient.LeaseTimeToLive(ctx, in, slices.Clip(opts)...)
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -43,17 +44,27 @@ const (
 	// client that ends so in a row, up to 16 times: a server may just be slow.
 	silence, opening = 2 * time.Second, time.Second
 	mostDoublings    = 4
+	// suspectSilence is how long it may send nothing when a server of its cluster was found to hang.
+	suspectSilence = 500 * time.Millisecond
 )
 
-// Watches is the Watch service of the cluster that cli is connected to. It remembers whether the last watches met servers that did
-// not answer.
-func Watches(cli *clientv3.Client) pb.WatchClient {
-	return &watches{WatchClient: pb.NewWatchClient(connOf(cli))}
+// Watches is the Watch service of the cluster. It remembers whether the last watches met servers that did not answer.
+func (s *Servers) Watches() pb.WatchClient {
+	return &watches{WatchClient: pb.NewWatchClient(connOf(s.cli)), servers: s}
 }
 
 type watches struct {
 	pb.WatchClient
-	silent atomic.Int32 // watches in a row
+	servers *Servers
+	silent  atomic.Int32 // watches in a row
+}
+
+// Watch implements pb.WatchClient. It goes around a server that hangs.
+func (w *watches) Watch(ctx context.Context, opts ...grpc.CallOption) (pb.Watch_WatchClient, error) {
+	if c := w.servers.detour(); c != nil {
+		return pb.NewWatchClient(c).Watch(ctx, opts...)
+	}
+	return w.WatchClient.Watch(ctx, opts...)
 }
 
 // patience is how long a time is at present.
@@ -64,6 +75,14 @@ func (w *watches) patience(d time.Duration) time.Duration {
 	return d << min(w.silent.Load(), mostDoublings)
 }
 
+// follow returns where a watch is told that a server of its cluster hangs, and what ends that.
+func (w *watches) follow() (suspected <-chan struct{}, leave func()) {
+	if w == nil {
+		return nil, func() {}
+	}
+	return w.servers.follow()
+}
+
 // heard notes that a server has answered, or has not.
 func (w *watches) heard(answered bool) {
 	switch {
@@ -72,6 +91,7 @@ func (w *watches) heard(answered bool) {
 		w.silent.Store(0)
 	default:
 		w.silent.Add(1)
+		w.servers.seek()
 	}
 }
 
@@ -97,16 +117,18 @@ func Watch(ctx context.Context, c pb.WatchClient, from int64, prevKV bool, fn fu
 		_, err = stream.Recv() // says why
 		return err
 	}
-	asking.Go(func() { askForProgress(ctx, stream) })
 	server, _ := c.(*watches)
+	suspected, leave := server.follow()
+	defer leave()
+	silent := newLimit(func() { cancel(errSilent) })
+	defer silent.stop()
+	asking.Go(func() { askForProgress(ctx, stream, suspected, silent) })
 	wait := server.patience(opening)
-	silent := time.AfterFunc(wait, func() { cancel(errSilent) })
-	defer silent.Stop()
 	var part []*mvccpb.Event // of a response whose last revision may go on in the next fragment
 	for {
-		silent.Reset(wait)
+		silent.start(wait)
 		resp, err := stream.Recv()
-		silent.Stop()
+		silent.stop()
 		switch {
 		case err != nil && errors.Is(context.Cause(ctx), errSilent):
 			server.heard(false)
@@ -142,18 +164,55 @@ func cut(evs []*mvccpb.Event) (whole, part []*mvccpb.Event) {
 	return evs[:n:n], append([]*mvccpb.Event(nil), evs[n:]...)
 }
 
-// askForProgress makes a server that lives send something, until ctx ends.
-func askForProgress(ctx context.Context, stream pb.Watch_WatchClient) {
+// askForProgress makes a server that lives send something, until ctx ends. One that is suspected to hang is given less time for it.
+func askForProgress(ctx context.Context, stream pb.Watch_WatchClient, suspected <-chan struct{}, silent *limit) {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			if stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}) != nil {
-				return // Recv says why
-			}
+		case <-suspected:
+			silent.shorten(suspectSilence)
 		case <-ctx.Done():
 			return
 		}
+		if stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}) != nil {
+			return // Recv says why
+		}
+	}
+}
+
+// limit calls a function when a time has passed since it was started, unless it was stopped. It is safe for concurrent use.
+type limit struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	on    bool
+}
+
+func newLimit(f func()) *limit {
+	l := &limit{timer: time.AfterFunc(time.Hour, f)}
+	l.stop()
+	return l
+}
+
+func (l *limit) start(d time.Duration) { l.set(d, true) }
+func (l *limit) stop()                 { l.set(0, false) }
+
+// shorten makes the time that is left shorter.
+func (l *limit) shorten(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.on {
+		l.timer.Reset(d)
+	}
+}
+
+func (l *limit) set(d time.Duration, on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.on = on; on {
+		l.timer.Reset(d)
+	} else {
+		l.timer.Stop()
 	}
 }

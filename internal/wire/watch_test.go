@@ -45,7 +45,7 @@ func (s *watched) Watch(stream pb.Watch_WatchServer) error {
 func (s *watched) dial(t *testing.T, opts ...grpc.DialOption) pb.WatchClient {
 	t.Helper()
 	addr := serve(t, func(g *grpc.Server) { pb.RegisterWatchServer(g, s) })
-	return wire.Watches((&server{addr: addr}).dial(t, clientv3.Config{}, opts...))
+	return watchesOf(t, (&server{addr: addr}).dial(t, clientv3.Config{}, opts...))
 }
 
 // response has an event of a size for each revision.
