@@ -10,6 +10,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -134,7 +135,10 @@ func (f *flight) settled(out mergedlog.Outcome, err error) Result {
 		return Result{Err: f.l.p.unknown(err)}
 	}
 	landed := out.Kind == mergedlog.Landed
-	return Result{Settled: true, Outcome: translate.Outcome{Landed: landed, MemberRev: out.Rev, Fenced: !landed}}
+	return Result{Settled: true, Outcome: translate.Outcome{
+		Landed: landed, MemberRev: out.Rev,
+		Fenced: !landed && (out.Kind == mergedlog.Dead || out.Reason == record.Fenced), // otherwise what it was built on did not hold
+	}}
 }
 
 // settle reads the outcomes off the member's log after the member's answer was lost. It raises the member's fence until the log shows

@@ -122,6 +122,26 @@ func TestLostReplyIsSettled(t *testing.T) {
 	})
 }
 
+// A refusal whose answer was lost is no fence's where it is a guard's: what the operation was built on did not hold.
+func TestLostRefusalSaysWhose(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p, q := c.start(nil), c.start(nil)
+		c.members[0].setFault(once(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+			_, err := q.write(ctx, put("a", "theirs"))
+			require.NoError(t, err)
+			return loseReply(ctx, nil, do)
+		}))
+		r, err := p.try(ctx, put("a", "mine"))
+		require.NoError(t, err)
+		require.True(t, r.Settled)
+		require.False(t, r.Outcome.Landed)
+		require.False(t, r.Outcome.Fenced)
+		p.stop()
+		q.stop()
+		c.settled(p)
+	})
+}
+
 func TestLostRequestIsDead(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, c *cluster) {
 		p := c.start(nil)

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/request"
 )
@@ -14,6 +15,10 @@ const (
 	loneReads = 2
 	// sharedReads bounds the keys that travel in one request, as the member's max-txn-ops does.
 	sharedReads = 64
+	// sharedBytes is what the answer to one request aims at. How large values are is known only when they are there: so a request has
+	// as many keys as the one before could have had, and at most twice as many as that had.
+	sharedBytes = 1 << 20
+	leastShared = 2 // one alone would not tell
 )
 
 // readBatcher reads single keys of one member. A request costs client and server far more than the key in it, so while
@@ -27,6 +32,7 @@ type readBatcher struct {
 	most int // keys in one request
 
 	mu    sync.Mutex
+	room  int            // keys of the next request, by what answers bring; see sharedBytes
 	out   int            // requests
 	queue []*batchedRead // waits for one of them to come back; empty while out < loneReads
 }
@@ -65,7 +71,7 @@ func (p *readBatcher) read(ctx context.Context, req *pb.RangeRequest) (*pb.Range
 // next sends what waits, after a request came back.
 func (p *readBatcher) next() {
 	p.mu.Lock()
-	n := min(len(p.queue), p.most)
+	n := min(len(p.queue), p.room)
 	if n == 0 {
 		p.out--
 		p.mu.Unlock()
@@ -109,10 +115,18 @@ func (p *readBatcher) txn(ctx context.Context, batch []*batchedRead) error {
 	if err != nil {
 		return err
 	}
+	p.brought(len(batch), proto.Size(resp))
 	for i, r := range batch {
 		r.resp = resp.Responses[i].GetResponseRange()
 		r.resp.Header = resp.Header
 		close(r.done)
 	}
 	return nil
+}
+
+// brought learns how large an answer to a number of keys was.
+func (p *readBatcher) brought(keys, bytes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.room = min(max(keys*sharedBytes/max(bytes, 1), leastShared), 2*max(keys, p.room), p.most)
 }

@@ -23,6 +23,7 @@ type slow struct {
 	lone    []string   // keys of requests for one key, in the order of their arrival
 	batches [][]string // those of the others
 	bad     string     // reads of it fail
+	bytes   int        // of values
 }
 
 func (s *slow) get(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
@@ -71,7 +72,7 @@ func (s *slow) read(req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	if string(req.Key) == s.bad {
 		return nil, rpctypes.ErrGRPCCompacted
 	}
-	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 5}, Kvs: []*mvccpb.KeyValue{{Key: req.Key, ModRevision: req.Revision}}}, nil
+	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 5}, Kvs: []*mvccpb.KeyValue{{Key: req.Key, ModRevision: req.Revision, Value: make([]byte, s.bytes)}}}, nil
 }
 
 // reads starts a read of each key, in order, and returns where their errors appear. It is for a bubble of synctest, in which each
@@ -150,6 +151,32 @@ func TestSharesFitTheMember(t *testing.T) {
 		require.Equal(t, []string{"1", "2", "d"}, s.lone)
 		require.Len(t, errs, 6)
 		m.Life.Wait()
+	})
+}
+
+// Large values travel by few, and small ones by many again.
+func TestSharesFollowWhatTheyBring(t *testing.T) {
+	slowly(t, func(t *testing.T, s *slow, m *Member) {
+		s.bytes = sharedBytes / 4
+		keys := make([]string, 2+sharedReads+100)
+		for i := range keys {
+			keys[i] = fmt.Sprint(i)
+		}
+		errs := s.reads(t, t.Context(), m, keys...)
+		s.let(2 + 2)
+		require.Len(t, s.batches, 4)
+		require.Len(t, s.batches[1], sharedReads)
+		require.Len(t, s.batches[2], 3)
+		require.Len(t, s.batches[3], 3)
+		s.bytes = 0
+		close(s.answer)
+		synctest.Wait()
+		require.Len(t, errs, len(keys))
+		most := 0
+		for _, b := range s.batches[4:] {
+			most = max(most, len(b))
+		}
+		require.GreaterOrEqual(t, most, 12)
 	})
 }
 

@@ -53,7 +53,8 @@ type Config struct {
 // New returns a member to which nothing has been sent yet. It starts nothing.
 func New(cfg Config) *Member {
 	m := &Member{Config: cfg}
-	m.points = &readBatcher{m: m, most: min(sharedReads, cfg.MaxTxnOps)}
+	most := min(sharedReads, cfg.MaxTxnOps)
+	m.points = &readBatcher{m: m, most: most, room: most}
 	return m
 }
 
