@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd"
@@ -56,13 +57,19 @@ func (t *teller) ask(what string, request func() (int64, error)) error {
 // toldKey is a key that one worker alone writes and reads.
 type toldKey struct {
 	name string
-	rev  int64 // of the last write that was acknowledged
+	rev  int64 // the highest of its revisions that the worker was told, by the answer to a write or by a read
 }
 
-func (k *toldKey) look(kvs int, mod, header int64) (int64, error) {
-	if k.rev > 0 && (kvs != 1 || mod < k.rev) { // above: of a write whose outcome it was not told
-		return 0, fmt.Errorf("%w: %s is at %d after a write at %d", errLess, k.name, mod, k.rev)
+// look judges what a read has shown of the key. It may be of a write whose answer was lost; but then nothing older is shown any more.
+func (k *toldKey) look(kvs []*mvccpb.KeyValue, header int64) (int64, error) {
+	var mod int64
+	if len(kvs) > 0 {
+		mod = kvs[0].ModRevision
 	}
+	if mod < k.rev {
+		return 0, fmt.Errorf("%w: %s is at %d after %d", errLess, k.name, mod, k.rev)
+	}
+	k.rev = mod
 	return header, nil
 }
 
@@ -71,10 +78,10 @@ func (t *teller) requests(ctx context.Context, k *toldKey) map[string]func() (in
 	read := func(opts ...clientv3.OpOption) func() (int64, error) {
 		return func() (int64, error) {
 			resp, err := t.cli.Get(ctx, k.name, opts...)
-			if err != nil || len(resp.Kvs) == 0 {
-				return resp0(resp), err
+			if err != nil {
+				return 0, err
 			}
-			return k.look(len(resp.Kvs), resp.Kvs[0].ModRevision, resp.Header.Revision)
+			return k.look(resp.Kvs, resp.Header.Revision)
 		}
 	}
 	return map[string]func() (int64, error){
@@ -93,11 +100,14 @@ func (t *teller) requests(ctx context.Context, k *toldKey) map[string]func() (in
 		"serializable transaction": func() (int64, error) {
 			resp, err := t.cli.Txn(ctx).If(clientv3.Compare(clientv3.Version(k.name), ">", 0)).
 				Then(clientv3.OpGet(k.name, clientv3.WithSerializable())).Commit()
-			if err != nil || !resp.Succeeded {
-				return txnRev(resp, err)
+			if err != nil {
+				return 0, err
 			}
-			kvs := resp.Responses[0].GetResponseRange().Kvs
-			return k.look(len(kvs), kvs[0].ModRevision, resp.Header.Revision)
+			var kvs []*mvccpb.KeyValue
+			if resp.Succeeded {
+				kvs = resp.Responses[0].GetResponseRange().Kvs
+			}
+			return k.look(kvs, resp.Header.Revision)
 		},
 		"failed compare": func() (int64, error) {
 			return txnRev(t.cli.Txn(ctx).If(clientv3.Compare(clientv3.Version(k.name), "=", -1)).Then(clientv3.OpPut(k.name, "never")).Commit())
@@ -125,13 +135,6 @@ func (t *teller) requests(ctx context.Context, k *toldKey) map[string]func() (in
 		},
 		"watch": func() (int64, error) { return t.watch(ctx, k) },
 	}
-}
-
-func resp0(resp *clientv3.GetResponse) int64 {
-	if resp == nil {
-		return 0
-	}
-	return resp.Header.Revision
 }
 
 func txnRev(resp *clientv3.TxnResponse, err error) (int64, error) {

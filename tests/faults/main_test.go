@@ -5,9 +5,12 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
 
 func TestMain(m *testing.M) {
+	metaetcdtest.ServeProcess()
 	if os.Getenv(mortalEnv) != "" {
 		liveAndDie()
 		os.Exit(1)
