@@ -147,6 +147,7 @@ func delaysAfter(h *workload.History, deaths []time.Time) delays {
 
 func median(ds []time.Duration) time.Duration { return quantile(ds, 0.5) }
 
+// quantile is the largest but for a share of all: of few, not the very largest.
 func quantile(ds []time.Duration, q float64) time.Duration {
-	return slices.Sorted(slices.Values(ds))[int(q*float64(len(ds)))]
+	return slices.Sorted(slices.Values(ds))[int(q*float64(len(ds)-1))]
 }
