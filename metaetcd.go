@@ -149,7 +149,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := engine.Open(ctx, cfg.engine(counters))
+	e, err := engine.Open(ctx, cfg.engine(counters))
 	if err != nil {
 		err = public(err)
 		if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) { // a gRPC status does not unwrap to the context's error
@@ -157,13 +157,13 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 		}
 		return nil, err
 	}
-	state.e.Store(c)
-	cli := &Client{engine: c, kvs: &kvServer{e: c}, watches: &watchServer{e: c}, leases: &leaseServer{e: c}}
+	state.e.Store(e)
+	cli := &Client{engine: e, kvs: &kvServer{e: e}, watches: &watchServer{e: e}, leases: &leaseServer{e: e}}
 	// clientv3's watcher and lessor log through their client.
 	carrier := clientv3.NewCtxClient(context.Background(), clientv3.WithZapLogger(cfg.Logger)) //nolint:contextcheck // it outlives the call
-	cli.kv = clientv3.NewKVFromKVClient(bridge.KVClient(&kvServer{e: c, names: true}), carrier)
+	cli.kv = clientv3.NewKVFromKVClient(bridge.KVClient(&kvServer{e: e, names: true}), carrier)
 	cli.watcher = clientv3.NewWatchFromWatchClient(bridge.WatchClient(cli.watches), carrier)
-	cli.lessor = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(&leaseServer{e: c, names: true}), carrier, firstKeepAlive)
+	cli.lessor = clientv3.NewLeaseFromLeaseClient(bridge.LeaseClient(&leaseServer{e: e, names: true}), carrier, firstKeepAlive)
 	return cli, nil
 }
 

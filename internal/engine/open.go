@@ -95,31 +95,31 @@ type Member struct {
 //  4. the first feed: it has closed everything up to the clock's present revision;
 //  5. the reaping of leases, which reads and writes as users do, and the watch over the feed.
 func Open(ctx context.Context, cfg Config) (_ *Engine, err error) {
-	c := &Engine{
+	e := &Engine{
 		cfg: cfg, Life: lifetime.New(context.Background()), Metrics: cfg.Metrics, //nolint:contextcheck // the process outlives the call
 		maxTxnOps: cfg.MaxTxnOps, timeout: cfg.Timeout, logger: cfg.Logger,
 	}
 	defer func() {
 		if err != nil {
-			c.Close()
+			e.Close()
 		}
 	}()
-	if err := c.openTopology(ctx); err != nil {
+	if err := e.openTopology(ctx); err != nil {
 		return nil, err
 	}
-	c.wire() //nolint:contextcheck // what is wired is the process's
-	if err := c.Clock.Open(ctx); err != nil {
+	e.wire() //nolint:contextcheck // what is wired is the process's
+	if err := e.Clock.Open(ctx); err != nil {
 		return nil, err
 	}
-	c.start() //nolint:contextcheck // what is started is the process's
-	f, err := c.openFirst(ctx)
+	e.start() //nolint:contextcheck // what is started is the process's
+	f, err := e.openFirst(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c.Feeds.Set(f)
-	c.Leases.Run()
-	c.Life.Spawn(func() { c.supervise(f) }) //nolint:contextcheck // the process outlives the call
-	return c, nil
+	e.Feeds.Set(f)
+	e.Leases.Run()
+	e.Life.Spawn(func() { e.supervise(f) }) //nolint:contextcheck // the process outlives the call
+	return e, nil
 }
 
 // wire makes the rooms that the clock begins with. They refer to later ones, but use them only when those are there.
