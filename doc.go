@@ -25,7 +25,7 @@
 //
 //   - Strict serializability. Reads, writes and transactions take effect one at a time, in the order of their revisions, each
 //     between its call and its answer. Only reads with [clientv3.WithSerializable] may be behind.
-//   - A list is complete at the revision of its header, and a watch from the next revision misses nothing, doubles nothing and
+//   - A list is complete at the revision of its header, and a watch from the next revision misses nothing, repeats nothing and
 //     keeps the order. All changes of one revision come together.
 //   - A transaction takes effect as a whole or not at all, wherever its keys lie, whoever dies in the middle of it.
 //   - A write takes effect once or never, whatever is lost on the way. Its caller learns which, unless its context ends first.
@@ -71,6 +71,9 @@
 //     [ErrVersion] for a server that is too old, [ErrNotEmpty] for data of somebody else, and so on.
 //   - a [*MemberError] when one cluster is at fault: it has no space left, permits no writing, or does not answer. It names the cluster
 //     and holds etcd's error. Clients that got the services through [Client.Install] or [Client.Register] see etcd's error alone.
+//   - a [*ForeignKeyError] when a read meets a key that metaetcd did not write.
+//   - a [*WrongCoordinatorError] or a [*ForeignCoordinatorError] when the coordinator is not the one that the meta cluster was created
+//     with, or serves another one.
 //   - [ErrUnknownOutcome] when nobody can say whether a write happened; a caller whose context ended does not know either.
 //   - [ErrClosed] when the Client is closed.
 //
@@ -84,7 +87,7 @@
 //  3. Give the borrowed clients DialKeepAliveTime and DialKeepAliveTimeout, so that a cluster which is cut off in silence is
 //     noticed. TLS and credentials are theirs as well.
 //  4. Give requests a deadline. What needs a cluster that does not answer waits until its context ends, or the Client is closed.
-//  5. Call [Client.Compact] now and then, from any process: nobody else does, and history takes space.
+//  5. Call [Client.Compact] now and then, from any process: nothing is compacted by itself, and history takes space.
 //  6. Read the channels of watches and keep-alives, as with any clientv3 client.
 //  7. Never restore the coordinator from a backup; start it empty. Restore members only all together.
 //  8. Call [Client.Close], and only then close the borrowed clients.

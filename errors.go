@@ -35,14 +35,14 @@ var ErrUnknownOutcome error = commit.ErrUnknown
 // Returned by the methods of KV.
 var ErrReservedKey error = validate.ErrReservedKey
 
-// TopologyError refuses a configuration that cannot be, or that does not fit what the meta cluster was created with. Nothing was
+// TopologyError refuses a configuration that is invalid, or that does not fit what the meta cluster was created with. Nothing was
 // written, unless another process was creating a meta cluster from the same etcds at the same time.
 //
 // Returned by New. errors.Is finds its Kind in it.
 type TopologyError struct {
-	Kind      error  // one of the errors below
+	Kind      error  // ErrConfig, ErrSameCluster or another of the kinds
 	Member    string // the member that it is about; empty: the coordinator, or the configuration as a whole
-	Want, Got string // recorded, or demanded, and found; empty where the kind says it all
+	Want, Got string // what is recorded or demanded, and what was found; empty where the kind says it all
 }
 
 func (e *TopologyError) Error() string { return (*topology.Error)(e).Error() }
@@ -52,7 +52,7 @@ func (e *TopologyError) Unwrap() error { return e.Kind }
 
 // The kinds of TopologyError.
 var (
-	// ErrConfig: the configuration by itself cannot be. Nothing was contacted.
+	// ErrConfig: the configuration is invalid, whatever the clusters hold. Nothing was contacted.
 	ErrConfig error = topology.ErrConfig
 	// ErrSameCluster: two of the clients lead to one etcd cluster, or to two that were started with one token and the same
 	// peer URLs, so that they have one cluster id.
@@ -111,15 +111,14 @@ func grpcError(err error) error {
 	return finalError(public(err))
 }
 
-// MemberError is an error of one cluster of the meta cluster: that it has no space left, does not permit a request, does not answer.
-// Member is its name, or empty for the coordinator.
+// MemberError is an error of one cluster of the meta cluster: it has no space left, does not permit a request, or does not answer.
 //
 // Returned by New, Health, Revision and the methods of KV and Lease. errors.As finds it, and errors.Is finds etcd's own error in it, as
 // of package rpctypes. What is the fault of a request alone, like rpctypes.ErrRequestTooLarge, stays etcd's own error. So do all errors
 // of a client that was passed to Install, and of clients of the services that Register offers: code that was written for etcd
 // compares them with ==.
 type MemberError struct {
-	Member string // empty: the coordinator
+	Member string // its name; empty: the coordinator
 	Err    error  // as the cluster answered
 }
 
@@ -136,7 +135,7 @@ func (e *MemberError) GRPCStatus() *status.Status { return (*wire.Error)(e).GRPC
 //
 // Returned by reads and range deletes whose range includes the key, and by Health.
 type ForeignKeyError struct {
-	Member string
+	Member string // its name
 	Key    []byte
 }
 
