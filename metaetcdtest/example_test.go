@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -111,11 +112,29 @@ func ExampleWithClientConfig() {
 func ExampleWithEtcdBinaries() {
 	t := newExample()
 	defer t.end()
-	etcd := t.etcdBinary() // "/opt/etcd-v3.6.4/etcd"
+	etcd, err := os.Executable() // this test is one, see ServeProcess; otherwise "/opt/etcd-v3.6.4/etcd" and the like
+	t.check(err)
 	cluster := metaetcdtest.New(t, 1, metaetcdtest.WithEtcdBinaries(etcd, etcd))
+	_, err = cluster.Client(t).Put(ctx, "/k", "v")
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// Servers that are processes of their own can be killed, and frozen. TestMain calls ServeProcess first.
+func ExampleWithProcesses() {
+	t := newExample()
+	defer t.end()
+	cluster := metaetcdtest.New(t, 1, metaetcdtest.WithProcesses())
 	_, err := cluster.Client(t).Put(ctx, "/k", "v")
 	fmt.Println(err)
 	// Output: <nil>
+}
+
+// In TestMain: the test's binary is started again for each server, and does not come back from here then.
+func ExampleServeProcess() {
+	metaetcdtest.ServeProcess()
+	fmt.Println("the tests run")
+	// Output: the tests run
 }
 
 func ExampleWithLogger() {
@@ -288,6 +307,48 @@ func ExampleNode_StartServer() {
 	t.check(err)
 	defer cli.Close()
 	_, err = cli.Get(ctx, "/k")
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// What was acknowledged outlives a crash.
+func ExampleNode_KillServer() {
+	t := newExample()
+	defer t.end()
+	n := metaetcdtest.Plain(t, metaetcdtest.WithProcesses())
+	cli := n.Client(t)
+	_, err := cli.Put(ctx, "/k", "v")
+	t.check(err)
+	n.KillServer(0)
+	n.Start()
+	resp, err := cli.Get(ctx, "/k")
+	t.check(err)
+	fmt.Println(string(resp.Kvs[0].Value))
+	// Output: v
+}
+
+// A server that hangs, to its clients and to its peers: the other two go on without it.
+func ExampleNode_FreezeServer() {
+	t := newExample()
+	defer t.end()
+	n := metaetcdtest.Plain(t, metaetcdtest.WithServers(3), metaetcdtest.WithProcesses())
+	n.FreezeServer(0)
+	cli, err := clientv3.New(clientv3.Config{Endpoints: n.Endpoints()[1:]})
+	t.check(err)
+	defer cli.Close()
+	_, err = cli.Get(ctx, "/k") // waits for another leader, if it was the one
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleNode_ThawServer() {
+	t := newExample()
+	defer t.end()
+	n := metaetcdtest.Plain(t, metaetcdtest.WithProcesses())
+	cli := n.Client(t)
+	n.FreezeServer(0)
+	n.ThawServer(0)
+	_, err := cli.Get(ctx, "/k")
 	fmt.Println(err)
 	// Output: <nil>
 }
