@@ -83,6 +83,10 @@ bench-kubernetes: ## what an apiserver's storage does, meta cluster against one 
 bench-processes: ## a writer beside 1 to 50 nearly idle processes, meta cluster against one plain etcd (PROCESSES='-help')
 	@cd tests && go run ./bench/processes $(PROCESSES)
 
+.PHONY: bench-resume
+bench-resume: ## watchers after an outage and from the past, first reads of the past, meta cluster against one plain etcd (RESUME='-help')
+	@cd tests && go run ./bench/resume $(RESUME)
+
 .PHONY: bench-scale
 bench-scale: ## 1, 2 and 4 members against one etcd, disks throttled alike (Linux, root, cgroup v1; SCALE='-help')
 	@cd tests && go run ./bench/scale $(SCALE)

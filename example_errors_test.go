@@ -17,7 +17,8 @@ func ExampleTopologyError() {
 	check(c.Close())
 
 	_, err = metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "oak", Client: ash}}})
-	if refused, ok := errors.AsType[*metaetcd.TopologyError](err); ok {
+	var refused *metaetcd.TopologyError
+	if errors.As(err, &refused) {
 		fmt.Println(errors.Is(err, metaetcd.ErrRenamedMember), refused.Member, refused.Want)
 	}
 	// Output: true oak ash
@@ -34,7 +35,8 @@ func ExampleMemberError() {
 	defer full.set(func() { full.full = false })
 
 	_, err = c.Put(ctx, "/k", "v")
-	if e, ok := errors.AsType[*metaetcd.MemberError](err); ok {
+	var e *metaetcd.MemberError
+	if errors.As(err, &e) {
 		fmt.Println(e.Member, errors.Is(err, rpctypes.ErrNoSpace))
 	}
 	// Output: ash true
@@ -55,7 +57,8 @@ func ExampleForeignKeyError() {
 	check(err)
 	defer c.Close()
 	_, err = c.Get(ctx, "/counter")
-	if foreign, ok := errors.AsType[*metaetcd.ForeignKeyError](err); ok {
+	var foreign *metaetcd.ForeignKeyError
+	if errors.As(err, &foreign) {
 		fmt.Printf("delete %s on %s\n", foreign.Key, foreign.Member)
 	}
 	// Output: delete /counter on ash
@@ -71,7 +74,8 @@ func ExampleWrongCoordinatorError() {
 	moved.set(func() { moved.other = 12345 })
 
 	_, err = c.Revision(ctx)
-	if wrong, ok := errors.AsType[*metaetcd.WrongCoordinatorError](err); ok {
+	var wrong *metaetcd.WrongCoordinatorError
+	if errors.As(err, &wrong) {
 		fmt.Println(wrong.Got)
 	}
 	// Output: 12345
@@ -89,8 +93,8 @@ func ExampleForeignCoordinatorError() {
 	etcds[clock].Restore(etcds[another].Save())
 
 	_, err = c.Revision(ctx)
-	_, ok := errors.AsType[*metaetcd.ForeignCoordinatorError](err)
-	fmt.Println(ok)
+	var foreign *metaetcd.ForeignCoordinatorError
+	fmt.Println(errors.As(err, &foreign))
 	// Output: true
 }
 

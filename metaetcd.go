@@ -48,7 +48,8 @@ type Config struct {
 	// CacheEntries is the number of keys whose headers are remembered, so that writing them needs no read. The default is 65,536.
 	CacheEntries int
 	// LogBytes is about how much memory recent events may take, in bytes. Watchers that lag and reads of the recent past are served from
-	// them; what is older is read from the members. The default is 64 MiB.
+	// them; what is older is read from the members. While a member is away, what the others write waits for it, in up to twice as much
+	// memory more; what does not fit is read from the members when it is back. The default is 64 MiB.
 	LogBytes int64
 	// ProgressInterval is how long a watcher with clientv3.WithProgressNotify is idle before it is told of progress. The default is 10
 	// minutes, as etcd's.

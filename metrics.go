@@ -13,7 +13,7 @@ import (
 type stateCollector struct {
 	e atomic.Pointer[engine.Engine] // nil while it is being opened
 
-	closed, highest, lag, watchers, lagging, events, logBytes, pending, grace, epoch, killed, leases *prometheus.Desc
+	closed, highest, lag, watchers, lagging, events, logBytes, waiting, pending, grace, epoch, killed, leases *prometheus.Desc
 }
 
 func newStateCollector() *stateCollector {
@@ -28,7 +28,8 @@ func newStateCollector() *stateCollector {
 		lagging:  desc("lagging_watchers", "Watchers that catch up."),
 		events:   desc("watch_events_total", "Events sent to watchers."),
 		logBytes: desc("log_bytes", "Memory of recent events."),
-		pending:  desc("pending_stamps", "Stamps above the closed revision that were seen, and wait in memory for earlier ones."),
+		waiting:  desc("waiting_bytes", "Memory of events above the closed revision. Beyond its bound they are let go, the lowest revisions first."),
+		pending:  desc("pending_stamps", "Stamps above the closed revision that were seen, and wait for earlier ones."),
 		grace:    desc("grace_seconds", "How long a missing stamp is waited for before it is fenced off."),
 		epoch:    desc("epoch", "Incarnation of the coordinator."),
 		leases:   desc("leases", "Leases that the first member has a record of."),
@@ -38,7 +39,7 @@ func newStateCollector() *stateCollector {
 
 // Describe implements prometheus.Collector.
 func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.pending, s.grace, s.epoch, s.killed, s.leases} {
+	for _, d := range []*prometheus.Desc{s.closed, s.highest, s.lag, s.watchers, s.lagging, s.events, s.logBytes, s.waiting, s.pending, s.grace, s.epoch, s.killed, s.leases} {
 		ch <- d
 	}
 }
@@ -68,6 +69,7 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(s.events, prometheus.CounterValue, float64(events))
 	stats := f.Log.Stats()
 	gauge(s.logBytes, float64(stats.Bytes))
+	gauge(s.waiting, float64(stats.Waiting))
 	gauge(s.pending, float64(stats.Pending))
 	gauge(s.grace, f.Fencer.Grace().Seconds())
 	gauge(s.epoch, float64(e.Clock.Epoch()))

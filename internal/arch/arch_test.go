@@ -50,7 +50,7 @@ var rooms = []room{
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "lifetime", "record", "request", "translate", "wire"}},
 	{name: "commit", imports: []string{"lifetime", "mergedlog", "record", "translate"}},
-	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "watchhub", "wire"}},
+	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "request", "watchhub", "wire"}},
 	{name: "metrics", imports: []string{
 		"clock",
 	}},

@@ -29,6 +29,12 @@ func (s source) Replay(ctx context.Context, key, end []byte, from, to int64, fn 
 	return s.f.history.Replay(ctx, key, end, from, to, fn)
 }
 
+func (s source) ReplayKey(ctx context.Context, key []byte, from, to int64, fn func(evs []*mergedlog.Event) error) (bool, error) {
+	ctx, cancel := s.f.cfg.Life.Within(ctx)
+	defer cancel()
+	return s.f.history.ReplayKey(ctx, key, from, to, fn)
+}
+
 func (s source) Compacted() int64 { return s.f.cfg.Feeds.Compacted.Load() }
 
 func (s source) Told() int64 { return s.f.cfg.Feeds.Known() }
@@ -41,6 +47,12 @@ func (s source) Passed(rev int64) {
 	s.f.passed.Raise(rev)
 	s.f.Forget()
 }
+
+func (s source) Floor() int64 { return s.f.Log.Floor() }
+
+func (s source) ReplayTo() int64 { return s.f.Log.ReplayTo() }
+
+func (s source) Needs(rev int64) { s.f.Log.Needs(rev) }
 
 // Err says why the feed ended. Where compaction overtook it, that is for its watchers what it is in etcd.
 func (s source) Err() error {

@@ -219,3 +219,105 @@ func (f *failing) Clock(ctx context.Context, rev int64) (int64, error) {
 	}
 	return f.member.Clock(ctx, rev)
 }
+
+// asked counts what is asked of a member.
+type asked struct {
+	*member
+	states, changes, watches int
+}
+
+func (a *asked) State(ctx context.Context, rev int64, key []byte, slot int) (KeyState, error) {
+	a.states++
+	return a.member.State(ctx, rev, key, slot)
+}
+
+func (a *asked) Change(ctx context.Context, rev int64, key []byte, slot int) (mergedlog.MemberRevision, error) {
+	a.changes++
+	return a.member.Change(ctx, rev, key, slot)
+}
+
+func (a *asked) Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (bool, error)) error {
+	a.watches++
+	return a.member.Watch(ctx, from, prevKV, fn)
+}
+
+// TestOneKeyIsFoundByPointReads: a key at an old revision needs no history but a few reads of the key, however much has happened.
+func TestOneKeyIsFoundByPointReads(t *testing.T) {
+	const revisions = 5000
+	hot, cold := keyName(0, 0), keyName(0, 2)
+	p := directed(t, 1, func(w *world) {
+		for i := range revisions {
+			w.clock++
+			c := w.members[0].begin()
+			switch key := hot; {
+			case i%1000 == 500:
+				c.put(cold, w.clock)
+			case i%7 == 6:
+				c.del(key, w.clock)
+				c.slot(testSlot([]byte(key)), w.clock)
+			default:
+				c.put(key, w.clock)
+			}
+			c.commit()
+		}
+	}, func(*world) {})
+	for _, key := range []string{hot, cold, keyName(0, 3)} {
+		for r := int64(2); r < revisions; r += 97 {
+			a := &asked{member: p.members[0]}
+			p.h.pasts[0].Member = a
+			require.NoError(t, p.askSnapshot(context.Background(), query{from: r, key: []byte(key)}), "%s at %d", key, r)
+			require.Zero(t, a.watches)
+			require.LessOrEqual(t, a.states, 16)
+			require.LessOrEqual(t, a.changes, 1)
+		}
+	}
+}
+
+// TestLocksHideAKey: where a slot is locked, its clock says nothing of deletes. What lies behind and in front of the lock is asked then, and
+// what is left, revision by revision, or all that has happened.
+func TestLocksHideAKey(t *testing.T) {
+	for name, held := range map[string]int{"a short lock": 10, "a long one": 10 * maxSteps} {
+		t.Run(name, func(t *testing.T) {
+			key := keyName(0, 0)
+			slot := testSlot([]byte(key))
+			var before, deleted, after int64
+			p := directed(t, 1, func(w *world) {
+				m := w.members[0]
+				write := func(of int, n int) {
+					for range n {
+						w.clock++
+						c := m.begin()
+						c.put(keyName(0, of), w.clock)
+						c.commit()
+					}
+				}
+				write(0, 5)
+				write(2, held)
+				before = w.clock
+				c := m.begin()
+				holder := record.Holder{ID: record.NewTxnID()}
+				c.hold(slot, holder)
+				c.commit()
+				write(2, held)
+				w.clock++
+				deleted = w.clock
+				c = m.begin() // the first of two parts
+				c.del(key, deleted)
+				c.hold(slot, holder.At(1))
+				c.record(string(record.MarkKey(0)), record.Part{Stamp: deleted, Of: 2, Runs: []record.Run{{Op: 0, Events: 1}}}.Value())
+				c.commit()
+				write(2, held)
+				after = w.clock
+				c = m.begin()
+				c.put(keyName(0, 1), deleted)
+				c.slot(slot, deleted)
+				c.record(string(record.MarkKey(0)), record.Part{Stamp: deleted, Of: 2, Index: 1, Runs: []record.Run{{Op: 1, Events: 1}}}.Value())
+				c.commit()
+				write(2, held)
+			}, func(*world) {})
+			for _, r := range []int64{before, before + 1, deleted - 1, deleted, deleted + 1, after, after + 1} {
+				require.NoError(t, p.askSnapshot(context.Background(), query{from: r, key: []byte(key)}), "at %d", r)
+			}
+		})
+	}
+}

@@ -23,6 +23,8 @@
 //     index that all callers share. It reaches back as far as somebody has asked for, no further: a watch from the
 //     distant past is a burden for an etcd, which reads all there is from that revision on, again and again.
 //
+// Single keys need neither: see [History.Snapshot] and [History.ReplayKey], which read points.
+//
 // # Compaction
 //
 // Compacting at R compacts each member at its lo(R-1), so that everything with stamps >= R remains, with previous

@@ -83,6 +83,11 @@ func (h *History) Snapshot(ctx context.Context, r int64, members []int, key, end
 }
 
 func (p *past) snapshot(ctx context.Context, r int64, key, end []byte) (mergedlog.MemberSnapshot, error) {
+	if len(end) == 0 {
+		if rev, ok, err := p.atKey(ctx, r, key); ok || err != nil {
+			return mergedlog.MemberSnapshot{Lo: rev}, err
+		}
+	}
 	lo, hi, err := p.bounds(ctx, r)
 	if err != nil {
 		return mergedlog.MemberSnapshot{}, err

@@ -54,6 +54,7 @@ func newProcess(t *rapid.T, full bool) *process {
 		}
 	}
 	fence := func() int64 {
+		p.finish()
 		c := p.clock
 		for _, m := range p.members {
 			rev := m.raise(c)
@@ -110,11 +111,12 @@ const (
 	askReplay = iota
 	askSnapshot
 	askLo
+	askReplayKey
 )
 
 func (p *process) randomQuery() query {
 	at := func() []byte { return []byte(keyName(p.draw(len(p.members)), p.draw(keysPerMember))) }
-	q := query{kind: p.draw(3), key: at(), member: p.draw(len(p.members))}
+	q := query{kind: p.draw(4), key: at(), member: p.draw(len(p.members))}
 	switch p.draw(4) {
 	case 0:
 		q.key, q.end = []byte{0}, []byte{0}
@@ -122,6 +124,9 @@ func (p *process) randomQuery() query {
 		q.end = []byte{0}
 	case 2:
 		q.end = at()
+	}
+	if q.kind == askReplayKey {
+		q.key, q.end = at(), nil
 	}
 	closed := int(p.log.Closed())
 	q.from = int64(p.draw(closed + 1))
@@ -134,6 +139,8 @@ func (p *process) ask(ctx context.Context, q query) error {
 	var err error
 	switch q.kind {
 	case askReplay:
+		err = p.askReplay(ctx, q)
+	case askReplayKey:
 		err = p.askReplay(ctx, q)
 	case askSnapshot:
 		err = p.askSnapshot(ctx, q)
@@ -160,7 +167,21 @@ func (p *process) askReplay(ctx context.Context, q query) error {
 		}
 	}
 	wrong := error(nil)
-	err := p.h.Replay(ctx, q.key, q.end, q.from, q.to, func(evs []*mergedlog.Event) error {
+	replay := p.h.Replay
+	called := false
+	if q.kind == askReplayKey {
+		replay = func(ctx context.Context, key, _ []byte, from, to int64, fn func([]*mergedlog.Event) error) error {
+			if ok, err := p.h.ReplayKey(ctx, key, from, to, fn); ok || err != nil {
+				return err
+			}
+			if called {
+				return errors.New("a replay that is given up has shown something")
+			}
+			return p.h.Replay(ctx, key, nil, from, to, fn)
+		}
+	}
+	err := replay(ctx, q.key, q.end, q.from, q.to, func(evs []*mergedlog.Event) error {
+		called = true
 		n := 0
 		for n < len(want) && want[n].stamp == want[0].stamp {
 			n++

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -12,6 +13,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/backoff"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
@@ -25,6 +27,13 @@ type Member interface {
 	// then; 0 before it was initialised. It fails with a *MemberCompactedError, without a revision, if the member is
 	// compacted above rev.
 	Clock(ctx context.Context, rev int64) (int64, error)
+	// Point returns a key as it is stored as of a member revision; nil: there is none. It fails like Clock.
+	Point(ctx context.Context, rev int64, key []byte) (*mvccpb.KeyValue, error)
+	// State returns a key, which is in a slot, as of a member revision. It fails like Clock.
+	State(ctx context.Context, rev int64, key []byte, slot int) (KeyState, error)
+	// Change returns what a member revision has of a key, which is in a slot: its change, if there was one, without the previous value, and
+	// the records that tell its stamp. It fails like Clock where the revision before it is compacted.
+	Change(ctx context.Context, rev int64, key []byte, slot int) (mergedlog.MemberRevision, error)
 }
 
 // MemberCompactedError says that member revisions below Rev are gone.
@@ -43,10 +52,13 @@ func (e *MemberCompactedError) Error() string {
 type client struct {
 	kv    pb.KVClient
 	watch pb.WatchClient
+	point func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
 }
 
-// Of returns the past of the member whose services these are.
-func Of(kv pb.KVClient, watch pb.WatchClient) Member { return &client{kv, watch} }
+// Of returns the past of the member whose services these are. point reads single keys: many are read at once.
+func Of(kv pb.KVClient, watch pb.WatchClient, point func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)) Member {
+	return &client{kv, watch, point}
+}
 
 // errDone ends a watch that fn wants no more of.
 var errDone = errors.New("the reader is done")
@@ -96,15 +108,125 @@ func eachRevision(evs []*mvccpb.Event, fn func(r mergedlog.MemberRevision) (bool
 	return true, nil
 }
 
-// Clock asks linearizably: a server that lags may not have the revision yet.
+// Clock implements Member.
 func (c *client) Clock(ctx context.Context, rev int64) (int64, error) {
-	resp, err := c.kv.Range(ctx, &pb.RangeRequest{Key: []byte(record.KeyClock), Revision: rev})
-	switch {
-	case errors.Is(err, rpctypes.ErrGRPCCompacted):
-		return 0, &MemberCompactedError{}
-	case err != nil || len(resp.Kvs) == 0:
-		return 0, rpctypes.Error(err)
+	found, err := c.read(ctx, &pb.RangeRequest{Key: []byte(record.KeyClock), Revision: rev})
+	if err != nil || len(found[0]) == 0 {
+		return 0, err
 	}
-	_, stamp, err := record.ParsePair(resp.Kvs[0].Value)
+	_, stamp, err := record.ParsePair(found[0][0].Value)
 	return stamp, err
+}
+
+// Point implements Member.
+func (c *client) Point(ctx context.Context, rev int64, key []byte) (*mvccpb.KeyValue, error) {
+	for retry := (backoff.Backoff{}); ; {
+		resp, err := c.point(ctx, &pb.RangeRequest{Key: key, Revision: rev})
+		switch {
+		case err == nil && len(resp.Kvs) > 0:
+			return resp.Kvs[0], nil
+		case err == nil:
+			return nil, nil
+		case errors.Is(err, rpctypes.ErrGRPCCompacted):
+			return nil, &MemberCompactedError{}
+		case !wire.Passing(err) || !retry.Wait(ctx):
+			return nil, rpctypes.Error(err)
+		}
+	}
+}
+
+// State implements Member.
+func (c *client) State(ctx context.Context, rev int64, key []byte, slot int) (s KeyState, err error) {
+	at := func(key []byte) *pb.RangeRequest { return &pb.RangeRequest{Key: key, Revision: rev} }
+	found, err := c.read(ctx, at(key), at(record.SlotKey(slot)), at([]byte(record.KeyFence)), at([]byte(record.KeyClock)), at([]byte(record.KeyLock)))
+	if err != nil {
+		return s, err
+	}
+	for _, kv := range found[0] {
+		s.Kv = kv
+	}
+	for _, kv := range slices.Concat(found[1], found[2], found[4]) {
+		s.Changed = max(s.Changed, kv.ModRevision)
+	}
+	for _, kv := range found[1] {
+		if s.Slot, err = record.ParseNumber(kv.Value); err == nil {
+			_, s.Locked, err = record.ParseHolder(kv.Value)
+		}
+		if err != nil {
+			return s, err
+		}
+	}
+	for _, kv := range found[2] {
+		if _, s.Fence, err = record.ParsePair(kv.Value); err != nil {
+			return s, err
+		}
+	}
+	for _, kv := range found[3] {
+		if _, s.Clock, err = record.ParsePair(kv.Value); err != nil {
+			return s, err
+		}
+	}
+	for _, kv := range found[4] {
+		_, whole, err := record.ParseHolder(kv.Value)
+		if err != nil {
+			return s, err
+		}
+		s.Locked = s.Locked || whole
+	}
+	return s, nil
+}
+
+// Change implements Member. This is the one place that knows which records tell the stamps of a revision.
+func (c *client) Change(ctx context.Context, rev int64, key []byte, slot int) (mergedlog.MemberRevision, error) {
+	r := mergedlog.MemberRevision{Rev: rev}
+	marks, marksEnd := record.MarkRange()
+	found, err := c.read(ctx,
+		&pb.RangeRequest{Key: key, Revision: rev - 1, KeysOnly: true},
+		&pb.RangeRequest{Key: key, Revision: rev},
+		&pb.RangeRequest{Key: record.SlotKey(slot), Revision: rev, MinModRevision: rev},
+		&pb.RangeRequest{Key: marks, RangeEnd: marksEnd, Revision: rev, MinModRevision: rev})
+	if err != nil {
+		return r, err
+	}
+	before, now := found[0], found[1]
+	switch {
+	case len(now) > 0 && now[0].ModRevision < rev, len(now)+len(before) == 0:
+		return r, nil
+	case len(now) > 0:
+		r.Events = append(r.Events, &mvccpb.Event{Kv: now[0]})
+	default:
+		r.Events = append(r.Events, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: key, ModRevision: rev}})
+	}
+	for _, kv := range slices.Concat(found[2], found[3]) {
+		r.Events = append(r.Events, &mvccpb.Event{Kv: kv})
+	}
+	return r, nil
+}
+
+// read reads ranges at member revisions. What a server says of a revision that it has is right, whether it lags or not; one that does not
+// have it yet is asked linearizably.
+func (c *client) read(ctx context.Context, ranges ...*pb.RangeRequest) ([][]*mvccpb.KeyValue, error) {
+	serializable := true
+	for retry := (backoff.Backoff{}); ; {
+		txn := &pb.TxnRequest{}
+		for _, r := range ranges {
+			r.Serializable = serializable
+			txn.Success = append(txn.Success, request.Range(r))
+		}
+		resp, err := c.kv.Txn(ctx, txn)
+		switch {
+		case err == nil:
+			found := make([][]*mvccpb.KeyValue, len(ranges))
+			for i, r := range resp.Responses {
+				found[i] = r.GetResponseRange().GetKvs()
+			}
+			return found, nil
+		case errors.Is(err, rpctypes.ErrGRPCCompacted):
+			return nil, &MemberCompactedError{}
+		case errors.Is(err, rpctypes.ErrGRPCFutureRev) && serializable:
+			serializable = false
+		case !wire.Passing(err) || !retry.Wait(ctx):
+			return nil, rpctypes.Error(err)
+		}
+	}
 }

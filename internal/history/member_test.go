@@ -62,8 +62,21 @@ func (s *server) Range(_ context.Context, req *pb.RangeRequest) (*pb.RangeRespon
 	return resp, nil
 }
 
+func (s *server) Txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	resp := &pb.TxnResponse{Header: &pb.ResponseHeader{Revision: 9}, Succeeded: true}
+	for _, op := range req.Success {
+		found, err := s.Range(ctx, op.GetRequestRange())
+		if err != nil {
+			return nil, err
+		}
+		resp.Responses = append(resp.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: found}})
+	}
+	return resp, nil
+}
+
 func (s *server) member() Member {
-	return Of(bridge.KVClient(s), bridge.WatchClient(s))
+	kv := bridge.KVClient(s)
+	return Of(kv, bridge.WatchClient(s), func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) { return kv.Range(ctx, req) })
 }
 
 func eventsAt(revs ...int64) *pb.WatchResponse {

@@ -2,9 +2,8 @@ package history
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -25,7 +24,8 @@ type world struct {
 	t       *rapid.T
 	members []*member
 	clock   int64
-	flying  []int64 // stamps
+	flying  []int64     // stamps
+	crosses []*crossing // under way
 	landed  []landing
 
 	mu        sync.Mutex
@@ -70,19 +70,30 @@ type member struct {
 	compacted int64 // native; guarded by the world's mu
 	onCompact func(rev int64)
 
-	slots  map[int]int64
+	slots  map[int]int64     // math.MaxInt64: locked
+	locked map[int]*crossing // by slot
 	keys   map[string]*mvccpb.KeyValue
 	revs   [][]*mvccpb.Event   // by member revision; there is nothing at 0 and 1
 	clocks []int64             // by member revision
 	states []map[string]string // by member revision: user's view
+	shown  []shown             // by member revision
+}
+
+// shown is what a member shows of single keys at a member revision.
+type shown struct {
+	changed map[int]int64 // by what is locked, the last change; the fence and the member's lock count as the whole member's
+	fence   int64
+	slots   map[int]int64
+	whole   bool
+	keys    map[string]*mvccpb.KeyValue
 }
 
 func newWorld(t *rapid.T, members int) *world {
 	w := &world{t: t, clock: 1}
 	for i := range members {
 		m := &member{
-			w: w, id: i, slots: map[int]int64{}, keys: map[string]*mvccpb.KeyValue{},
-			revs: make([][]*mvccpb.Event, 2), clocks: make([]int64, 2), states: make([]map[string]string, 2),
+			w: w, id: i, slots: map[int]int64{}, locked: map[int]*crossing{}, keys: map[string]*mvccpb.KeyValue{},
+			revs: make([][]*mvccpb.Event, 2), clocks: make([]int64, 2), states: make([]map[string]string, 2), shown: make([]shown, 2),
 		}
 		m.create(t != nil && w.draw(2) == 0)
 		w.members = append(w.members, m)
@@ -96,7 +107,7 @@ func (m *member) create(used bool) {
 		for _, ev := range evs {
 			ev.Kv.ModRevision = int64(len(m.revs))
 		}
-		m.revs, m.clocks, m.states = append(m.revs, evs), append(m.clocks, clock), append(m.states, nil)
+		m.revs, m.clocks, m.states, m.shown = append(m.revs, evs), append(m.clocks, clock), append(m.states, nil), append(m.shown, shown{})
 	}
 	if used {
 		next(0, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("foreign"), Value: []byte("x")}})
@@ -159,8 +170,10 @@ func (w *world) step() {
 		}
 	case x < 19:
 		w.pick() // dies
-	case x < 23:
+	case x < 20:
 		w.cross()
+	case x < 23:
+		w.proceed()
 	default:
 		m.raise(1 + int64(w.draw(int(w.clock))))
 	}
@@ -231,7 +244,7 @@ func (c *change) operation(stamp int64, slot int) {
 	case c.fence >= stamp:
 		c.mark(stamp, record.Fenced)
 		return
-	case c.slots[name] >= stamp, stampOf(c.keys[a]) >= stamp, stampOf(c.keys[b]) >= stamp:
+	case c.locked[mergedlog.Whole] != nil, c.slots[name] >= stamp, stampOf(c.keys[a]) >= stamp, stampOf(c.keys[b]) >= stamp:
 		c.mark(stamp, record.SlotAhead)
 		return
 	}
@@ -254,7 +267,7 @@ func (c *change) operation(stamp int64, slot int) {
 
 // exclusive lands a transaction that has the member for itself.
 func (c *change) exclusive(stamp int64) {
-	if c.fence >= stamp || c.clock >= stamp {
+	if c.fence >= stamp || c.clock >= stamp || len(c.locked) > 0 {
 		c.mark(stamp, record.SlotAhead)
 		return
 	}
@@ -340,6 +353,7 @@ func (c *change) commit() {
 	m := c.member
 	m.fence = c.fenceAt
 	m.revs, m.clocks, m.states = append(m.revs, c.evs), append(m.clocks, c.clock), append(m.states, state)
+	m.shown = append(m.shown, shown{m.changesOf(c.rev, c.evs), m.fence, maps.Clone(m.slots), m.locked[mergedlog.Whole] != nil, maps.Clone(m.keys)})
 	m.w.landed = append(m.w.landed, c.landed...)
 }
 
@@ -399,41 +413,4 @@ func (w *world) Compacted() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.known
-}
-
-var errPastTheEnd = errors.New("watched for a revision that does not exist")
-
-// Watch implements Member. Compaction in the middle ends it, sometimes only after some revisions that were read
-// before.
-func (m *member) Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (bool, error)) error {
-	if c := m.serve(); from < c {
-		return &MemberCompactedError{Rev: c}
-	}
-	for rev := from; rev <= m.rev(); rev++ {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if rev < 2 {
-			continue
-		}
-		c := m.serve()
-		if rev < c && rev%3 == 0 {
-			return &MemberCompactedError{Rev: c}
-		}
-		if more, err := fn(m.deliverable(rev, prevKV && rev > c)); !more || err != nil {
-			return err
-		}
-	}
-	return errPastTheEnd
-}
-
-// Clock implements Member.
-func (m *member) Clock(ctx context.Context, rev int64) (int64, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
-	if c := m.serve(); rev < c {
-		return 0, &MemberCompactedError{}
-	}
-	return m.clocks[rev], nil
 }

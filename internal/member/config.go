@@ -59,7 +59,7 @@ func New(cfg Config) *Member {
 }
 
 // Past returns the member's history.
-func (m *Member) Past() history.Member { return history.Of(m.KV, m.Watches()) }
+func (m *Member) Past() history.Member { return history.Of(m.KV, m.Watches(), m.ReadPoint) }
 
 // Linger is how long Close waits for requests that are under way. For outcomes it waits twice as long.
 const Linger = 500 * time.Millisecond

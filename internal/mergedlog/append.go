@@ -63,6 +63,7 @@ func (l *Log) integrateLocked(m *member) error {
 	l.noteReachedLocked(m)
 	l.noteSettledLocked(m)
 	l.advanceLocked()
+	l.boundLocked()
 	return nil
 }
 
@@ -142,11 +143,27 @@ func (l *Log) advanceLocked() {
 		return
 	}
 	was := l.closed.Load()
-	w := was
+	if l.window.bytes > l.memory.max/manyShare {
+		l.memory.waited = l.highest.Load()
+	}
+	w, forgotten := was, false
 	partial := l.partials.lowest()
 	fenced := min(l.minFence, partial-1)
-	for stamp, ok := l.window.lowest(); ok && stamp < partial && stamp <= max(w, fenced)+1; stamp, ok = l.window.lowest() {
-		l.memory.release(l.window.pop())
+	for {
+		stamp, gone := l.window.lowest(), l.window.gone.lowest()
+		if next := min(stamp, gone); next >= partial || next > max(w, fenced)+1 {
+			break
+		}
+		if gone <= stamp {
+			w = max(w, l.window.gone[0].to)
+			l.window.gone = l.window.gone[1:]
+			l.memory.forget(w + 1)
+			forgotten = true
+			continue
+		}
+		if evs := l.window.pop(); stamp >= l.memory.floor {
+			l.memory.release(evs)
+		}
 		w = max(w, stamp)
 	}
 	w = max(w, fenced)
@@ -154,9 +171,7 @@ func (l *Log) advanceLocked() {
 		return
 	}
 	l.closed.Store(w)
-	if l.memory.evict() {
-		l.trimTailsLocked()
-	}
+	l.evictLocked(forgotten)
 	l.waiters.wake(w)
 	for _, m := range l.members {
 		m.settling.waiters.wake(w)

@@ -17,6 +17,11 @@ func NewParser(member int, slotOf func(key []byte) int) *Parser {
 	return &Parser{parser{member: member, slotOf: slotOf, bare: true}}
 }
 
+// NewKeyParser is NewParser for revisions of which only the changes of some keys are shown, with the records that tell their stamps.
+func NewKeyParser(member int, slotOf func(key []byte) int) *Parser {
+	return &Parser{parser{member: member, slotOf: slotOf, bare: true, some: true}}
+}
+
 // Parse returns the events of a revision by stamp, those of one stamp in the member's order, and the highest stamp
 // that the revision shows in any way; 0: none. It owns the revision, as Append does. Unlike Append it lets events
 // pass without the previous value that they need: see Event.Bare.

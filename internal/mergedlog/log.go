@@ -3,6 +3,7 @@ package mergedlog
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -68,7 +69,9 @@ type Config struct {
 	Members int                  // number of members; they are named by their index
 	SlotOf  func(key []byte) int // slot of a user key
 
-	// MaxBytes bounds the memory of released events, counted by keys, values and a constant. Default: 64 MiB.
+	// MaxBytes bounds the memory of released events, counted by keys, values and a constant. What waits above W may take twice as much
+	// again; beyond that the events of the lowest stamps are let go, as if they were evicted. What has waited, and watchers are about to
+	// be given, stays in memory while all together is not more than three times MaxBytes: see Log.Needs. Default: 64 MiB.
 	MaxBytes int64
 
 	// Doubts are told what the streams show. Logs that follow one another share them. Default: the log's own.
@@ -140,10 +143,11 @@ func newLog(cfg Config, bound int) *Log {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = defaultMaxBytes
 	}
+	cfg.MaxBytes = min(cfg.MaxBytes, math.MaxInt64/mostTimes)
 	if cfg.Doubts == nil {
 		cfg.Doubts = NewDoubts(cfg.Members, cfg.SlotOf)
 	}
-	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes}}
+	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes, most: mostTimes * cfg.MaxBytes}}
 	for i := range cfg.Members {
 		l.members = append(l.members, &member{
 			id:     i,
@@ -246,21 +250,22 @@ func (l *Log) Gap() (missing, known int64, blocked bool) {
 	if !l.started || l.partials.lowest() == w+1 {
 		return 0, known, false
 	}
-	return w + 1, known, l.window.events > 0 || len(l.waiters) > 0
+	return w + 1, known, l.window.waits() > 0 || len(l.waiters) > 0
 }
 
 // Stats is what a log holds.
 type Stats struct {
 	Released int   // events at or below W in memory
 	Bytes    int64 // their size
-	Pending  int   // events above W; their memory is bounded only by how long W is held up
+	Pending  int   // events above W; of those that were let go, stamps
+	Waiting  int64 // the size of those that were not
 }
 
 // Stats returns what the log holds at present.
 func (l *Log) Stats() Stats {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return Stats{Released: l.memory.events.len(), Bytes: l.memory.bytes, Pending: l.window.events}
+	return Stats{Released: l.memory.events.len(), Bytes: l.memory.bytes, Pending: l.window.waits(), Waiting: l.window.bytes}
 }
 
 // Fail ends the log: every waiter and every later Append gets err. The first error stays; released events can

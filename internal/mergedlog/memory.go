@@ -9,12 +9,26 @@ import (
 const perEvent = 320
 
 // memory holds the released events, in stamp order, as far back as max allows.
+//
+// What has waited above W for long is released at once, and may be much more than max. Watchers are about to be given it: so it stays until
+// they have taken it, but never longer than everything in memory, what waits again included, is at or below most.
 type memory struct {
-	max    int64
-	bytes  int64
-	events queue[*Event]
-	floor  int64 // every released event with a stamp >= floor is here
+	max, most int64
+	bytes     int64
+	events    queue[*Event]
+	floor     int64 // every released event with a stamp >= floor is here
+
+	waited int64 // up to here, events have waited above W with many others
+	needed int64 // nobody who is attached needs an event below; 0: nobody is
 }
+
+const (
+	// mostTimes is how often Config.MaxBytes goes into the memory of all events: once for those that are kept at any time, the rest for
+	// what waits above W, or was released at once and is about to be given to watchers.
+	mostTimes = 3
+	// manyShare is the share of Config.MaxBytes above which what waits is more than the usual coming and going.
+	manyShare = 8
+)
 
 func (e *Event) size() int64 {
 	n := perEvent + len(e.Kv.Key) + len(e.Kv.Value)
@@ -24,20 +38,67 @@ func (e *Event) size() int64 {
 	return int64(n)
 }
 
+func sizeOf(evs []Event) (n int64) {
+	for i := range evs {
+		n += evs[i].size()
+	}
+	return n
+}
+
 func (m *memory) release(evs []Event) {
 	for i := range evs {
 		m.events.push(&evs[i])
-		m.bytes += evs[i].size()
 	}
+	m.bytes += sizeOf(evs)
 }
 
-// evict drops the oldest stamps, each with all its events, until the rest fits. It says whether it did anything.
-func (m *memory) evict() bool {
+// evict drops the oldest stamps, each with all its events, until the rest fits, beside so many bytes that wait above W. It says whether
+// it did anything.
+func (m *memory) evict(waiting int64) bool {
 	was := m.floor
 	for m.bytes > m.max {
-		m.forget(m.events.all()[0].Rev + 1)
+		oldest := m.events.all()[0].Rev
+		if m.held(oldest) && m.bytes+waiting <= m.most {
+			break
+		}
+		m.forget(oldest + 1)
 	}
 	return m.floor != was
+}
+
+// held reports whether the events of a stamp have waited for long, and are still to be given to somebody.
+func (m *memory) held(stamp int64) bool {
+	return m.needed > 0 && m.needed <= stamp && stamp <= m.waited
+}
+
+// Needs says that nobody who follows the log needs anything below rev any more. Nothing is kept for anybody before it was called, and
+// it is only ever raised.
+func (l *Log) Needs(rev int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if rev <= l.memory.needed {
+		return
+	}
+	l.memory.needed = rev
+	l.evictLocked(false)
+}
+
+// ReplayTo returns up to where history is to be read for somebody who needs what is below Floor, and whose needs Needs has heard of: what
+// comes after it is here, and stays until he has got it, within the bounds; or it is all that is closed.
+func (l *Log) ReplayTo() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if m := &l.memory; m.held(m.floor) {
+		return min(m.floor-1, l.closed.Load())
+	}
+	return l.closed.Load()
+}
+
+// evictLocked evicts what need not stay. Events may be forgotten already that the tails still have.
+func (l *Log) evictLocked(forgotten bool) {
+	if l.memory.evict(l.window.bytes) || forgotten {
+		l.trimTailsLocked()
+	}
 }
 
 // forget drops the events with stamps below r.

@@ -161,7 +161,12 @@ func (m *model) checkState() {
 	}
 	require.Equal(m.t, fenced, m.log.FencedMarks())
 	stats := m.log.Stats()
-	require.Equal(m.t, pending, stats.Pending)
+	if bound := (mostTimes - 1) * m.log.memory.max; m.tight {
+		require.LessOrEqual(m.t, stats.Waiting, bound)
+		require.LessOrEqual(m.t, stats.Bytes, m.log.memory.max)
+	} else {
+		require.Equal(m.t, pending, stats.Pending)
+	}
 	if !m.tight && m.compacted == 0 {
 		require.Len(m.t, m.released(), stats.Released)
 	}
@@ -170,7 +175,7 @@ func (m *model) checkState() {
 		require.Zero(m.t, missing, "parts are not missing")
 	} else {
 		require.Equal(m.t, m.closed+1, missing)
-		require.Equal(m.t, wantBlocked, blocked)
+		require.True(m.t, blocked == wantBlocked || blocked && m.tight, "of what was let go, it is not known what were events")
 	}
 	require.Equal(m.t, lockStrings(m.locksSeen()), lockStrings(m.log.Locks()))
 	require.Equal(m.t, len(m.locksSeen()), m.log.Locked())

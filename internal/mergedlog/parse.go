@@ -35,6 +35,7 @@ type parser struct {
 	slotOf   func(key []byte) int
 	onRecord func(member int, rev int64, kv *mvccpb.KeyValue)
 	bare     bool // previous values may be missing
+	some     bool // and so may events
 
 	rev     int64
 	empty   bool
@@ -58,7 +59,7 @@ type parser struct {
 // parse reads one revision. Reserved records come first: the clock of a slot says which stamp a delete has.
 func (p *parser) parse(r *MemberRevision) error {
 	*p = parser{
-		member: p.member, slotOf: p.slotOf, onRecord: p.onRecord, bare: p.bare,
+		member: p.member, slotOf: p.slotOf, onRecord: p.onRecord, bare: p.bare, some: p.some,
 		rev: r.Rev, empty: len(r.Events) == 0, marks: p.marks[:0], slots: p.slots[:0], locks: p.locks[:0],
 	}
 	users := 0
@@ -85,7 +86,7 @@ func (p *parser) parse(r *MemberRevision) error {
 		}
 	}
 	p.sort()
-	if p.part.Of > 0 {
+	if p.part.Of > 0 && !p.some {
 		return p.order()
 	}
 	return nil

@@ -11,6 +11,13 @@ import (
 type tail struct {
 	events queue[tailEvent]
 	gone   int64 // highest member revision with an event that was dropped; 0: none
+	hole   hole
+}
+
+// hole is where events above W were let go, from the middle of a tail: those at or below W stay in front of it.
+type hole struct {
+	from, to int64 // member revisions; 0: there is none
+	lowest   int64 // stamp
 }
 
 type tailEvent struct {
@@ -27,8 +34,38 @@ func (t *tail) add(evs []Event) {
 // trim drops events from the front as long as old says so.
 func (t *tail) trim(old func(tailEvent) bool) {
 	for t.events.len() > 0 && old(t.events.all()[0]) {
-		t.gone = t.events.pop().rev
+		t.gone = max(t.gone, t.events.pop().rev)
 	}
+	if t.hole.to > 0 && (t.events.len() == 0 || t.events.all()[0].rev >= t.hole.from) {
+		t.gone, t.hole = max(t.gone, t.hole.to), hole{} // it is at the front
+	}
+}
+
+// letGo drops the events of stamps wherever they are.
+func (t *tail) letGo(stamps runs) {
+	all := t.events.all()
+	kept := all[:0]
+	for _, e := range all {
+		if !stamps.has(e.stamp) {
+			kept = append(kept, e)
+			continue
+		}
+		h := &t.hole
+		if h.to == 0 {
+			*h = hole{e.rev, e.rev, e.stamp}
+		}
+		h.from, h.to, h.lowest = min(h.from, e.rev), max(h.to, e.rev), min(h.lowest, e.stamp)
+	}
+	clear(all[len(kept):])
+	t.events.buf = t.events.buf[:t.events.head+len(kept)]
+}
+
+// lacks reports whether an event may be missing that is in (lo, hi] with a stamp <= r.
+func (t *tail) lacks(lo, hi, r int64) bool {
+	if lo >= hi {
+		return false
+	}
+	return lo < t.gone || t.hole.to > lo && t.hole.from <= hi && t.hole.lowest <= r
 }
 
 // between returns the events in (lo, hi] with stamps <= r and keys in the range.
@@ -69,7 +106,7 @@ func (l *Log) snapshotLocked(r int64, members []int, key, end []byte) ([]MemberS
 	for i, id := range members {
 		m := l.members[id]
 		lo, hi, ok := m.index.bounds(r, m.Rev)
-		if !ok || lo < m.tail.gone && lo < hi {
+		if !ok || m.tail.lacks(lo, hi, r) {
 			return nil, ErrEvicted
 		}
 		snaps[i] = MemberSnapshot{Lo: lo, Tail: m.tail.between(lo, hi, r, keyrange.Of(key, end))}

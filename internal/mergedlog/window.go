@@ -10,7 +10,9 @@ type pending struct {
 // seldom has to move anything.
 type window struct {
 	heap   []pending
-	events int // in all pending stamps
+	events int   // in all pending stamps
+	bytes  int64 // their size
+	gone   runs  // stamps whose events were let go; above W, like those in the heap
 }
 
 func (w *window) push(stamp int64, evs []Event) {
@@ -26,14 +28,19 @@ func (w *window) push(stamp int64, evs []Event) {
 	}
 	w.heap = h
 	w.events += len(evs)
+	w.bytes += sizeOf(evs)
 }
 
-func (w *window) lowest() (stamp int64, ok bool) {
+// lowest returns the lowest stamp whose events are here; forever if there is none.
+func (w *window) lowest() int64 {
 	if len(w.heap) == 0 {
-		return 0, false
+		return forever
 	}
-	return w.heap[0].stamp, true
+	return w.heap[0].stamp
 }
+
+// waits is how many events wait; of those that were let go, how many stamps.
+func (w *window) waits() int { return w.events + w.gone.stamps() }
 
 // pop removes the lowest stamp and returns its events.
 func (w *window) pop() []Event {
@@ -58,12 +65,20 @@ func (w *window) pop() []Event {
 	}
 	w.heap = h
 	w.events -= len(evs)
+	w.bytes -= sizeOf(evs)
 	return evs
 }
 
 // drop forgets the stamps up to c.
 func (w *window) drop(c int64) {
-	for stamp, ok := w.lowest(); ok && stamp <= c; stamp, ok = w.lowest() {
+	for w.lowest() <= c {
 		w.pop()
+	}
+	for w.gone.lowest() <= c {
+		if w.gone[0].to > c {
+			w.gone[0].from = c + 1
+			break
+		}
+		w.gone = w.gone[1:]
 	}
 }

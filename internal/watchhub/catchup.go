@@ -1,26 +1,21 @@
 package watchhub
 
 import (
-	"context"
 	"errors"
 	"math"
-	"slices"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 )
 
 const (
-	// pieceEvents is how many events of the log are read between two looks at the queue.
+	// pieceEvents is how many events are read between two looks at the queue.
 	pieceEvents = 512
-	// maxReplays is how many watchers of one stream have history read for them at once.
-	maxReplays = 4
-	// The pause after a failed replay doubles from the first to the second.
-	replayPause    = 50 * time.Millisecond
-	maxReplayPause = 2 * time.Second
+	// noLimit lets catchUp read whatever is closed.
+	noLimit = math.MaxInt64 - 1
+	// none is above every revision.
+	none = math.MaxInt64
 )
 
 // fallBehind makes the sender itself serve a watcher that has everything below cursor.
@@ -50,9 +45,6 @@ func (s *stream) setAside(w *watcher) {
 	s.behind = s.behind[:last]
 }
 
-// noLimit lets catchUp read whatever is closed.
-const noLimit = math.MaxInt64 - 1
-
 // catchUp reads a piece of the log, up to the revision limit, from the cursor of one of the watchers behind, for all of
 // them that it helps. The watchers take turns, so that one with a long way to go does not hold up the others. It says
 // whether anybody needed it.
@@ -70,9 +62,7 @@ func (s *stream) catchUp(limit int64) (worked bool, err error) {
 	evs, next, err := s.hub.src.Since(from, pieceEvents)
 	switch {
 	case errors.Is(err, mergedlog.ErrEvicted):
-		s.setAside(w)
-		s.replayOf = append(s.replayOf, w)
-		s.startReplays()
+		s.awaitReplay(s.hub.src.Floor())
 		return true, nil
 	case err != nil:
 		s.hub.end(s.hub.terminal(err))
@@ -82,7 +72,7 @@ func (s *stream) catchUp(limit int64) (worked bool, err error) {
 		next = limit + 1
 		evs = evs[:len(evs)-len(since(evs, next))]
 	}
-	if err := s.deliver(evs, from, next); err != nil {
+	if err := s.deliver(s.lagging, s.behind, evs, from, next); err != nil {
 		return false, err
 	}
 	if next > s.hub.position.Load() {
@@ -109,9 +99,9 @@ func (s *stream) rejoin() {
 	}
 }
 
-// deliver sends the events in [from, next) to the watchers whose cursor is in there.
-func (s *stream) deliver(evs []*mergedlog.Event, from, next int64) error {
-	for _, g := range s.lagging.match(evs) {
+// deliver sends the events in [from, next) to the watchers of an index whose cursor is in there.
+func (s *stream) deliver(x *index, watchers []*watcher, evs []*mergedlog.Event, from, next int64) error {
+	for _, g := range x.match(evs) {
 		evs := g.take()
 		for _, w := range g.watchers {
 			if w.sender.cursor < from {
@@ -122,12 +112,37 @@ func (s *stream) deliver(evs []*mergedlog.Event, from, next int64) error {
 			}
 		}
 	}
-	for _, w := range s.behind {
+	for _, w := range watchers {
 		if w.sender.cursor >= from {
 			w.sender.cursor = max(w.sender.cursor, next)
 		}
 	}
 	return nil
+}
+
+// report tells the hub what the watchers behind lack, so that the log keeps it for a while.
+func (s *stream) report() {
+	lowest := int64(none)
+	for _, w := range s.behind {
+		lowest = min(lowest, w.sender.cursor)
+	}
+	for _, waiting := range [][]*watcher{s.replayOf, s.keysOf} {
+		for _, w := range waiting {
+			if !w.gone.Load() {
+				lowest = min(lowest, w.sender.cursor)
+			}
+		}
+	}
+	for r := range s.replays {
+		lowest = min(lowest, r.to+1)
+	}
+	for _, r := range s.keyReplays {
+		lowest = min(lowest, r.to+1)
+	}
+	if s.taken > 0 || lowest != s.reported {
+		s.hub.noted(s, lowest, s.taken)
+		s.taken, s.reported = 0, lowest
+	}
 }
 
 // overtaken cancels a watcher because compaction has passed it. As in etcd, its id stays taken until the client lets
@@ -144,104 +159,4 @@ func (s *stream) overtaken(w *watcher, compacted int64) error {
 		Canceled:        true,
 		CompactRevision: compacted,
 	})
-}
-
-// piece is what a replay hands to the sender: events, or its end.
-type piece struct {
-	w      *watcher
-	events []*mergedlog.Event
-	next   int64 // the cursor afterwards
-	done   bool
-	err    *CompactedError
-}
-
-// startReplays starts as many replays as are allowed.
-func (s *stream) startReplays() {
-	for s.replaying < maxReplays && len(s.replayOf) > 0 {
-		w := s.replayOf[0]
-		s.replayOf[0], s.replayOf = nil, s.replayOf[1:]
-		if w.gone.Load() {
-			continue
-		}
-		ctx, stop := context.WithCancel(s.ctx)
-		w.sender.stop = stop
-		s.replaying++
-		from, to := w.sender.cursor, s.hub.src.Closed()
-		s.replays.Go(func() {
-			defer stop()
-			s.replay(ctx, w, from, to)
-		})
-	}
-}
-
-// replay reads a watcher's history in [from, to] and hands it to the sender, piece by piece as the sender has time.
-func (s *stream) replay(ctx context.Context, w *watcher, from, to int64) {
-	pause, outage := replayPause, &s.hub.outage
-	goesOn := func() {
-		if outage.Ends(w) {
-			s.hub.opts.Logger.Info("history can be read again")
-		}
-	}
-	defer outage.Ends(w)
-	for {
-		err := s.hub.src.Replay(ctx, w.key, w.end, from, to, func(evs []*mergedlog.Event) error {
-			if len(evs) == 0 {
-				return nil
-			}
-			goesOn()
-			from = evs[len(evs)-1].Rev + 1
-			return s.hand(piece{w: w, events: slices.Clone(evs), next: from})
-		})
-		compacted, overtaken := errors.AsType[*CompactedError](err)
-		if err == nil || ctx.Err() != nil || overtaken {
-			if err == nil {
-				goesOn()
-			}
-			// A replay that was stopped reports too: the sender counts them.
-			_ = s.hand(piece{w: w, next: to + 1, done: true, err: compacted})
-			return
-		}
-		if outage.Begins(w) {
-			s.hub.opts.Logger.Warn("reading history for a watch failed; trying again", zap.Int64("revision", from), zap.Error(err))
-		}
-		select {
-		case <-time.After(pause):
-			pause = min(2*pause, maxReplayPause)
-		case <-ctx.Done():
-		}
-	}
-}
-
-// hand gives a piece to the sender, unless the stream ends first.
-func (s *stream) hand(p piece) error {
-	select {
-	case s.pieces <- p:
-		return nil
-	case <-s.ctx.Done():
-		return s.ctx.Err()
-	}
-}
-
-// replayed takes a piece of a replay.
-func (s *stream) replayed(p piece) error {
-	w := p.w
-	if !p.done {
-		if err := s.sendEvents(w, p.events, p.next-1); err != nil {
-			return err
-		}
-		w.sender.cursor = p.next
-		return nil
-	}
-	s.replaying--
-	s.startReplays()
-	w.sender.stop = nil
-	switch {
-	case w.gone.Load():
-		return nil
-	case p.err != nil:
-		return s.overtaken(w, max(p.err.Rev, s.hub.src.Compacted()))
-	default:
-		s.fallBehind(w, p.next)
-		return nil
-	}
 }

@@ -33,6 +33,8 @@ type fakeSource struct {
 	told      int64
 	awaited   int64
 	passed    int64
+	needed    int64
+	keeps     bool  // what is above the floor stays
 	floor     int64 // Since fails below it
 	held      bool  // commits do not advance the closed revision
 	silent    bool  // advancing tells nobody
@@ -41,6 +43,7 @@ type fakeSource struct {
 	err       error
 	replay    func(from int64) error // asked before every stamp of a replay
 	replays   int
+	noKeys    bool // history is not read for single keys
 	sinces    int
 }
 
@@ -136,6 +139,27 @@ func (f *fakeSource) Passed(rev int64) {
 	f.passed = rev
 }
 
+func (f *fakeSource) Floor() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.floor
+}
+
+func (f *fakeSource) ReplayTo() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.keeps {
+		return min(f.floor-1, f.closed)
+	}
+	return f.closed
+}
+
+func (f *fakeSource) Needs(rev int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.needed = max(f.needed, rev)
+}
+
 func (f *fakeSource) Await(rev int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -198,6 +222,10 @@ func (f *fakeSource) Since(from int64, maxEvents int) ([]*mergedlog.Event, int64
 
 func (f *fakeSource) Replay(ctx context.Context, key, end []byte, from, to int64, fn func([]*mergedlog.Event) error) error {
 	f.set(func(f *fakeSource) { f.replays++ })
+	return f.replayOf(ctx, key, end, from, to, fn)
+}
+
+func (f *fakeSource) replayOf(ctx context.Context, key, end []byte, from, to int64, fn func([]*mergedlog.Event) error) error {
 	g := group{key: key, end: end}
 	for from <= to {
 		f.mu.Lock()
@@ -231,6 +259,17 @@ func (f *fakeSource) Replay(ctx context.Context, key, end []byte, from, to int64
 		from = next
 	}
 	return nil
+}
+
+func (f *fakeSource) ReplayKey(ctx context.Context, key []byte, from, to int64, fn func([]*mergedlog.Event) error) (bool, error) {
+	f.mu.Lock()
+	refuse := f.noKeys
+	f.mu.Unlock()
+	if refuse {
+		return false, nil
+	}
+	f.set(func(f *fakeSource) { f.replays++ })
+	return true, f.replayOf(ctx, key, nil, from, to, fn)
 }
 
 // fixture is a hub over a fake source.

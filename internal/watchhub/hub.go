@@ -32,12 +32,13 @@ type Hub struct {
 
 	position atomic.Int64 // everything up to it is queued for the synced watchers
 	events   atomic.Uint64
-	outage   backoff.Outages[*watcher] // of the reading of history
+	outage   backoff.Outages[*replay] // of the reading of history
 
 	mu       sync.Mutex
 	synced   *index
 	watchers int
 	waiting  map[*stream]int64 // streams to wake once the position reaches a revision
+	behind   map[*stream]int64 // the lowest revision that a watcher of the stream lacks, of those that read the log themselves
 
 	stop    sync.Once
 	err     error         // why done is closed
@@ -54,10 +55,12 @@ func New(src Source, opts Options) *Hub {
 		opts:    opts.withDefaults(),
 		synced:  newIndex(),
 		waiting: map[*stream]int64{},
+		behind:  map[*stream]int64{},
 		done:    make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
 	h.position.Store(src.Closed())
+	h.needs()
 	go h.dispatch()
 	return h
 }
@@ -114,6 +117,7 @@ func (h *Hub) dispatch() {
 				return
 			}
 			h.src.Passed(h.position.Load())
+			h.needs()
 		}
 		select {
 		case <-advanced:
@@ -196,7 +200,46 @@ func (h *Hub) overrun(from int64) {
 func (h *Hub) fallBehindLocked(w *watcher, cursor int64) {
 	h.synced.remove(w)
 	w.synced = false
+	h.fellLocked(w.stream, cursor)
 	w.stream.enqueue(item{kind: itemBehind, w: w, rev: cursor})
+}
+
+// fellLocked notes that an item in the stream's queue, soon, will make a watcher lack what comes from a revision on.
+func (h *Hub) fellLocked(s *stream, cursor int64) {
+	s.fell.items++
+	s.fell.lowest = min(s.fell.lowest, cursor)
+	if low, ok := h.behind[s]; !ok || cursor < low {
+		h.behind[s] = cursor
+	}
+}
+
+// noted says what the lowest revision is that a watcher of a stream lacks, once so many of the items that make watchers lack
+// something have been taken from its queue. none: nothing.
+func (h *Hub) noted(s *stream, lowest int64, items int) {
+	h.mu.Lock()
+	s.fell.items -= items
+	if s.fell.items == 0 {
+		s.fell.lowest = none
+	}
+	lowest = min(lowest, s.fell.lowest)
+	if lowest == none || s.ended {
+		delete(h.behind, s)
+	} else {
+		h.behind[s] = lowest
+	}
+	h.mu.Unlock()
+	h.needs()
+}
+
+// needs tells the source what it need not keep for the watchers that there are.
+func (h *Hub) needs() {
+	h.mu.Lock()
+	lowest := h.position.Load() + 1
+	for _, low := range h.behind {
+		lowest = min(lowest, low)
+	}
+	h.mu.Unlock()
+	h.src.Needs(lowest)
 }
 
 // advanceLocked publishes the position. What it promises has to be queued before.
@@ -245,6 +288,7 @@ func (h *Hub) create(w *watcher, start int64) bool {
 	synced := start > h.position.Load() && start >= w.bare
 	if !synced {
 		created.rev = start
+		h.fellLocked(w.stream, start)
 	}
 	w.stream.enqueue(created)
 	if synced {
@@ -311,10 +355,12 @@ func (h *Hub) cancel(w *watcher) {
 // leave removes a stream with all its watchers.
 func (h *Hub) leave(s *stream) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	s.ended = true
 	delete(h.waiting, s)
+	delete(h.behind, s)
 	for _, w := range s.snapshot(nil) {
 		h.removeLocked(w)
 	}
+	h.mu.Unlock()
+	h.needs()
 }

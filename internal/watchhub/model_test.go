@@ -203,6 +203,7 @@ func genWatch(t *rapid.T, id, highest int64) *pb.WatchCreateRequest {
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		src := newSource()
+		src.noKeys = rapid.Bool().Draw(t, "no keys")
 		hub := New(src, Options{
 			QueueBytes:       rapid.SampledFrom([]int{1, 600, 4000, 1 << 20}).Draw(t, "queue"),
 			MaxRequestBytes:  rapid.SampledFrom([]int{1, 300, 1 << 20}).Draw(t, "response"),

@@ -37,6 +37,11 @@ func (s *stream) send(broken <-chan error) error {
 		select {
 		case <-again:
 		case <-s.wake:
+		case <-s.gathering:
+			s.gathering = nil
+			s.groupKeys()
+			s.startKeys()
+			s.startReplays()
 		case p := <-s.pieces:
 			err = s.replayed(p)
 		case <-ticker.C:
@@ -89,6 +94,7 @@ func (s *stream) finish() error {
 
 // turn sends what is queued and a piece for those behind, and says whether there is more of the latter.
 func (s *stream) turn() (busy bool, err error) {
+	defer s.report()
 	sent := s.hub.position.Load() // before take: what it promises is in the queue by now
 	items := s.take()
 	for i := range items {
@@ -117,18 +123,20 @@ func (s *stream) process(it *item) (err error) {
 	case itemEvents:
 		return s.sendEvents(w, it.events, it.rev)
 	case itemBehind:
+		s.taken++
 		s.fallBehind(w, it.rev)
 		return nil
 	case itemCreated:
 		w.sender.created = true
 		err = s.grpc.Send(it.resp)
 		if it.rev > 0 {
+			s.taken++
 			s.fallBehind(w, it.rev)
 		}
 		return err
 	case itemCanceled:
-		if w.sender.stop != nil {
-			w.sender.stop()
+		if w.sender.replay != nil {
+			w.sender.replay.leave()
 		}
 		return s.grpc.Send(it.resp)
 	case itemProgress:

@@ -26,15 +26,24 @@ type Source interface {
 	// stamp, in a slice that is the caller's, and the revision to go on from: Closed()+1 when there are no more.
 	// It fails with mergedlog.ErrEvicted below the log's memory; any other error is final.
 	Since(from int64, maxEvents int) (evs []*mergedlog.Event, next int64, err error)
+	// Floor returns the revision below which Since fails.
+	Floor() int64
+	// ReplayTo returns up to where a watcher needs Replay that lacks something below the floor. It is at or above Floor()-1.
+	ReplayTo() int64
 	// Advanced returns a channel that is closed when Closed next grows. Get it before reading Closed.
 	Advanced() <-chan struct{}
 	// Passed says that the dispatcher needs nothing up to a revision any more. Compaction must not take the rest from the log's
 	// memory: watchers that keep up are not compacted.
 	Passed(rev int64)
+	// Needs says that no watcher that is there needs anything below a revision from the memory of the log. Until it hears that, the
+	// source keeps what was just released in large numbers, within bounds.
+	Needs(rev int64)
 	// Replay reads events from before the log's memory: those of a range, in etcd's convention, with stamps in
 	// [from, to], in order, all of a stamp in one call of fn, which keeps the events but not the slice. It fails with
 	// a *CompactedError when compaction overtook it, and with fn's error; after any other the hub tries again.
 	Replay(ctx context.Context, key, end []byte, from, to int64, fn func(evs []*mergedlog.Event) error) error
+	// ReplayKey is Replay of a single key, which asks for little else. false: it is not to be had like that, and fn was not called.
+	ReplayKey(ctx context.Context, key []byte, from, to int64, fn func(evs []*mergedlog.Event) error) (bool, error)
 	// Header returns a new header with everything but the revision.
 	Header() *pb.ResponseHeader
 	// Done is closed when the log has come to its end; Err then says why.

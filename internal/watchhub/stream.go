@@ -34,25 +34,39 @@ type stream struct {
 	ctx  context.Context // the handler's
 	room chan struct{}   // one entry per answer in flight
 
-	ended bool // guarded by Hub.mu: no watcher can be registered any more
+	// Guarded by Hub.mu.
+	ended bool // no watcher can be registered any more
+	fell  fell
 
 	watchersMu sync.Mutex
 	watchers   map[int64]*watcher // by id; the receiver's, the others look
 	nextID     int64              // the receiver's
 
 	// The sender's.
-	behind    []*watcher // in lagging, with their cursors
-	lagging   *index     // of behind
-	turnOf    int        // whose cursor in behind is read next
-	asked     bool       // the client waits for progress
-	askedRev  int64      // what it must reach at least
-	tick      bool       // the progress interval has passed
-	tickRev   int64      // what was told by then
-	scratch   []*watcher
-	replaying int        // goroutines that replay
-	replayOf  []*watcher // those that wait for one
-	pieces    chan piece
-	replays   sync.WaitGroup
+	behind     []*watcher // in lagging, with their cursors
+	lagging    *index     // of behind
+	turnOf     int        // whose cursor in behind is read next
+	asked      bool       // the client waits for progress
+	askedRev   int64      // what it must reach at least
+	tick       bool       // the progress interval has passed
+	tickRev    int64      // what was told by then
+	scratch    []*watcher
+	taken      int // items that made watchers lack something, since the last report
+	reported   int64
+	replays    map[*replay]struct{} // under way
+	replayOf   []*watcher           // those that wait for one
+	keysOf     []*watcher           // and those of single keys
+	keyReplays []*replay            // of single keys, that wait for others to end
+	keysRead   int                  // of replays: of single keys
+	gathering  <-chan time.Time     // when to begin with them; nil: with the end of another one, or nobody waits
+	pieces     chan piece
+	reading    sync.WaitGroup
+}
+
+// fell is the items of a stream's queue, or soon in it, that make watchers lack something: how many, and the lowest revision of it.
+type fell struct {
+	items  int
+	lowest int64
 }
 
 // Watch implements pb.WatchServer.
@@ -66,9 +80,12 @@ func (h *Hub) Watch(g pb.Watch_WatchServer) error {
 		room:     make(chan struct{}, answersInFlight),
 		watchers: map[int64]*watcher{},
 		lagging:  newIndex(),
+		fell:     fell{lowest: none},
+		reported: none,
+		replays:  map[*replay]struct{}{},
 		pieces:   make(chan piece),
 	}
-	defer s.replays.Wait()
+	defer s.reading.Wait()
 	defer cancel()
 	defer h.leave(s)
 

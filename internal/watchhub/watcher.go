@@ -1,7 +1,6 @@
 package watchhub
 
 import (
-	"context"
 	"slices"
 	"sort"
 	"sync/atomic"
@@ -43,14 +42,14 @@ type watcher struct {
 
 // senderState is what only the stream's sender knows of a watcher.
 type senderState struct {
-	created   bool               // Created was sent
-	dead      bool               // cancelled by the server; the client may still cancel it
-	behind    bool               // not synced; everything below cursor was sent
-	cursor    int64              // while behind
-	place     int                // while behind: in stream.behind
-	told      int64              // highest revision of an event or a notification that it was sent
-	notifyDue bool               // no events since the last tick
-	stop      context.CancelFunc // while replaying
+	created   bool    // Created was sent
+	dead      bool    // cancelled by the server; the client may still cancel it
+	behind    bool    // not synced; everything below cursor was sent
+	cursor    int64   // while behind
+	place     int     // while behind: in stream.behind
+	told      int64   // highest revision of an event or a notification that it was sent
+	notifyDue bool    // no events since the last tick
+	replay    *replay // that is under way for it
 }
 
 func newWatcher(s *stream, id int64, req *pb.WatchCreateRequest) *watcher {

@@ -88,6 +88,9 @@ func (c *Cluster) start(start func(ServerConfig) (*Server, error), parent string
 // Lessor is the server that keeps the timers of leases: the coordinator, or the plain etcd.
 func (c *Cluster) Lessor() *Server { return c.servers[0] }
 
+// Member is the server of the i-th member of a meta cluster.
+func (c *Cluster) Member(i int) *Server { return c.servers[1+i] }
+
 // Stop ends the servers and removes their data.
 func (c *Cluster) Stop() error {
 	errs := make([]error, len(c.servers))
