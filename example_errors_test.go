@@ -17,8 +17,7 @@ func ExampleTopologyError() {
 	check(c.Close())
 
 	_, err = metaetcd.New(ctx, metaetcd.Config{Coordinator: clock, Members: []metaetcd.Member{{Name: "oak", Client: ash}}})
-	var refused *metaetcd.TopologyError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*metaetcd.TopologyError](err); ok {
 		fmt.Println(errors.Is(err, metaetcd.ErrRenamedMember), refused.Member, refused.Want)
 	}
 	// Output: true oak ash
@@ -35,8 +34,7 @@ func ExampleMemberError() {
 	defer full.set(func() { full.full = false })
 
 	_, err = c.Put(ctx, "/k", "v")
-	var e *metaetcd.MemberError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*metaetcd.MemberError](err); ok {
 		fmt.Println(e.Member, errors.Is(err, rpctypes.ErrNoSpace))
 	}
 	// Output: ash true
@@ -57,8 +55,7 @@ func ExampleForeignKeyError() {
 	check(err)
 	defer c.Close()
 	_, err = c.Get(ctx, "/counter")
-	var foreign *metaetcd.ForeignKeyError
-	if errors.As(err, &foreign) {
+	if foreign, ok := errors.AsType[*metaetcd.ForeignKeyError](err); ok {
 		fmt.Printf("delete %s on %s\n", foreign.Key, foreign.Member)
 	}
 	// Output: delete /counter on ash
@@ -74,8 +71,7 @@ func ExampleWrongCoordinatorError() {
 	moved.set(func() { moved.other = 12345 })
 
 	_, err = c.Revision(ctx)
-	var wrong *metaetcd.WrongCoordinatorError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*metaetcd.WrongCoordinatorError](err); ok {
 		fmt.Println(wrong.Got)
 	}
 	// Output: 12345
@@ -93,8 +89,8 @@ func ExampleForeignCoordinatorError() {
 	etcds[clock].Restore(etcds[another].Save())
 
 	_, err = c.Revision(ctx)
-	var foreign *metaetcd.ForeignCoordinatorError
-	fmt.Println(errors.As(err, &foreign))
+	_, ok := errors.AsType[*metaetcd.ForeignCoordinatorError](err)
+	fmt.Println(ok)
 	// Output: true
 }
 

@@ -105,7 +105,7 @@ func ExampleClient_Install() {
 
 	session, err := concurrency.NewSession(cli)
 	check(err)
-	defer session.Close()
+	defer func() { check(session.Close()) }()
 	mutex := concurrency.NewMutex(session, "/locks/printer")
 	check(mutex.Lock(ctx))
 	held, err := c.Get(ctx, "/locks/printer/", clientv3.WithPrefix())
@@ -152,11 +152,12 @@ func ExampleClient_Health() {
 	defer etcds[ash].SetDown(false)
 	soon, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	var amiss *metaetcd.MemberError
-	fmt.Println("later:", errors.As(c.Health(soon), &amiss), amiss.Member)
+	if amiss, ok := errors.AsType[*metaetcd.MemberError](c.Health(soon)); ok {
+		fmt.Println("later:", amiss.Member)
+	}
 	// Output:
 	// at first: <nil>
-	// later: true ash
+	// later: ash
 }
 
 // Close the Client, and then the clients that it has borrowed.

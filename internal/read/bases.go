@@ -170,9 +170,9 @@ const (
 	cacheShareLent = 2   // a list brings at most this part of the cache's capacity into it
 )
 
-// completeOf brings the unread pairs of one member, which are in the order of their keys, to a level. What the header says of a pair is known if the cache has it at the
-// revision that the member shows: a revision of a member never changes. All others are read, with their values: neighbours
-// as ranges, if they lie together.
+// completeOf brings the unread pairs of one member, which are in the order of their keys, to a level. What the header says of a pair is
+// known if the cache has it at the revision that the member shows: a revision of a member never changes. All others are read, with their
+// values: neighbours as ranges, if they lie together.
 func (b *bases) completeOf(ctx context.Context, i int, kvs []*mvccpb.KeyValue, level snapshot.Level, together bool) error {
 	var runs [][]*mvccpb.KeyValue
 	missing := 0

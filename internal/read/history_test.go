@@ -46,7 +46,7 @@ func TestWhatTheLogDoesNotHaveIsReadFromTheMembers(t *testing.T) {
 			require.GreaterOrEqual(t, got.Header.Revision, revs[len(revs)-1])
 		}
 
-		_, err = late.Engine.Compact(t.Context(), &pb.CompactionRequest{Revision: revs[10]})
+		_, err = late.Compact(t.Context(), &pb.CompactionRequest{Revision: revs[10]})
 		require.NoError(t, err)
 		for member, s := range w.Cluster.Members {
 			require.Positive(t, s.Compacted(), "member %d", member)
