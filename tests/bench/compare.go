@@ -28,8 +28,9 @@ type pair[T any] [2]T
 
 // A group of benchmarks shares servers, which start empty.
 type group struct {
-	load  func(ctx context.Context, s *rig.Side) error // nil: nothing
-	tests []test
+	processes int                                          // that each side's servers have; 0: one
+	load      func(ctx context.Context, s *rig.Side) error // nil: nothing
+	tests     []test
 }
 
 // test is one line of the table.
@@ -45,13 +46,21 @@ type prepareFunc func(ctx context.Context, s *rig.Side) (round, error)
 // round measures for about d.
 type round func(ctx context.Context, d time.Duration) (*load.Result, error)
 
-// by makes a test of an operation that so many workers perform back to back.
+// by makes a test of an operation that so many workers perform back to back, spread over the side's processes.
 func by(workers int, prepare func(ctx context.Context, s *rig.Side, workers int) (load.Op, error)) prepareFunc {
 	return func(ctx context.Context, s *rig.Side) (round, error) {
-		op, err := prepare(ctx, s, workers)
+		processes := append([]*rig.Side{s}, s.Others...)
+		n := len(processes)
+		ops := make([]load.Op, n)
+		for i, p := range processes {
+			var err error
+			if ops[i], err = prepare(ctx, p, workers/n); err != nil {
+				return nil, err
+			}
+		}
 		return func(ctx context.Context, d time.Duration) (*load.Result, error) {
-			return load.Run(ctx, workers, d, op)
-		}, err
+			return load.Run(ctx, workers, d, func(ctx context.Context, worker int) error { return ops[worker%n](ctx, worker/n) })
+		}, nil
 	}
 }
 
@@ -108,6 +117,17 @@ var groups = []group{
 		{"list of 1,000, 1 reader", by(1, list), rateAtLeast(0.95)},
 		{"list of 1,000, 16 readers", by(16, list), rateAtLeast(0.95)},
 	}},
+	{processes: 2, load: loadKeys, tests: []test{
+		{"puts of 2 processes, 16 writers", by(16, put), rateAtLeast(0.35)},
+		{"puts of 2 processes, 128 writers", by(128, put), rateAtLeast(0.8)},
+	}},
+	{processes: 4, load: loadKeys, tests: []test{
+		{"puts of 4 processes, 128 writers", by(128, put), rateAtLeast(0.7)},
+	}},
+	{processes: 10, tests: []test{
+		{"counting on 10 keys, 10 processes", by(10, increment(hotKeys)), rateAtLeast(0.35)},
+		{"counting on 1 key, 10 processes", by(10, increment(1)), rateAtLeast(0.35)},
+	}},
 	{tests: []test{
 		{"event after acknowledgement, 1 watcher", watch(1, sinceAck), medianAtMost(1.5, eventFloor)},
 		{"event after acknowledgement, 100 watchers", watch(100, sinceAck), medianAtMost(1.5, eventFloor)},
@@ -159,6 +179,15 @@ func runGroup(ctx context.Context, o *options, g group, out *table) (err error) 
 			return err
 		}
 		defer func() { err = errors.Join(err, side.Close(), cluster.Stop()) }()
+		for range g.processes - 1 {
+			other, err := cluster.Open(ctx)
+			if err != nil {
+				return fmt.Errorf("open %s once more: %w", s, err)
+			}
+			defer func() { err = errors.Join(err, other.Close()) }()
+			other.Peers = side.Peers
+			side.Others = append(side.Others, other)
+		}
 		if g.load != nil {
 			if err := g.load(ctx, side); err != nil {
 				return fmt.Errorf("load keys into %s: %w", s, err)

@@ -36,6 +36,9 @@ type Side struct {
 	clientv3.Lease
 	Meta  *metaetcd.Client // nil: a plain etcd
 	Peers []string         // names of the members that the compared meta cluster has; of a plain etcd, too
+
+	Others []*Side // the same target, opened again, as by other processes; each is closed by itself
+
 	close []func() error
 }
 
