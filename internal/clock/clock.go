@@ -140,7 +140,7 @@ func (c *Clock) Close() {
 // Take hands out the stamps first, …, first+k−1 of an epoch, taken after the call began; k is in [1, MaxTake].
 //
 // It retries until ctx ends or the coordinator turns out to be the wrong one. Stamps that were on their way to a caller
-// whose ctx ended are gaps, which others have to wait for: ctx should end only when the caller does.
+// whose ctx ended go to Config.Unused.
 func (c *Clock) Take(ctx context.Context, k int64) (first, epoch int64, err error) {
 	if k < 1 || k > MaxTake {
 		return 0, 0, fmt.Errorf("metaetcd: %d stamps at once, want 1 to %d", k, MaxTake)
@@ -150,10 +150,10 @@ func (c *Clock) Take(ctx context.Context, k int64) (first, epoch int64, err erro
 	}
 	b, offset := c.join(&c.adds, k)
 	lifetime.Wake(c.wakeAdd)
-	if err := c.await(ctx, b); err != nil {
+	if err := c.await(ctx, b, span{offset, k}); err != nil {
 		return 0, 0, err
 	}
-	return b.clock - b.k + 1 + offset, b.epoch, nil
+	return b.first(offset), b.epoch, nil
 }
 
 // Read returns the clock, that is the highest stamp handed out, read after the call began, and its epoch. It retries
@@ -177,19 +177,19 @@ func (c *Clock) StartRead() Reading {
 
 // Wait returns what was read. It must be called at most once.
 func (r Reading) Wait(ctx context.Context) (now, epoch int64, err error) {
-	if err := r.c.await(ctx, r.b); err != nil {
+	if err := r.c.await(ctx, r.b, span{}); err != nil {
 		return 0, 0, err
 	}
 	return r.b.clock, r.b.epoch, nil
 }
 
-// await waits for a batch that the caller has joined.
-func (c *Clock) await(ctx context.Context, b *batch) error {
+// await waits for a batch that the caller has joined for some stamps.
+func (c *Clock) await(ctx context.Context, b *batch, wanted span) error {
 	select {
 	case <-b.done:
 		return b.err
 	case <-ctx.Done():
-		return c.leave(ctx, b)
+		return c.leave(ctx, b, wanted)
 	case <-c.life.Context().Done():
 		return ErrClosed
 	}

@@ -16,12 +16,20 @@ import (
 type batch struct {
 	k       int64 // stamps wanted in all; 0: the calls are reads
 	waiters int
+	left    []span // stamps whose callers have left
+	over    bool   // answered; guarded by the clock's lock, as what is above
 	done    chan struct{}
 
 	clock int64 // as the transaction left it
 	epoch int64
 	err   error
 }
+
+// span is a part of a batch's stamps.
+type span struct{ offset, k int64 }
+
+// first is the stamp at an offset of a batch that was answered.
+func (b *batch) first(offset int64) int64 { return b.clock - b.k + 1 + offset }
 
 // join makes the caller part of the newest batch of a queue that has room for it.
 func (c *Clock) join(queue *[]*batch, k int64) (b *batch, offset int64) {
@@ -30,7 +38,7 @@ func (c *Clock) join(queue *[]*batch, k int64) (b *batch, offset int64) {
 	if n := len(*queue); n > 0 {
 		b = (*queue)[n-1]
 		if abandoned(b) {
-			b.k = 0
+			b.k, b.left = 0, nil
 		}
 	}
 	if b == nil || b.k+k > MaxTake {
@@ -43,15 +51,39 @@ func (c *Clock) join(queue *[]*batch, k int64) (b *batch, offset int64) {
 	return b, offset
 }
 
-// leave ends a caller's waiting. A batch that everybody has left is not sent.
-func (c *Clock) leave(ctx context.Context, b *batch) error {
+// leave ends a caller's waiting. A batch that everybody has left is not sent; of one that is, nobody uses the caller's stamps.
+func (c *Clock) leave(ctx context.Context, b *batch, unwanted span) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	b.waiters--
-	if c.lastErr != nil {
-		return fmt.Errorf("metaetcd: waiting for the coordinator: %w (last error: %w)", ctx.Err(), c.lastErr)
+	b.left = append(b.left, unwanted)
+	over, last := b.over, c.lastErr
+	c.mu.Unlock()
+	if over {
+		c.giveUp(b, unwanted)
+	}
+	if last != nil {
+		return fmt.Errorf("metaetcd: waiting for the coordinator: %w (last error: %w)", ctx.Err(), last)
 	}
 	return fmt.Errorf("metaetcd: waiting for the coordinator: %w", ctx.Err())
+}
+
+// answer ends a batch.
+func (c *Clock) answer(b *batch, clock, epoch int64, err error) {
+	c.mu.Lock()
+	b.clock, b.epoch, b.err, b.over = clock, epoch, err, true
+	left := b.left
+	c.mu.Unlock()
+	close(b.done)
+	c.giveUp(b, left...)
+}
+
+// giveUp passes on stamps of a batch that nobody waits for any more.
+func (c *Clock) giveUp(b *batch, unwanted ...span) {
+	for _, s := range unwanted {
+		if s.k > 0 && b.err == nil && c.cfg.Unused != nil {
+			c.cfg.Unused(b.first(s.offset), s.k, b.epoch)
+		}
+	}
 }
 
 // nextAdd takes the batch that has waited longest for an add, and all reads: the add answers them too.
@@ -112,8 +144,7 @@ func (c *Clock) serve(wake <-chan struct{}, next func() []*batch) {
 			retry.Reset()
 			c.answered()
 			for _, b := range bs {
-				b.clock, b.epoch, b.err = clock, epoch, err
-				close(b.done)
+				c.answer(b, clock, epoch, err)
 			}
 		}
 	}
