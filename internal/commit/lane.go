@@ -3,7 +3,6 @@ package commit
 import (
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
@@ -44,17 +43,14 @@ type lane struct {
 	// slotClocks are the highest stamps that operations of this process set the slots' clocks to, or wanted to.
 	slotClocks map[int]int64
 	flights    int // in the air, or being built
+	laden      int // those that carry more than marks of surrendered stamps
 	inAir      []*flight
 	alone      bool // an exclusive operation is stamped or in flight
 	stalled    int  // flights that are overdue or whose outcome is unknown
 	careful    int  // flights to come whose operations land one by one
-
-	// See gathering and delay.
-	left   time.Time     // when the last flight left
-	landed time.Time     // when the last flight landed
-	took   time.Duration // how long it was out
-	want   int           // operations that were on the lane then
-	armed  bool          // a timer will wake sendLoop
+	taking     bool // stampLoop takes stamps
+	unseen     bool // sendLoop has not looked at what was stamped last
+	crowd      int  // operations that were on the lane when the last flight landed
 }
 
 func newLane(p *Pipeline, index int, m Member) *lane {
@@ -81,6 +77,12 @@ func (l *lane) enqueue(op *Op) error {
 	}
 	lifetime.Wake(l.wakeStamp)
 	return nil
+}
+
+// wake tells both loops that something has changed.
+func (l *lane) wake() {
+	lifetime.Wake(l.wakeStamp)
+	lifetime.Wake(l.wakeSend)
 }
 
 // pruneLocked ends the operations in the queue whose callers have gone: they need no stamp.

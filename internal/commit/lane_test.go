@@ -9,32 +9,38 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
+
+// oneByOne lets one operation make a flight: a whole batch, for which stamps are taken ahead.
+func oneByOne(cfg *commit.Config) { cfg.MaxTxnOps = 11 }
 
 // A member that does not answer gets no stamps, and those that wait for it are marked elsewhere.
 func TestStalledLaneHoldsNoStamps(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
+		p := c.start(nil, oneByOne)
 		keys, other := c.keysOn(0, 4), c.keysOn(1, 1)[0]
 		release := c.members[0].hang()
-		out, waits := p.later(ctx, put(keys[0], "")), p.later(ctx, put(keys[1], ""))
-		require.Equal(t, int64(4), c.clock.next)
+		first, second := p.later(ctx, put(keys[0], "")), p.later(ctx, put(keys[1], ""))
+		waits := p.later(ctx, put(keys[2], ""))
+		require.Equal(t, int64(5), c.clock.next)
 		require.False(t, p.Stalled(0))
 		time.Sleep(1100 * time.Millisecond)
 		require.True(t, p.Stalled(0))
 		require.False(t, p.Stalled(1))
 		require.True(t, p.Holds(2), "sent, outcome unknown")
-		require.False(t, p.Holds(3))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
-		require.Equal(t, int64(1), int64(len(c.marksOf(1, 3))))
-		late := p.later(ctx, put(keys[2], ""))
+		require.True(t, p.Holds(3), "sent, outcome unknown")
+		require.False(t, p.Holds(4))
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(4))
+		require.Equal(t, int64(1), int64(len(c.marksOf(1, 4))))
+		late := p.later(ctx, put(keys[3], ""))
 		time.Sleep(3 * time.Second)
-		require.Equal(t, int64(4), c.clock.next, "no stamps for a stalled lane")
-		require.Equal(t, int64(4), p.later(ctx, put(other, "")).landed(c).Stamp)
+		require.Equal(t, int64(5), c.clock.next, "no stamps for a stalled lane")
+		require.Equal(t, int64(5), p.later(ctx, put(other, "")).landed(c).Stamp)
 		release()
-		require.Equal(t, int64(2), out.landed(c).Stamp)
-		require.Equal(t, []int64{5, 6}, sorted(waits.landed(c).Stamp, late.landed(c).Stamp))
+		require.Equal(t, []int64{2, 3}, sorted(first.landed(c).Stamp, second.landed(c).Stamp))
+		require.Equal(t, []int64{6, 7}, sorted(waits.landed(c).Stamp, late.landed(c).Stamp))
 		p.stop()
 		c.settled(p)
 	})
@@ -82,25 +88,55 @@ func TestAllLanesStall(t *testing.T) {
 // What the caller's context ends, ends wherever it is; its stamp is marked by another flight.
 func TestCallersThatLeave(t *testing.T) {
 	bubble(t, 1, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
+		p := c.start(nil, oneByOne)
 		keys := c.keysOn(0, 5)
 		release := c.members[0].hang()
+		head := p.later(ctx, put(keys[0], "head"))
 		leaving, leave := context.WithCancel(ctx)
-		flying := p.later(leaving, put(keys[0], "flies"))
-		stamped := p.later(leaving, put(keys[1], "never"))
-		open := c.clock.shut()
-		taking := p.later(leaving, put(keys[2], "never"))
+		flying := p.later(leaving, put(keys[1], "flies"))
+		stamped := p.later(leaving, put(keys[2], "never"))
 		queued := p.later(leaving, put(keys[3], "never"))
+		require.Equal(t, 1, p.Queued(0))
 		leave()
-		for _, x := range []*pending{flying, stamped, taking, queued} {
+		for _, x := range []*pending{flying, stamped, queued} {
+			require.True(t, x.over())
+			require.ErrorIs(t, x.err, context.Canceled)
+		}
+		release()
+		head.landed(c)
+		last := p.later(ctx, put(keys[4], "last")).landed(c)
+		require.Equal(t, []string{"flies", "head", "last"}, values(c.members[0].puts))
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(4))
+		require.Equal(t, int64(5), last.Stamp, "what waited without a caller took no stamp")
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// So does what waits for its stamp.
+func TestCallersThatLeaveTheClock(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil, oneByOne)
+		keys := c.keysOn(0, 4)
+		release := c.members[0].hang()
+		head := p.later(ctx, put(keys[0], "head"))
+		open := c.clock.shut()
+		leaving, leave := context.WithCancel(ctx)
+		taking := p.later(leaving, put(keys[1], "never"))
+		queued := p.later(leaving, put(keys[2], "never"))
+		require.Equal(t, 1, p.Queued(0))
+		leave()
+		for _, x := range []*pending{taking, queued} {
 			require.True(t, x.over())
 			require.ErrorIs(t, x.err, context.Canceled)
 		}
 		open()
 		release()
-		last := p.later(ctx, put(keys[4], "last")).landed(c)
-		require.Equal(t, []string{"flies", "last"}, values(c.members[0].puts))
-		require.Equal(t, int64(5), last.Stamp, "what waited without a caller took no stamp")
+		head.landed(c)
+		last := p.later(ctx, put(keys[3], "last")).landed(c)
+		require.Equal(t, []string{"head", "last"}, values(c.members[0].puts))
+		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, int64(4), last.Stamp)
 		p.stop()
 		c.settled(p)
 	})

@@ -21,6 +21,10 @@ type flight struct {
 	alone     *Op       // the exclusive operation
 	parts     [][]built // of a batch that the server refused: what is still to be sent, last first
 
+	light       bool          // it carries only marks of surrendered stamps: nothing waits for it
+	late        *time.Timer   // see watch
+	lateHandled chan struct{} // closed when the lane knows
+
 	stalled bool             // guarded by the lane's lock
 	below   map[int]struct{} // see needsLocked; guarded like stalled
 }
@@ -68,15 +72,7 @@ func (l *lane) schedule() *flight {
 			return nil
 		}
 		waits := f.build(picked)
-		fly := len(f.ops) > 0 || f.exclusive != nil || len(f.surrender) > 0
-		l.mu.Lock()
-		if fly {
-			l.inAir = append(l.inAir, f)
-		} else {
-			l.flights--
-		}
-		l.mu.Unlock()
-		if fly {
+		if l.launch(f) {
 			return f
 		}
 		lifetime.Wake(l.wakeStamp) // an exclusive operation may have waited for this
@@ -86,19 +82,39 @@ func (l *lane) schedule() *flight {
 	}
 }
 
+// launch puts a flight that was built into the air. False: there is nothing in it.
+func (l *lane) launch(f *flight) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f.light = len(f.ops) == 0 && f.exclusive == nil
+	switch {
+	case f.light && len(f.surrender) == 0:
+		l.leaveLocked()
+		return false
+	case f.light:
+		l.laden--
+	}
+	l.inAir = append(l.inAir, f)
+	return true
+}
+
+// leaveLocked gives up the place of a flight that carries nothing.
+func (l *lane) leaveLocked() { l.flights, l.laden = l.flights-1, l.laden-1 }
+
 // pick takes the operations of the next flight off the stamped ones, in the order of their stamps: those that are ready and whose keys
 // no other flight holds. It also picks operations whose callers have gone, which build ends.
 func (l *lane) pick() (*flight, []*Op) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.unseen {
+		l.unseen = false
+		lifetime.Wake(l.wakeStamp) // it waits while something is about to leave
+	}
 	if l.flights >= maxFlights || l.stalled > 0 || (len(l.stamped) == 0 && len(l.surrendered) == 0) {
 		return nil, nil
 	}
-	if l.flights > 0 && len(l.stamped) < l.maxOps() {
+	if l.laden > 0 && len(l.stamped) < l.maxOps() {
 		return nil, nil // they are better off in the next flight: every member transaction has a cost of its own
-	}
-	if l.gathering() {
-		return nil, nil
 	}
 	f := &flight{l: l}
 	var picked []*Op
@@ -110,9 +126,7 @@ func (l *lane) pick() (*flight, []*Op) {
 			f.epoch = op.epoch
 			size += op.Size
 			picked = append(picked, op)
-			for _, k := range op.Keys {
-				l.busyKeys[string(k)] = struct{}{}
-			}
+			l.holdKeys(op)
 			continue
 		}
 		rest = append(rest, op)
@@ -132,36 +146,8 @@ func (l *lane) pick() (*flight, []*Op) {
 	if len(picked) == 0 && len(f.surrender) == 0 {
 		return nil, nil
 	}
-	l.flights++
-	l.left = time.Now()
+	l.flights, l.laden = l.flights+1, l.laden+1
 	return f, picked
-}
-
-// maxGather bounds the wait of gathering.
-const maxGather = 5 * time.Millisecond
-
-// gathering reports whether the lane should wait a moment before it sends what it has, and sees to it that sendLoop is woken then.
-// Just after a landing, the callers that it woke are about to come back. Without them, two half batches would take turns, each waiting
-// for the other, and every member transaction has a cost of its own. The lane waits for most of the operations that it had then, at
-// most half as long as the last flight was out. An operation that comes later, or alone, does not wait.
-func (l *lane) gathering() bool {
-	if l.flights > 0 || 4*len(l.stamped) >= 3*min(l.want, l.maxOps()) {
-		return false
-	}
-	left := min(l.took/2, maxGather) - time.Since(l.landed)
-	if left <= 0 {
-		return false
-	}
-	if !l.armed {
-		l.armed = true
-		time.AfterFunc(left, func() {
-			l.mu.Lock()
-			l.armed = false
-			l.mu.Unlock()
-			lifetime.Wake(l.wakeSend)
-		})
-	}
-	return true
 }
 
 // takeSurrendered takes up to n of the epoch's surrendered stamps. It drops those of older epochs: they are dead by definition, and
@@ -293,6 +279,12 @@ func (l *lane) freeLocked(o built) {
 	l.freeKeys(o.Op)
 	for _, s := range o.guarded.Slots {
 		delete(l.busySlots, s)
+	}
+}
+
+func (l *lane) holdKeys(op *Op) {
+	for _, k := range op.Keys {
+		l.busyKeys[string(k)] = struct{}{}
 	}
 }
 

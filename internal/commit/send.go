@@ -39,12 +39,7 @@ func (f *flight) giveUp(index int, numbers ...int64) {
 
 // fly sends the flight and delivers every outcome. The flight keeps its place in the lane until all outcomes are known.
 func (f *flight) fly() {
-	left := time.Now()
-	stalled := make(chan struct{})
-	timer := time.AfterFunc(stallAfter, func() {
-		defer close(stalled)
-		f.stall()
-	})
+	f.watch()
 	if f.exclusive != nil {
 		f.sendAlone()
 	} else {
@@ -52,13 +47,19 @@ func (f *flight) fly() {
 		for n := 1; n > 0; n = len(f.parts) {
 			ops := f.parts[n-1]
 			f.parts = f.parts[:n-1]
-			f.send(ops)
+			f.conclude(f.ask(f.l.p.ctx, ops))
 		}
 	}
-	if !timer.Stop() {
-		<-stalled
-	}
-	f.land(time.Since(left))
+	f.land()
+}
+
+// watch makes the lane stall if the flight has not landed when it is overdue.
+func (f *flight) watch() {
+	f.lateHandled = make(chan struct{})
+	f.late = time.AfterFunc(stallAfter, func() {
+		defer close(f.lateHandled)
+		f.stall()
+	})
 }
 
 // stall tells the lane, once, that the flight is overdue.
@@ -74,13 +75,18 @@ func (f *flight) stall() {
 	l.p.surrender(l.index+1, given...)
 }
 
-// land frees the flight's place in the lane. took is how long the flight was out.
-func (f *flight) land(took time.Duration) {
+// land frees the flight's place in the lane.
+func (f *flight) land() {
+	if !f.late.Stop() {
+		<-f.lateHandled
+	}
 	l := f.l
 	l.mu.Lock()
 	l.flights--
-	l.landed, l.took = time.Now(), took
-	l.want = len(f.ops) + len(l.stamped) + len(l.queue)
+	if !f.light {
+		l.laden--
+		l.crowd = len(f.ops) + len(l.stamped) + len(l.queue)
+	}
 	l.inAir = slices.DeleteFunc(l.inAir, func(x *flight) bool { return x == f })
 	if f.alone != nil {
 		l.alone = false
@@ -94,13 +100,19 @@ func (f *flight) land(took time.Duration) {
 	if recovered {
 		l.p.surrender(l.index, l.p.found()...)
 	}
-	lifetime.Wake(l.wakeStamp)
-	lifetime.Wake(l.wakeSend)
+	l.wake()
 }
 
-// send sends operations and the surrendered stamps that are not sent yet in one member transaction, and delivers the outcomes. If the
-// member refuses it because of one operation, its halves become parts of the flight.
-func (f *flight) send(ops []built) {
+// reply is what came of a part of a flight that was sent.
+type reply struct {
+	ops       []built
+	surrender []int64
+	outs      []translate.Outcome
+	err       error
+}
+
+// ask sends operations and the surrendered stamps that are not sent yet in one member transaction. When ctx ends, the outcome is open.
+func (f *flight) ask(ctx context.Context, ops []built) reply {
 	p, surrender := f.l.p, f.surrender
 	f.surrender = nil
 	b := translate.Batch{Epoch: f.epoch, Surrender: surrender, Ops: make([]*translate.Guarded, len(ops))}
@@ -112,18 +124,24 @@ func (f *flight) send(ops []built) {
 	if h := p.cfg.OnBatch; h != nil {
 		h(f.l.index, len(ops))
 	}
-	resp, err := f.txn(b.Request())
+	resp, err := f.txn(ctx, b.Request())
 	var outs []translate.Outcome
 	if err == nil {
 		outs, err = b.Decode(resp)
 	}
+	return reply{ops, surrender, outs, err}
+}
+
+// conclude delivers the outcomes. If the member refused a part because of one operation, its halves become parts of the flight.
+func (f *flight) conclude(r reply) {
+	ops, surrender, err := r.ops, r.surrender, r.err
 	var wrong *translate.WrongEpochError
 	switch {
 	case err == nil:
-		if len(outs) > 0 && outs[0].Together {
+		if len(r.outs) > 0 && r.outs[0].Together {
 			f.l.beCareful()
 		}
-		f.deliver(ops, func(i int) Result { return Result{Outcome: outs[i]} })
+		f.deliver(ops, func(i int) Result { return Result{Outcome: r.outs[i]} })
 	case errors.As(err, &wrong):
 		f.sync()
 		f.deliver(ops, refused)
@@ -170,7 +188,7 @@ func (f *flight) takeBack() {
 func (f *flight) sendAlone() {
 	ops := []built{{Op: f.alone, guarded: &translate.Guarded{}}}
 	f.l.p.cfg.Doubts.Track(f.l.index, f.epoch, mergedlog.Sent{Stamp: f.alone.stamp, Txn: f.exclusive.Txn})
-	resp, err := f.txn(f.exclusive.Txn)
+	resp, err := f.txn(f.l.p.ctx, f.exclusive.Txn)
 	var out translate.Outcome
 	if err == nil {
 		out, err = f.exclusive.Decode(resp)
@@ -193,16 +211,20 @@ func (f *flight) sendAlone() {
 	}
 }
 
-func (f *flight) txn(req *pb.TxnRequest) (*pb.TxnResponse, error) {
+// txn sends a request, again if the server was too busy to look at it.
+func (f *flight) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	for {
-		ctx, cancel := context.WithTimeout(f.l.p.ctx, f.l.p.cfg.Timeout)
-		resp, err := f.l.member.Txn(ctx, req)
+		sent, cancel := context.WithTimeout(ctx, f.l.p.cfg.Timeout)
+		resp, err := f.l.member.Txn(sent, req)
 		cancel()
 		if err == nil || rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests) {
 			return resp, err
 		}
-		if lifetime.Pause(f.l.p.ctx, 10*time.Millisecond) != nil {
-			return nil, f.l.p.ctx.Err()
+		if lifetime.Pause(ctx, 10*time.Millisecond) != nil {
+			if err := f.l.p.ctx.Err(); err != nil {
+				return nil, err
+			}
+			return nil, err // nothing of it was applied, and its caller has gone
 		}
 	}
 }

@@ -82,20 +82,20 @@ func TestPartsOfARefusedFlightGoBack(t *testing.T) {
 func TestOnlyTheGuiltyFail(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
 		p := c.start(nil)
-		keys := c.keysOn(0, 31)
+		keys := c.keysOn(0, 60)
 		release := c.members[0].hang()
-		head := p.later(ctx, put(keys[30], ""))
+		head := p.later(ctx, put(keys[59], ""))
+		given, err := p.try(ctx, leased(c.keysOn(1, 1)[0], "", 99))
+		require.ErrorIs(t, err, rpctypes.ErrGRPCLeaseNotFound)
 		var good []*pending
 		var bad []*pending
-		for i, key := range keys[:30] {
+		for i, key := range keys[:59] /* a whole batch */ {
 			if i == 3 || i == 17 {
 				bad = append(bad, p.later(ctx, leased(key, "", 99)))
 			} else {
 				good = append(good, p.later(ctx, put(key, "")))
 			}
 		}
-		given, err := p.try(ctx, leased(c.keysOn(1, 1)[0], "", 99))
-		require.ErrorIs(t, err, rpctypes.ErrGRPCLeaseNotFound)
 		release()
 		head.landed(c)
 		stamps := map[int64]bool{}
@@ -108,8 +108,8 @@ func TestOnlyTheGuiltyFail(t *testing.T) {
 			require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(x.Stamp))
 			stamps[x.Stamp] = true
 		}
-		require.Len(t, stamps, 30)
-		require.Len(t, c.clock.taken, 32, "nobody needed another stamp")
+		require.Len(t, stamps, 59)
+		require.Len(t, c.clock.taken, 61, "nobody needed another stamp")
 		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(given.Stamp), "by the flight that was halved")
 		require.Equal(t, "a", c.marksOf(1, given.Stamp)[0].member)
 		require.Zero(t, p.refused)

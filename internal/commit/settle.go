@@ -149,7 +149,11 @@ func (f *flight) settle(ops []built, cause error) {
 		return
 	}
 	p := f.l.p
-	p.cfg.Logger.Info("settling a member transaction whose answer was lost", zap.String("member", f.l.member.Name), zap.Int("operations", len(ops)), zap.Error(cause))
+	level := zap.InfoLevel
+	if len(ops) == 1 && ops[0].ctx.Err() != nil {
+		level = zap.DebugLevel // its caller has gone, and may have cancelled it
+	}
+	p.cfg.Logger.Log(level, "settling a member transaction whose answer was lost", zap.String("member", f.l.member.Name), zap.Int("operations", len(ops)), zap.Error(cause))
 	var high int64
 	for _, o := range ops {
 		high = max(high, o.stamp)

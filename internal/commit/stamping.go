@@ -3,7 +3,6 @@ package commit
 import (
 	"runtime"
 	"slices"
-	"time"
 
 	"github.com/metaetcd/metaetcd/internal/lifetime"
 )
@@ -13,18 +12,6 @@ func (l *lane) stampLoop() {
 	defer l.p.wg.Done()
 	defer lifetime.Wake(l.wakeSend)
 	for {
-		if d := l.delay(); d > 0 {
-			t := time.NewTimer(d)
-			select {
-			case <-l.wakeStamp:
-			case <-t.C:
-			case <-l.p.ctx.Done():
-			}
-			t.Stop()
-			if l.p.ctx.Err() == nil {
-				continue
-			}
-		}
 		ops, closed := l.wanting()
 		if closed {
 			return
@@ -32,7 +19,7 @@ func (l *lane) stampLoop() {
 		if len(ops) == 0 {
 			select {
 			case <-l.wakeStamp:
-				runtime.Gosched() // let the callers that the last landing woke arrive as well: they share one add
+				l.gather()
 				continue
 			case <-l.p.ctx.Done():
 				return
@@ -47,23 +34,12 @@ func (l *lane) stampLoop() {
 	}
 }
 
-// delay returns how long the queue should still grow before stampLoop takes stamps for it, as every add on the clock has a cost.
-// While a flight is out, the stamps are needed when it lands, which is expected to take about as long as the last one did. Just after
-// a landing, stampLoop waits for most of the callers that the landing woke. An operation that finds its lane idle does not wait.
-func (l *lane) delay() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := len(l.queue) + len(l.stamped)
-	if l.closed || l.stalled > 0 || len(l.queue) == 0 || l.queue[0].exclusive() || n >= l.maxOps() {
-		return 0
-	}
-	if l.flights > 0 {
-		return min(l.took*2/3, maxGather) - time.Since(l.left)
-	}
-	if 4*n >= 3*min(l.want, l.maxOps()) {
-		return 0
-	}
-	return min(l.took/4, maxDelay) - time.Since(l.landed)
+// gather lets the callers that a landing woke come back before stamps are taken: they share one add, and one flight. The first time
+// those run that wait for this processor; the second time those that another one took over. A timer would be coarser than what it
+// waits for.
+func (l *lane) gather() {
+	runtime.Gosched()
+	runtime.Gosched()
 }
 
 // stamp gives operations their stamps. If the lane has stalled or closed meanwhile, they go back to the queue and the stamps are
@@ -75,10 +51,12 @@ func (l *lane) stamp(ops []*Op, first, epoch int64) {
 	}
 	var given []Stamp
 	l.mu.Lock()
+	l.taking = false
 	if l.closed || l.stalled > 0 {
 		given = l.requeueLocked(ops)
 	} else {
 		l.stamped = append(l.stamped, ops...)
+		l.unseen = true
 	}
 	l.mu.Unlock()
 	l.p.surrender(l.index, given...)
@@ -86,7 +64,8 @@ func (l *lane) stamp(ops []*Op, first, epoch int64) {
 }
 
 // wanting takes the operations that get the next stamps off the queue: as many as make a batch of what is stamped, or one exclusive
-// operation, when no other operation of this lane has a stamp.
+// operation, when no other operation of this lane has a stamp. While something is on its way it takes none unless there is a whole
+// batch: what comes until the landing travels together, and a stamp that waits holds up every reader of the meta cluster.
 func (l *lane) wanting() (ops []*Op, closed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,6 +74,9 @@ func (l *lane) wanting() (ops []*Op, closed bool) {
 		return nil, true
 	}
 	if l.stalled > 0 || l.alone || len(l.queue) == 0 {
+		return nil, false
+	}
+	if len(l.queue)+len(l.stamped) < l.maxOps() && (l.laden > 0 || l.unseen) {
 		return nil, false
 	}
 	room, seen := l.maxOps()-len(l.stamped), 0
@@ -118,6 +100,7 @@ func (l *lane) wanting() (ops []*Op, closed bool) {
 		}
 	}
 	l.queue = slices.Delete(l.queue, 0, seen)
+	l.taking = len(ops) > 0
 	return ops, false
 }
 
@@ -127,10 +110,8 @@ func (l *lane) fail(ops []*Op, err error) {
 		err = l.p.ended()
 	}
 	l.mu.Lock()
+	l.taking = false
 	l.alone = l.alone && !ops[0].exclusive()
 	l.mu.Unlock()
 	finish(ops, err)
 }
-
-// maxDelay bounds the delay after a landing.
-const maxDelay = 200 * time.Microsecond

@@ -16,7 +16,7 @@ import (
 // Stamps that were asked for before the lane stalled are given up when they come.
 func TestLaneStallsWhileItTakes(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
+		p := c.start(nil, oneByOne)
 		keys := c.keysOn(0, 3)
 		release := c.members[0].hang()
 		out := p.later(ctx, put(keys[0], ""))
@@ -45,6 +45,61 @@ func TestStampsAreTakenAfterArrival(t *testing.T) {
 		require.Equal(t, int64(2), first.landed(c).Stamp)
 		require.Equal(t, []int64{3, 4}, sorted(second.landed(c).Stamp, third.landed(c).Stamp))
 		require.Equal(t, []int64{1, 2}, c.clock.takes, "the add that was under way is not joined, the next one is shared")
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// What waits while a flight is out holds no stamps, and travels together then; unless it is a whole batch, which does not wait.
+func TestNoStampsAhead(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		const batch = 128/2 - 5
+		keys := c.keysOn(0, 200)
+		release := c.members[0].hang()
+		all := []*pending{p.later(ctx, put(keys[0], ""))}
+		for i := range batch - 1 {
+			all = append(all, p.later(ctx, put(keys[1+i], "")))
+		}
+		require.Equal(t, []int64{1}, c.clock.takes)
+		release()
+		for _, x := range all {
+			x.landed(c)
+		}
+		require.Equal(t, []int64{1, batch - 1}, c.clock.takes)
+		require.Equal(t, []int{1, batch - 1}, p.batches)
+
+		release = c.members[0].hang()
+		p.batches, c.clock.takes, all = nil, nil, nil
+		for i := range 3*batch + 1 {
+			all = append(all, p.later(ctx, put(keys[i], "")))
+		}
+		require.Equal(t, []int64{1, batch, batch}, c.clock.takes, "a second batch flies, a third is ready")
+		require.Equal(t, []int{1, batch}, p.batches)
+		release()
+		for _, x := range all {
+			x.landed(c)
+		}
+		require.Len(t, p.batches, 4)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// Marks of surrendered stamps hold nobody up.
+func TestMarksTravelBeside(t *testing.T) {
+	bubble(t, 1, func(t *testing.T, c *cluster) {
+		p := c.start(nil)
+		given, err := p.Take(ctx)
+		require.NoError(t, err)
+		release := c.members[0].hang()
+		p.Surrender(given)
+		a, b := p.later(ctx, put("a", "")), p.later(ctx, put("b", ""))
+		require.Equal(t, 2, c.members[0].mostInAir)
+		require.Equal(t, []int{0, 1}, p.batches)
+		release()
+		a.landed(c)
+		b.landed(c)
 		p.stop()
 		c.settled(p)
 	})
