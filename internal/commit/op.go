@@ -8,7 +8,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// Op is one operation that wants to land on a member. Its functions run on the lane's goroutines, one at a time.
+// Op is one operation that wants to land on a member. Its functions run on the lane's goroutines or on its caller's, one at a time.
 type Op struct {
 	Keys  [][]byte        // keys it touches
 	Size  int             // bytes it adds to a request, about

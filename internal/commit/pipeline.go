@@ -14,6 +14,7 @@ import (
 
 // Clock hands out stamps; see internal/clock.
 type Clock interface {
+	// Take may be left by its caller: then the clock sees to it that nobody has to wait for the stamps.
 	Take(ctx context.Context, k int64) (first, epoch int64, err error)
 	Sync(ctx context.Context) (epoch int64, err error)
 	Epoch() int64
@@ -143,10 +144,12 @@ func (p *Pipeline) stopped() bool {
 }
 
 // Do lands op on a member: it returns when the operation landed, was refused or failed, or when ctx ends. In the last
-// case the error is ctx's, and an operation that was already in flight may still land.
+// case the error is ctx's, and an operation that was already in flight may still land. op's functions may run on the caller's goroutine.
 func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
 	op.ctx, op.result = ctx, make(chan Result, 1)
-	if err := p.lanes[member].enqueue(op); err != nil {
+	if l := p.lanes[member]; l.claim(op) {
+		l.flyLone(op)
+	} else if err := l.enqueue(op); err != nil {
 		return Result{}, err
 	}
 	select {
