@@ -17,11 +17,7 @@ func TestClose(t *testing.T) {
 		release := c.members[0].hang()
 		first, second := p.later(ctx, put(keys[0], "")), p.later(ctx, put(keys[1], ""))
 		stamped, queued := p.later(ctx, put(keys[2], "")), p.later(ctx, put(keys[3], ""))
-		unready := func() *pending {
-			member, op := c.op(put(keys[4], ""))
-			op.Ready = make(chan struct{})
-			return p.doLater(ctx, member, op)
-		}()
+		unready := p.unknown(ctx, put(keys[4], ""))
 		closed := make(chan struct{})
 		go func() {
 			p.Close()
@@ -79,15 +75,12 @@ func TestCloseWhileStampsAreTaken(t *testing.T) {
 
 func TestCloseWithoutAnAnswer(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
+		p := c.start(nil, oneByOne)
 		keys := c.keysOn(0, 3)
 		defer c.members[0].hang()()
 		out := p.later(ctx, put(keys[0], ""))
-		slow := func() *pending {
-			member, op := c.op(put(keys[2], ""))
-			op.Ready = make(chan struct{})
-			return p.doLater(ctx, member, op)
-		}()
+		defer c.members[0].blind()()
+		slow := p.unknown(ctx, put(keys[2], ""))
 		began := time.Now()
 		time.Sleep(1100 * time.Millisecond) // it is parked
 		p.Close()
@@ -119,16 +112,13 @@ func TestLogEnds(t *testing.T) {
 // TestStop: a pipeline that is stopped sends nothing any more, and what waits gets the reason.
 func TestStop(t *testing.T) {
 	bubble(t, 2, func(t *testing.T, c *cluster) {
-		p := c.start(nil)
+		p := c.start(nil, oneByOne)
 		keys := c.keysOn(0, 5)
 		open := c.members[0].hang()
+		defer c.members[0].blind()()
 		flying := []*pending{p.later(ctx, put(keys[0], ""))}
+		slow := p.unknown(ctx, put(keys[3], ""))
 		queued := []*pending{p.later(ctx, put(keys[1], "")), p.later(ctx, put(keys[2], ""))}
-		slow := func() *pending {
-			member, op := c.op(put(keys[3], ""))
-			op.Ready = make(chan struct{})
-			return p.doLater(ctx, member, op)
-		}()
 		given, err := p.Take(ctx)
 		require.NoError(t, err)
 		time.Sleep(1100 * time.Millisecond) // one is parked, and the lane has stalled

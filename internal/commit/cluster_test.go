@@ -19,6 +19,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
+	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,6 +144,7 @@ type member struct {
 
 	mu        sync.Mutex
 	fault     fault // nil: none
+	looks     fault // of lookups, without their requests; nil: none
 	inAir     map[*process][]map[string]bool
 	mostInAir int
 	requests  int
@@ -250,6 +252,29 @@ func written(req *pb.TxnRequest) map[string]bool {
 		}
 	}
 	return keys
+}
+
+// states answers a lookup.
+func (m *member) states(ctx context.Context, keys [][]byte) (rev int64, states []translate.State, err error) {
+	m.mu.Lock()
+	looks := m.looks
+	m.mu.Unlock()
+	if looks != nil {
+		if _, err := looks(ctx, nil, func() (*pb.TxnResponse, error) { return nil, nil }); err != nil {
+			return 0, nil, err
+		}
+	}
+	v := &view{m: m}
+	for _, k := range keys {
+		states = append(states, v.state(k))
+	}
+	return v.rev, states, nil
+}
+
+func (m *member) setLooks(f fault) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looks = f
 }
 
 func (m *member) setFault(f fault) {

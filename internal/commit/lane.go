@@ -72,9 +72,6 @@ func (l *lane) enqueue(op *Op) error {
 		l.pruneLocked()
 		l.nextPrune = max(2*len(l.queue), pruneAt)
 	}
-	if op.Ready != nil && !op.ready() {
-		l.p.wg.Go(func() { l.await(op) })
-	}
 	lifetime.Wake(l.wakeStamp)
 	return nil
 }

@@ -9,9 +9,9 @@ import "context"
 // If the caller's context ends meanwhile, its requests are cancelled. A flight whose answer is missing for that, or for any other
 // reason, is handed to a goroutine of the lane, which settles it, and the caller waits for it like others.
 
-// claim takes the lane for a lone operation that is ready. False: it has to queue.
+// claim takes the lane for a lone operation that lacks nothing. False: it has to queue.
 func (l *lane) claim(op *Op) bool {
-	if op.exclusive() || !op.ready() {
+	if op.exclusive() || len(op.Missing) > 0 {
 		return false
 	}
 	l.mu.Lock()

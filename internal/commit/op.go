@@ -10,9 +10,13 @@ import (
 
 // Op is one operation that wants to land on a member. Its functions run on the lane's goroutines or on its caller's, one at a time.
 type Op struct {
-	Keys  [][]byte        // keys it touches
-	Size  int             // bytes it adds to a request, about
-	Ready <-chan struct{} // closed when Build may be called; nil: at once
+	Keys [][]byte // keys it touches
+	Size int      // bytes it adds to a request, about
+
+	// Missing are keys whose states must be read on the member before Build is called. Know gets them, in that order, as they were at a
+	// native revision; it is not called if they could not be read.
+	Missing [][]byte
+	Know    func(rev int64, states []translate.State)
 
 	// Build makes the operation for a stamp; mark is its index in the batch. translate.ErrStale asks for another stamp;
 	// any other error ends the operation with it. In both cases the stamp is surrendered.
@@ -23,6 +27,8 @@ type Op struct {
 	Learn func(stamp int64, o translate.Outcome)
 
 	ctx    context.Context
+	known  chan struct{} // closed when there is nothing to be known any more; nil: there never was
+	asked  bool          // what is missing is being read, or was
 	stamp  int64
 	epoch  int64
 	result chan Result
@@ -46,12 +52,13 @@ var ErrUnknown = errors.New("metaetcd: the outcome of the write is unknown")
 
 func (o *Op) exclusive() bool { return o.Exclude != nil }
 
+// ready reports whether Build may be called.
 func (o *Op) ready() bool {
-	if o.Ready == nil {
+	if o.known == nil {
 		return true
 	}
 	select {
-	case <-o.Ready:
+	case <-o.known:
 		return true
 	default:
 		return false

@@ -220,6 +220,41 @@ func (m *member) hang() (release func()) {
 	}
 }
 
+// lacks makes an operation of a transaction that lacks the states of its keys.
+func (c *cluster) lacks(req *pb.TxnRequest) (member int, op *commit.Op) {
+	member, op = c.op(req)
+	op.Missing = op.Keys
+	op.Know = func(rev int64, states []translate.State) {
+		if len(states) != len(op.Keys) || rev == 0 {
+			c.t.Errorf("%d states at %d for %d keys", len(states), rev, len(op.Keys))
+		}
+	}
+	return member, op
+}
+
+// unknown is an operation in the background that lacks the states of its keys.
+func (p *process) unknown(ctx context.Context, req *pb.TxnRequest) *pending {
+	member, op := p.c.lacks(req)
+	return p.doLater(ctx, member, op)
+}
+
+// blind lets lookups of a member wait until the returned function is called.
+func (m *member) blind() (see func()) {
+	gate := make(chan struct{})
+	m.setLooks(func(ctx context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+		select {
+		case <-gate:
+			return do()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	})
+	return func() {
+		m.setLooks(nil)
+		close(gate)
+	}
+}
+
 // once lets one request that writes a key of the user's fail.
 func once(fail fault) fault {
 	failed := false

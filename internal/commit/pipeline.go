@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
 // Clock hands out stamps; see internal/clock.
@@ -33,6 +34,8 @@ type Member struct {
 	Name string
 	// Txn sends one member transaction.
 	Txn func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error)
+	// States reads what the member holds of some keys, at one native revision. It may be outdated. There are at most MaxTxnOps keys.
+	States func(ctx context.Context, keys [][]byte) (rev int64, states []translate.State, err error)
 	// Present is the member's present revision, linearizably.
 	Present func(ctx context.Context) (rev int64, err error)
 	// Raise raises the member's fence to stamp in epoch, so that the log can tell a dead stamp.
@@ -147,7 +150,11 @@ func (p *Pipeline) stopped() bool {
 // case the error is ctx's, and an operation that was already in flight may still land. op's functions may run on the caller's goroutine.
 func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
 	op.ctx, op.result = ctx, make(chan Result, 1)
-	if l := p.lanes[member]; l.claim(op) {
+	if len(op.Missing) > 0 {
+		op.known = make(chan struct{})
+	}
+	l := p.lanes[member]
+	if l.claim(op) {
 		l.flyLone(op)
 	} else if err := l.enqueue(op); err != nil {
 		return Result{}, err
@@ -156,6 +163,7 @@ func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
 	case r := <-op.result:
 		return r, r.Err
 	case <-ctx.Done():
+		l.wake() // it gives up the stamp
 	}
 	select {
 	case r := <-op.result: // known all the same

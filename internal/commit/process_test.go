@@ -103,7 +103,7 @@ func (c *cluster) start(lag func() time.Duration, with ...func(*commit.Config)) 
 			}
 		})
 		cfg.Members = append(cfg.Members, commit.Member{
-			Name: m.name, Raise: m.raise(p, i),
+			Name: m.name, Raise: m.raise(p, i), States: m.states,
 			Present: func(context.Context) (int64, error) { return m.server.Revision(), nil },
 			Txn:     func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) { return m.txn(ctx, p, req) },
 		})

@@ -25,6 +25,7 @@ func (l *lane) stampLoop() {
 				return
 			}
 		}
+		l.look(ops)
 		first, epoch, err := l.p.cfg.Clock.Take(l.p.ctx, int64(len(ops)))
 		if err != nil {
 			l.fail(ops, err)

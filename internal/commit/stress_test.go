@@ -68,6 +68,7 @@ func newStorm(c *cluster, seed uint64) *storm {
 	for _, m := range c.members {
 		m.server.Grant(7)
 		m.setFault(weather.fault)
+		m.setLooks(slowLooks)
 	}
 	for range 1 + rnd.IntN(2) {
 		s.processes = append(s.processes, c.start(short, func(cfg *commit.Config) {
@@ -120,6 +121,23 @@ func (w weather) fault(ctx context.Context, _ *pb.TxnRequest, do func() (*pb.Txn
 		return nil, errFault
 	}
 	return resp, err
+}
+
+// slowLooks lets lookups take a while, some of them so long that their operations are parked, and some fail.
+func slowLooks(ctx context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+	delay := rand.ExpFloat64() * float64(5*time.Millisecond)
+	if rand.IntN(30) == 0 {
+		delay *= 300
+	}
+	select {
+	case <-time.After(time.Duration(delay)):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if rand.IntN(20) == 0 {
+		return nil, errFault
+	}
+	return do()
 }
 
 func (s *storm) run() {
@@ -198,14 +216,8 @@ func (s *storm) one(ctx context.Context, p *process, value string) {
 		if len(req.Success[0].GetRequestDeleteRange().GetRangeEnd()) > 0 {
 			member = s.ring.MemberOf([]byte(key))
 		}
-		if rand.IntN(3) == 0 {
-			ready := make(chan struct{})
-			op.Ready = ready
-			delay := rand.ExpFloat64() * float64(5*time.Millisecond)
-			if rand.IntN(30) == 0 {
-				delay *= 300
-			}
-			time.AfterFunc(time.Duration(delay), func() { close(ready) })
+		if rand.IntN(3) == 0 && op.Build != nil {
+			_, op = s.lacks(req)
 		}
 		r, w.err = p.Do(ctx, member, op)
 		if w.err != nil || r.Outcome.Landed {

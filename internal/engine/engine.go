@@ -28,7 +28,7 @@ func (e *Engine) commitConfig() commit.Config {
 		OnRefusal: e.Metrics.Refusal,
 	}
 	for _, m := range e.Members {
-		cfg.Members = append(cfg.Members, commit.Member{Name: m.Name, Txn: m.Send, Present: m.Revision, Raise: func(ctx context.Context, epoch, stamp int64) error {
+		cfg.Members = append(cfg.Members, commit.Member{Name: m.Name, Txn: m.Send, States: m.States, Present: m.Revision, Raise: func(ctx context.Context, epoch, stamp int64) error {
 			r, err := m.Raise(ctx, epoch, stamp)
 			if err == nil {
 				e.Feeds.FenceHolds(m.Index, r)

@@ -76,6 +76,15 @@ func (m *Member) ReadKeys(ctx context.Context, keys [][]byte, linearizable bool)
 	return rd, nil
 }
 
+// States is ReadKeys for what may be outdated.
+func (m *Member) States(ctx context.Context, keys [][]byte) (rev int64, states []translate.State, err error) {
+	rd, err := m.ReadKeys(ctx, keys, false)
+	if err != nil {
+		return 0, nil, err
+	}
+	return rd.Rev, rd.States, nil
+}
+
 // Cached is what the state cache keeps of a state that was so at member revision rev.
 func Cached(s translate.State, rev int64) statecache.State {
 	if s.KV == nil {

@@ -94,9 +94,8 @@ func (t *transaction) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		}
 		return t.judged(op)
 	}
-	linearizable := t.stale
-	if !t.plan.AlwaysWrites() || !t.leasesLive() { // it takes a stamp when it is known to need one
-		rd, err := member.WhenBack(ctx, t.writer.cfg.Life, func() (*member.Reading, error) { return t.readKeys(ctx, missing, linearizable) })
+	if t.stale || !t.plan.AlwaysWrites() || !t.leasesLive() { // it takes a stamp when it is known to need one
+		rd, err := member.WhenBack(ctx, t.writer.cfg.Life, func() (*member.Reading, error) { return t.readKeys(ctx, missing, t.stale) })
 		if err != nil {
 			return nil, false, err
 		}
@@ -104,13 +103,9 @@ func (t *transaction) prepare(ctx context.Context) (*commit.Op, bool, error) {
 		return t.judged(op)
 	}
 	// The read runs beside the stamp: the lane builds the operation when both are there.
-	ready := make(chan struct{})
-	op.Ready = ready
-	if !t.writer.cfg.Life.Spawn(func() { //nolint:contextcheck // the operation may outlive its caller
-		defer close(ready)
-		t.fetch(t.writer.cfg.Life.Context(), missing, linearizable) // not the caller's context: the operation may outlive it
-	}) {
-		return nil, false, t.writer.cfg.Life.Cause()
+	op.Missing = missing
+	op.Know = func(rev int64, states []translate.State) {
+		t.keep(&member.Reading{Rev: rev, Keys: missing, States: states})
 	}
 	return op, true, nil
 }
