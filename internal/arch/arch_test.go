@@ -33,6 +33,7 @@ var rooms = []room{
 	{name: "latch", pure: true},
 	{name: "lifetime"},
 	{name: "fencer", imports: []string{"lifetime"}},
+	{name: "share", imports: []string{"lifetime"}},
 	{name: "backoff", imports: []string{"lifetime"}},
 	{name: "record", imports: []string{"keyrange"}, pure: true},
 	{name: "request", pure: true},
@@ -48,14 +49,14 @@ var rooms = []room{
 	{name: "watchhub", imports: []string{"backoff", "keyrange", "lifetime", "mergedlog"}},
 	{name: "clock", imports: []string{"backoff", "hedge", "lifetime", "record", "request", "wire"}},
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
-	{name: "lease", imports: []string{"backoff", "clock", "lifetime", "record", "request", "translate", "wire"}},
+	{name: "lease", imports: []string{"backoff", "clock", "lifetime", "record", "request", "share", "translate", "wire"}},
 	{name: "commit", imports: []string{"lifetime", "mergedlog", "record", "translate"}},
 	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "request", "watchhub", "wire"}},
 	{name: "metrics", imports: []string{
 		"clock",
 	}},
 	{name: "member", imports: []string{
-		"backoff", "fencer", "history", "lifetime", "mergedlog", "record", "request", "statecache", "topology", "translate", "wire",
+		"backoff", "fencer", "history", "lifetime", "mergedlog", "record", "request", "share", "statecache", "topology", "translate", "wire",
 	}},
 	{name: "feed", imports: []string{
 		"clock", "fencer", "history", "lease", "lifetime", "member", "mergedlog", "record", "request", "ring", "statecache", "watchhub", "wire",

@@ -5,10 +5,12 @@
 //
 //	queue     it waits for a stamp: everything that waits shares one add on the clock
 //	stamped   it holds a stamp and waits for room in a flight
-//	flight    its batch is one member transaction on the way; one flight per lane, and a second one on disjoint keys and slot clocks when it is full
+//	flight    its batch is one member transaction on the way; one flight per lane, and a second one on disjoint keys and slot clocks when it is full;
+//	          a caller that is alone flies in its own goroutine
 //	landed    or refused, or settled on the member's log when the member's answer was lost
 //
-// Stamps are taken while the last flight is still out, so the clock's round trip hides behind the member's.
+// While a flight is out, nothing gets a stamp unless a whole batch waits: what comes until the landing travels together. A whole batch
+// gets its stamps at once, so that the clock's round trip hides behind the member's.
 //
 // Invariants:
 //

@@ -21,7 +21,7 @@ const (
 
 // lane carries the operations of this process to one member: they wait in queue, get their stamps in stamped, and leave in flights.
 //
-// Every operation is in one place: in queue, in stamped, parked, with stampLoop or sendLoop, or in a flight. The fields below mu are
+// Every operation is in one place: in queue, in stamped, in parked, with stampLoop or sendLoop, or in a flight. The fields below mu are
 // guarded by it; stampLoop and sendLoop are one goroutine each, and are told of changes by the two wake channels.
 type lane struct {
 	p      *Pipeline
@@ -37,6 +37,7 @@ type lane struct {
 	queue       []*Op   // no stamp yet
 	nextPrune   int     // the queue length at which enqueue prunes next
 	stamped     []*Op   // in stamp order
+	parked      []*Op   // what they lack takes long to read; see lookup
 	surrendered []Stamp // surrendered stamps to carry
 	busyKeys    map[string]struct{}
 	busySlots   map[int]struct{}
@@ -156,13 +157,13 @@ func (l *lane) stallLocked() []Stamp {
 func (l *lane) close() {
 	l.mu.Lock()
 	stamped := l.stamped
-	ops := append(l.queue, stamped...)
+	ops := slices.Concat(l.queue, stamped, l.parked)
 	given := l.unstampLocked(stamped)
 	l.surrendered = append(l.surrendered, given...)
 	if l.p.stopped() {
 		l.surrendered = nil
 	}
-	l.queue, l.stamped, l.closed = nil, nil, true
+	l.queue, l.stamped, l.parked, l.closed = nil, nil, nil, true
 	l.mu.Unlock()
 	l.p.release(given...)
 	finish(ops, l.p.ended())

@@ -14,9 +14,8 @@ type lookup struct {
 	ops  []*Op
 	late *time.Timer // guarded by mu
 
-	mu     sync.Mutex
-	over   bool
-	parked []*Op
+	mu   sync.Mutex
+	over bool
 }
 
 // look reads the states that operations lack, in as few requests as their member allows.
@@ -69,54 +68,52 @@ func (k *lookup) run() {
 	for _, op := range k.ops {
 		close(op.known)
 	}
-	for _, op := range k.parked {
-		if !k.l.unpark(op) {
-			op.finish(Result{Err: p.ended()})
-		}
-	}
-	k.l.wake()
+	k.l.unpark(k.ops)
 }
 
 // park parks the operations of a lookup that is late, and again later those that it cannot find now.
 func (k *lookup) park() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.over {
-		return
+	if !k.over {
+		k.l.park(k.ops)
+		k.late.Reset(stallAfter)
 	}
-	for _, op := range k.ops {
-		if !slices.Contains(k.parked, op) && k.l.park(op) {
-			k.parked = append(k.parked, op)
-		}
-	}
-	k.late.Reset(stallAfter)
 }
 
-// park takes an operation out of the lane and surrenders its stamp if it has one. False: the operation is in neither queue just
-// now, because a stamp is on its way to it.
-func (l *lane) park(op *Op) bool {
+// park takes operations out of the queue, and out of the stamped ones, whose stamps it surrenders. Some may be in neither just now,
+// because a stamp is on its way to them.
+func (l *lane) park(ops []*Op) {
 	l.mu.Lock()
-	var given []Stamp
-	i, j := slices.Index(l.queue, op), slices.Index(l.stamped, op)
-	switch {
-	case i >= 0:
-		l.queue = slices.Delete(l.queue, i, i+1)
-	case j >= 0:
-		l.stamped = slices.Delete(l.stamped, j, j+1)
-		given = l.unstampLocked([]*Op{op})
-	}
+	late := func(op *Op) bool { return slices.Contains(ops, op) }
+	var parked, unstamped []*Op
+	l.queue, parked = without(l.queue, late)
+	l.stamped, unstamped = without(l.stamped, late)
+	l.parked = slices.Concat(l.parked, parked, unstamped)
+	given := l.unstampLocked(unstamped)
 	l.mu.Unlock()
 	l.p.surrender(l.index, given...)
 	l.wake()
-	return i >= 0 || j >= 0
 }
 
-// unpark puts a parked operation at the head of the queue. False: the lane is closed.
-func (l *lane) unpark(op *Op) bool {
+// unpark puts those of some operations that are parked at the head of the queue.
+func (l *lane) unpark(ops []*Op) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.closed {
-		l.queue = slices.Insert(l.queue, 0, op)
+	var back []*Op
+	l.parked, back = without(l.parked, func(op *Op) bool { return slices.Contains(ops, op) })
+	l.queue = slices.Insert(l.queue, 0, back...)
+	l.mu.Unlock()
+	l.wake()
+}
+
+// without splits operations into those that stay, and those that go.
+func without(ops []*Op, goes func(*Op) bool) (stay, gone []*Op) {
+	for _, op := range ops {
+		if goes(op) {
+			gone = append(gone, op)
+		} else {
+			stay = append(stay, op)
+		}
 	}
-	return !l.closed
+	return stay, gone
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -85,6 +86,7 @@ func TestABatchIsLookedUpAtOnce(t *testing.T) {
 		open := c.clock.shut()
 		release()
 		head.landed(c)
+		synctest.Wait()
 		require.Equal(t, []int{86}, asked, "beside the stamps")
 		open()
 		for _, x := range all {

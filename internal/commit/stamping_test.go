@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -94,6 +95,7 @@ func TestMarksTravelBeside(t *testing.T) {
 		require.NoError(t, err)
 		release := c.members[0].hang()
 		p.Surrender(given)
+		synctest.Wait()
 		a, b := p.later(ctx, put("a", "")), p.later(ctx, put("b", ""))
 		require.Equal(t, 2, c.members[0].mostInAir)
 		require.Equal(t, []int{0, 1}, p.batches)

@@ -71,6 +71,9 @@ type Lessor struct {
 
 	life *lifetime.Life // ends with Close
 
+	ofCoordinator *sharing   // transactions that may travel with others
+	ofMembers     []*sharing // and those of each member
+
 	dying   singleflight.Group // reaps, by grant
 	unknown singleflight.Group // renewals of leases that have no timer, by lease
 	places  chan struct{}      // of reaps in the background
@@ -99,6 +102,10 @@ func New(cfg Config) *Lessor {
 	l := &Lessor{cfg: cfg, book: NewBook(len(cfg.Members)), places: make(chan struct{}, reapsAtOnce), scheduled: map[grant]struct{}{}}
 	l.life = lifetime.New(context.Background())
 	l.renew = newRenewer(l.life, cfg)
+	l.ofCoordinator = l.sharing("", func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) { return cfg.KV.Txn(ctx, req) })
+	for _, m := range cfg.Members {
+		l.ofMembers = append(l.ofMembers, l.sharing(m.Name, m.Txn))
+	}
 	return l
 }
 

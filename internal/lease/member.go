@@ -79,7 +79,7 @@ func (l *Lessor) enter(ctx context.Context, epoch, id int64, rec record.LeaseRec
 		Failure: ifHolds(holds, getOp(key, nil)),
 	}
 	err = l.eachMember(func(i int) error {
-		resp, err := l.member(ctx, i, req)
+		resp, err := l.with(ctx, l.ofMembers[i], req)
 		if err != nil {
 			return err
 		}

@@ -73,7 +73,7 @@ func (l *Lessor) stopTimer(ctx context.Context, g int64) (stopped bool, err erro
 // the compares do not hold; errGone: the timer has run out.
 func (l *Lessor) post(ctx context.Context, holds []*pb.Compare, id int64, rec record.LeaseRecord) error {
 	key := sentinelKey(id)
-	resp, err := l.coordinator(ctx, &pb.TxnRequest{
+	resp, err := l.with(ctx, l.ofCoordinator, &pb.TxnRequest{
 		Compare: append([]*pb.Compare{request.Absent(key, nil)}, holds...),
 		Success: []*pb.RequestOp{putOp(key, rec.Encode(), rec.Grant)},
 		Failure: ifHolds(holds, getOp(key, nil)),
@@ -117,7 +117,7 @@ func (l *Lessor) confirm(ctx context.Context, holds []*pb.Compare, id int64, rec
 
 // sentinelIn reads a lease's sentinel in the epoch in which the compares hold, otherwise errEpoch.
 func (l *Lessor) sentinelIn(ctx context.Context, holds []*pb.Compare, id int64) (rec record.LeaseRecord, there bool, err error) {
-	resp, err := l.coordinator(ctx, &pb.TxnRequest{Compare: holds, Success: []*pb.RequestOp{getOp(sentinelKey(id), nil)}})
+	resp, err := l.with(ctx, l.ofCoordinator, &pb.TxnRequest{Compare: holds, Success: []*pb.RequestOp{getOp(sentinelKey(id), nil)}})
 	if err != nil {
 		return rec, false, err
 	}

@@ -17,7 +17,7 @@ import (
 type Member struct {
 	Config
 
-	points *readBatcher
+	points *points
 
 	away      atomic.Bool        // see NoteAway
 	unwatched backoff.Outage     // its stream
@@ -53,8 +53,7 @@ type Config struct {
 // New returns a member to which nothing has been sent yet. It starts nothing.
 func New(cfg Config) *Member {
 	m := &Member{Config: cfg}
-	most := min(sharedReads, cfg.MaxTxnOps)
-	m.points = &readBatcher{m: m, most: most, room: most}
+	m.points = m.newPoints()
 	return m
 }
 
