@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/feed"
 	"github.com/metaetcd/metaetcd/internal/snapshot"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -22,18 +23,35 @@ func (r *Reader) ReadTxn(ctx context.Context, plan *translate.Plan) (*pb.TxnResp
 // AnswerUnstamped evaluates a transaction on a snapshot. If it writes nothing there, that is its answer, at a revision
 // at which what was read was current; otherwise writes is true.
 func (r *Reader) AnswerUnstamped(ctx context.Context, plan *translate.Plan, serializable bool) (resp *pb.TxnResponse, writes bool, err error) {
+	return r.answerUnstamped(ctx, plan, func(f *feed.Feed) (int64, error) {
+		if serializable {
+			return r.serialize(ctx, f, r.readBy(plan))
+		}
+		return r.linearize(ctx, f)
+	})
+}
+
+// AnswerRefused is AnswerUnstamped for a transaction that was refused at a stamp: one that was taken after the call began covers what was
+// acknowledged before, and the clock need not be asked again.
+func (r *Reader) AnswerRefused(ctx context.Context, plan *translate.Plan, at commit.Stamp) (resp *pb.TxnResponse, writes bool, err error) {
+	return r.answerUnstamped(ctx, plan, func(f *feed.Feed) (int64, error) {
+		if at.Epoch != r.cfg.Clock.Epoch() {
+			return r.linearize(ctx, f)
+		}
+		return r.reach(ctx, f, at.Rev, at.Epoch)
+	})
+}
+
+func (r *Reader) answerUnstamped(
+	ctx context.Context, plan *translate.Plan, pin func(f *feed.Feed) (int64, error),
+) (resp *pb.TxnResponse, writes bool, err error) {
 	// A lease that does not exist now does not exist in any later state.
 	dead, err := r.deadLeases(ctx, plan)
 	if err != nil {
 		return nil, false, err
 	}
 	err = r.Serve(ctx, func(f *feed.Feed) error {
-		var at int64
-		if serializable {
-			at, err = r.serialize(ctx, f, r.readBy(plan))
-		} else {
-			at, err = r.linearize(ctx, f)
-		}
+		at, err := pin(f)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,8 @@ type transaction struct {
 	built []builtKey      // the states it was evaluated and built on, in the order of the plan's keys
 	stale bool            // the last attempt was built on a state that no longer held
 
-	losses int // attempts that met other writers, locks or fences
+	losses  int          // attempts that met other writers, locks or fences
+	refused commit.Stamp // of the last attempt; zero: there was none, or it had none
 }
 
 type builtKey struct {
@@ -56,6 +57,7 @@ func (t *transaction) attempt(ctx context.Context) (resp *pb.TxnResponse, done b
 		if !r.Outcome.Together { // that is another operation's
 			t.losses++
 		}
+		t.refused = commit.Stamp{Rev: r.Stamp, Epoch: r.Epoch}
 		return nil, false, nil
 	}
 	if len(t.plan.Deleted) > 0 {
@@ -164,7 +166,15 @@ func (t *transaction) exclude(stamp, epoch int64) (*translate.Exclusive, error) 
 
 // unstamped answers from a snapshot if nothing is written there either. Otherwise what this process knew was outdated.
 func (t *transaction) unstamped(ctx context.Context) (*pb.TxnResponse, bool, error) {
-	resp, writes, err := t.writer.cfg.Reads.AnswerUnstamped(ctx, t.plan, false)
+	var resp *pb.TxnResponse
+	var writes bool
+	var err error
+	if at := t.refused; at != (commit.Stamp{}) {
+		t.refused = commit.Stamp{} // if that is not enough, the next time looks further
+		resp, writes, err = t.writer.cfg.Reads.AnswerRefused(ctx, t.plan, at)
+	} else {
+		resp, writes, err = t.writer.cfg.Reads.AnswerUnstamped(ctx, t.plan, false)
+	}
 	if err != nil || !writes {
 		return resp, true, err
 	}

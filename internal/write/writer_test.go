@@ -233,3 +233,40 @@ func TestDeleteAttachedInChunks(t *testing.T) {
 		require.Equal(t, last, left.Header.Revision)
 	})
 }
+
+// TestARefusedSwapIsAnsweredByItsStamp: what a refused attempt has found to fail is answered at a revision that covers its stamp, and
+// the clock is not asked for another one.
+func TestARefusedSwapIsAnsweredByItsStamp(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		key := w.Key(0, 0)
+		rev := w.do(w.Engine, put(key, "first", 0))
+		other := w.Open()
+		var reads atomic.Int32
+		met, theirs := false, int64(0)
+		w.Gates[0].Set(func(_ context.Context, req proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+			if !met && mentions(req, "mine") {
+				met = true
+				theirs = w.do(other, put(key, "theirs", 0))
+				w.Cluster.Clock.Set(func(_ context.Context, req proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+					if !etcdfake.Writes(req) {
+						reads.Add(1)
+					}
+					return do()
+				})
+			}
+			return do()
+		})
+		swap := put(key, "mine", 0)
+		swap.Compare = []*pb.Compare{request.ModIs([]byte(key), rev)}
+		swap.Failure = []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: []byte(key)})}
+		resp, err := w.Writes.Do(t.Context(), swap)
+		require.NoError(t, err)
+		require.True(t, met)
+		require.False(t, resp.Succeeded)
+		require.GreaterOrEqual(t, resp.Header.Revision, theirs)
+		require.Equal(t, "theirs", string(resp.Responses[0].GetResponseRange().Kvs[0].Value))
+		require.Zero(t, reads.Load(), "the clock was read")
+		w.Cluster.Clock.Set(nil)
+		require.Equal(t, "theirs", string(w.get(key).Value))
+	})
+}
