@@ -113,7 +113,7 @@ func (l *lane) pick() (*flight, []*Op) {
 	if l.flights >= maxFlights || l.stalled > 0 || (len(l.stamped) == 0 && len(l.surrendered) == 0) {
 		return nil, nil
 	}
-	if l.laden > 0 && len(l.stamped) < l.maxOps() {
+	if l.laden > 0 && len(l.stamped) < l.maxOps() || l.flights > 0 && len(l.stamped) == 0 {
 		return nil, nil // they are better off in the next flight: every member transaction has a cost of its own
 	}
 	f := &flight{l: l}
