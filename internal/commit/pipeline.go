@@ -155,7 +155,7 @@ func (p *Pipeline) Do(ctx context.Context, member int, op *Op) (Result, error) {
 	}
 	l := p.lanes[member]
 	if l.claim(op) {
-		l.flyLone(op)
+		l.flyLone(op) //nolint:contextcheck // what is left of the flight outlives its caller
 	} else if err := l.enqueue(op); err != nil {
 		return Result{}, err
 	}

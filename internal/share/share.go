@@ -57,7 +57,7 @@ func (c *Calls[Q, A]) Do(ctx context.Context, q Q) (A, error) {
 	if c.out < c.cfg.Lone {
 		c.out++
 		c.mu.Unlock()
-		defer c.next() //nolint:contextcheck // the next ones are other callers'
+		defer c.next()
 		return c.cfg.Alone(ctx, q)
 	}
 	x := &call[Q, A]{q: q, done: make(chan struct{})}

@@ -3,6 +3,7 @@ package write
 import (
 	"context"
 	"errors"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -40,6 +41,10 @@ func (t *transaction) attempt(ctx context.Context) (resp *pb.TxnResponse, done b
 	if _, err := t.writer.cfg.Feeds.Wait(ctx); err != nil {
 		return nil, false, err
 	}
+	slots := t.contended()
+	if err := t.writer.rivals.await(ctx, slots); err != nil {
+		return nil, false, err
+	}
 	op, ready, err := t.prepare(ctx)
 	if err != nil {
 		return nil, false, err
@@ -47,6 +52,7 @@ func (t *transaction) attempt(ctx context.Context) (resp *pb.TxnResponse, done b
 	if !ready {
 		return t.unstamped(ctx)
 	}
+	began := time.Now()
 	r, err := t.writer.cfg.Commit.Do(ctx, t.member.Index, op)
 	switch {
 	case errors.Is(err, errReconsider):
@@ -56,15 +62,31 @@ func (t *transaction) attempt(ctx context.Context) (resp *pb.TxnResponse, done b
 	case !r.Outcome.Landed:
 		if !r.Outcome.Together { // that is another operation's
 			t.losses++
+			if !r.Outcome.Fenced {
+				t.writer.rivals.lost(slots, time.Since(began))
+			}
 		}
 		t.refused = commit.Stamp{Rev: r.Stamp, Epoch: r.Epoch}
 		return nil, false, nil
 	}
+	t.writer.rivals.landed(slots, time.Since(began))
 	if len(t.plan.Deleted) > 0 {
 		t.writer.DropEntriesBehind(r.Stamp) //nolint:contextcheck // it goes on without the caller
 	}
 	resp, err = t.answer(ctx, r)
 	return resp, true, err
+}
+
+// contended are the slots where others may be in the transaction's way.
+func (t *transaction) contended() []int {
+	if t.plan.Blind() {
+		return nil
+	}
+	slots := make([]int, len(t.plan.Keys))
+	for i, k := range t.plan.Keys {
+		slots[i] = t.writer.cfg.Ring.Slot(k)
+	}
+	return slots
 }
 
 // prepare makes the operation for the lane. It reports false when the known state says that nothing would be written.

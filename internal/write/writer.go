@@ -40,10 +40,13 @@ type Config struct {
 }
 
 // Writer brings the transactions of one process to their members. Safe for concurrent use.
-type Writer struct{ cfg Config }
+type Writer struct {
+	cfg    Config
+	rivals rivals
+}
 
 // New returns a writer. It starts nothing.
-func New(cfg Config) *Writer { return &Writer{cfg} }
+func New(cfg Config) *Writer { return &Writer{cfg: cfg, rivals: rivals{slots: map[int]int{}}} }
 
 // maxLosses is how often a transaction of one member may meet others before it takes locks.
 const maxLosses = 3
