@@ -2,12 +2,16 @@ package commit_test
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
@@ -82,6 +86,34 @@ func TestNoStampsAhead(t *testing.T) {
 			x.landed(c)
 		}
 		require.Len(t, p.batches, 4)
+		p.stop()
+		c.settled(p)
+	})
+}
+
+// Sixteen writers on three members could fly by fives; by stamps ahead, two half batches would take turns.
+func TestFlightsAreFull(t *testing.T) {
+	bubble(t, 3, func(t *testing.T, c *cluster) {
+		c.clock.delay = func() time.Duration { return 100 * time.Microsecond }
+		p := c.start(nil)
+		for _, m := range c.members {
+			m.setFault(func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
+				time.Sleep(250 * time.Microsecond)
+				return do()
+			})
+		}
+		const writers, each = 16, 50
+		var wg sync.WaitGroup
+		for range writers {
+			wg.Go(func() {
+				for range each {
+					_, err := p.write(ctx, put(fmt.Sprint("key-", rand.IntN(1000)), ""))
+					require.NoError(t, err)
+				}
+			})
+		}
+		wg.Wait()
+		require.Less(t, len(p.batches), writers*each/3)
 		p.stop()
 		c.settled(p)
 	})
