@@ -128,7 +128,7 @@ func TestMarksTravelBeside(t *testing.T) {
 		release := c.members[0].hang()
 		p.Surrender(given)
 		synctest.Wait()
-		a, b := p.later(ctx, put("a", "")), p.later(ctx, put("b", ""))
+		a, b := p.unknown(ctx, put("a", "")), p.later(ctx, put("b", "")) // neither is lone
 		require.Equal(t, 2, c.members[0].mostInAir)
 		require.Equal(t, []int{0, 1}, p.batches)
 		release()
