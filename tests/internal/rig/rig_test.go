@@ -59,3 +59,13 @@ func TestSpawnReportsAChildThatFails(t *testing.T) {
 	_, err := Spawn("no such role", nil)
 	require.Error(t, err)
 }
+
+func TestNumbers(t *testing.T) {
+	numbers, err := Numbers("members", "1,2,4", 1)
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2, 4}, numbers)
+	for _, list := range []string{"", "1,,2", "1,0", "x"} {
+		_, err := Numbers("members", list, 1)
+		require.ErrorContains(t, err, "-members: ", "%q", list)
+	}
+}
