@@ -123,17 +123,16 @@ func (m *Member) AwaitBack(ctx context.Context, timeout time.Duration) error {
 const AwayRetry = 50 * time.Millisecond
 
 // WhenBack repeats a read while its member does not answer: it is down, has no leader or cannot be reached, and clientv3 gave
-// up asking. Reads wait for it as long as their caller does, as writes do, and until the process ends. Other errors are the read's.
+// up asking; or it was waited for in vain to be asked at all. Reads wait for it as long as their caller does, as writes do, and until
+// the process ends. Other errors are the read's.
 func WhenBack[T any](ctx context.Context, life *lifetime.Life, read func() (T, error)) (T, error) {
 	for {
 		resp, err := read()
-		switch status.Code(err) {
-		case codes.Unavailable, codes.DeadlineExceeded:
-			if !life.Over() && lifetime.Pause(ctx, AwayRetry) == nil {
-				continue
-			}
+		code := status.Code(err)
+		away := code == codes.Unavailable || code == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded)
+		if !away || life.Over() || lifetime.Pause(ctx, AwayRetry) != nil {
+			return resp, err
 		}
-		return resp, err
 	}
 }
 

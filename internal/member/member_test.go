@@ -235,6 +235,9 @@ func TestWhenBack(t *testing.T) {
 		require.Equal(t, 3, v)
 		require.Equal(t, 2*AwayRetry, time.Since(begin))
 
+		_, err = WhenBack(t.Context(), life, down(3, context.DeadlineExceeded))
+		require.NoError(t, err, "a read that had its own end, in a queue")
+
 		_, err = WhenBack(t.Context(), life, down(3, rpctypes.ErrGRPCCompacted))
 		require.ErrorIs(t, err, rpctypes.ErrGRPCCompacted)
 		require.Equal(t, 1, calls)
