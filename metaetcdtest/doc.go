@@ -20,5 +20,6 @@
 //
 // A server that is started again keeps its addresses and, wiped or not, its etcd cluster id.
 //
-// Servers of other versions of etcd run as processes: see [WithEtcdBinaries].
+// Servers of other versions of etcd run as processes: see [WithEtcdBinaries]. Servers that are processes can be killed and frozen, too:
+// see [WithProcesses].
 package metaetcdtest

@@ -12,7 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Patience is how long a request may take, whatever is broken meanwhile, on a machine that is busy: one that takes longer hangs.
+// Patience is how long a request may take, whatever is broken meanwhile: one that takes longer hangs. No fault lasts as long; what is
+// granted beside is a machine on which everything else is tested at the same time. What faults may add is bounded by the tests.
 const Patience = 3 * time.Minute
 
 // Store is what is put under load.
