@@ -17,6 +17,18 @@ import (
 // A borrowed client may take less in one message than what is asked for: an interceptor or a service configuration bounds messages for
 // all its requests, and no option of a call lifts that. What does not fit into one answer is read in pieces, at one revision.
 
+// overtaken bounds the attempts to read what names no revision in pieces, where compactions come between these.
+const overtaken = 3
+
+func unlessOvertaken[T any](named bool, read func() (T, error)) (T, error) {
+	for try := 1; ; try++ {
+		v, err := read()
+		if named || !errors.Is(err, rpctypes.ErrGRPCCompacted) || try == overtaken {
+			return v, err
+		}
+	}
+}
+
 // unfit reports whether an answer, or perhaps the request, was too large for a message.
 func unfit(err error) bool {
 	return status.Code(err) == codes.ResourceExhausted && strings.Contains(status.Convert(err).Message(), "larger than max")

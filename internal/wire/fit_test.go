@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,15 +64,35 @@ func TestAnswersThatDoNotFitComeInPieces(t *testing.T) {
 		}
 		require.True(t, proto.Equal(want, got))
 	}
+	// Compaction comes between the pieces, once. What names no revision is read again.
+	var compacted atomic.Bool
+	overtaken := wire.KV(dialTo(t, s, 4*value, func(ctx context.Context, req proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+		if r, ok := req.(*pb.RangeRequest); ok && r.KeysOnly && compacted.CompareAndSwap(false, true) {
+			defer func() {
+				cli := s.Client(nil)
+				_, _ = cli.Put(ctx, &pb.PutRequest{Key: []byte("k00"), Value: []byte("new")})
+				_, _ = cli.Compact(ctx, &pb.CompactionRequest{Revision: s.Revision()})
+			}()
+		}
+		return do()
+	}))
+	got, err := overtaken.Range(t.Context(), lists[0])
+	require.NoError(t, err)
+	require.True(t, compacted.Load())
+	require.Equal(t, "new", string(got.Kvs[0].Value))
 	// One value alone cannot be cut.
-	_, err := wire.KV(dialTo(t, s, value)).Range(t.Context(), lists[0])
+	_, err = wire.KV(dialTo(t, s, value)).Range(t.Context(), lists[0])
 	require.Equal(t, codes.ResourceExhausted, status.Code(err))
 }
 
 // dialTo returns a client that takes messages of so many bytes, whatever a call allows.
-func dialTo(t *testing.T, s *etcdfake.Server, most int) *clientv3.Client {
+func dialTo(t *testing.T, s *etcdfake.Server, most int, via ...etcdfake.Interceptor) *clientv3.Client {
 	t.Helper()
-	cli, stop, err := s.Dial(nil, grpc.WithChainUnaryInterceptor(func(
+	var front etcdfake.Interceptor
+	if len(via) > 0 {
+		front = via[0]
+	}
+	cli, stop, err := s.Dial(front, grpc.WithChainUnaryInterceptor(func(
 		ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
 	) error {
 		return invoke(ctx, method, req, reply, cc, append(opts, grpc.MaxCallRecvMsgSize(most))...)

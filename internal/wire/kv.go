@@ -36,7 +36,7 @@ var unbounded = []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.M
 func (k *kv) Range(ctx context.Context, in *pb.RangeRequest, opts ...grpc.CallOption) (*pb.RangeResponse, error) {
 	resp, err := k.rangeWhole(ctx, in, opts...)
 	if unfit(err) && len(in.RangeEnd) > 0 && !in.KeysOnly && !in.CountOnly {
-		return k.rangeInPieces(ctx, in)
+		return unlessOvertaken(in.Revision > 0, func() (*pb.RangeResponse, error) { return k.rangeInPieces(ctx, in) })
 	}
 	return resp, err
 }
@@ -59,7 +59,8 @@ func (k *kv) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption
 			return k.KVClient.Txn(ctx, in, slices.Clone(opts)...)
 		})
 		if unfit(err) && divisible(in) && (len(in.Success) > 1 || len(in.Success[0].GetRequestRange().RangeEnd) > 0) {
-			return k.txnInPieces(ctx, in)
+			named := !slices.ContainsFunc(in.Success, func(op *pb.RequestOp) bool { return op.GetRequestRange().Revision == 0 })
+			return unlessOvertaken(named, func() (*pb.TxnResponse, error) { return k.txnInPieces(ctx, in) })
 		}
 		return resp, err
 	}
