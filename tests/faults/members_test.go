@@ -190,7 +190,7 @@ func (b *bench) requireAside(h *workload.History, o outage, machine time.Duratio
 			o, m, len(reads), median(reads), slices.Max(reads), len(writes), median(writes), slices.Max(writes), machine)
 		for _, took := range [][]time.Duration{reads, writes} {
 			require.Less(b.t, quantile(took, 0.9), aside+aFew*machine)
-			require.Less(b.t, slices.Max(took), worstDelay+aFew*machine)
+			require.Less(b.t, slices.Max(took), 2*aside+aFew*machine, "a whole member that somebody holds, besides")
 		}
 	}
 }
