@@ -16,6 +16,8 @@ import (
 type sharing = share.Calls[*pb.TxnRequest, *pb.TxnResponse]
 
 const (
+	// loneTxns is how many requests may be out to one cluster: one that a server leaves hanging does not hold up all others.
+	loneTxns = 2
 	// sharedTxns bounds the transactions in one request. A coordinator has etcd's default of max-txn-ops at least.
 	sharedTxns = 64
 	// nesting is what a transaction here takes of max-txn-ops inside another one: its compares, and those of its failure.
@@ -31,7 +33,7 @@ func (l *Lessor) sharing(cluster string, send func(ctx context.Context, req *pb.
 		return resp, nil
 	}
 	return share.New(share.Config[*pb.TxnRequest, *pb.TxnResponse]{
-		Life: l.life, Timeout: requestTimeout, Lone: 1, Most: max(min(sharedTxns, l.cfg.MaxTxnOps-nesting), 1),
+		Life: l.life, Timeout: requestTimeout, Lone: loneTxns, Most: max(min(sharedTxns, l.cfg.MaxTxnOps-nesting), 1),
 		Alone: alone,
 		Together: func(ctx context.Context, reqs []*pb.TxnRequest) ([]*pb.TxnResponse, error) {
 			all := &pb.TxnRequest{}
