@@ -57,6 +57,7 @@ func TestRulesAreNeeded(t *testing.T) {
 
 		// Sources and watchers.
 		"mHeader":   "watcher",
+		"mFragment": "watcher",
 		"mProgress": "watcher",
 		"mEarly":    "",
 		"mProof":    "watcher",

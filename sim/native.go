@@ -2,6 +2,8 @@ package main
 
 import "slices"
 
+var revisionsAreWhole = newRule("mFragment", "an event proves what its revision has only when the last fragment of it has come (A4)")
+
 // Conn is a gRPC stream of a process to a member, with its native watchers, as etcd serves them: what a watcher brings is in the
 // order of revisions, each whole, but one may lag behind another.
 type Conn struct {
@@ -28,8 +30,9 @@ type Native struct {
 	held       []Response // until it is announced
 
 	// The client's.
-	known  bool // it was created on the present stream
-	resume int  // where clientv3 goes on after the stream broke off; 0: it was not created
+	known  bool    // it was created on the present stream
+	resume int     // where clientv3 goes on after the stream broke off; 0: it was not created
+	part   []Event // of a revision of which more is to come
 	take   func(Response)
 }
 
@@ -41,6 +44,7 @@ type Response struct {
 	header    int // where the member was
 	rev       int // of the events
 	evs       []Event
+	more      bool // of them are in the next response
 }
 
 // watch asks for a watcher.
@@ -82,7 +86,7 @@ func (w *World) serve(c *Conn) {
 	case !w.fair && !n.reserved && w.coin(w.slow/10):
 		n.victim = w.step + w.rng.Intn(1500)
 	default:
-		c.send(n)
+		w.send(c, n)
 	}
 }
 
@@ -98,7 +102,7 @@ func (c *Conn) answerProgress() {
 }
 
 // send sends the next revision that a watcher is there for.
-func (c *Conn) send(n *Native) {
+func (w *World) send(c *Conn, n *Native) {
 	for n.sent < len(c.m.log) {
 		rv := &c.m.log[n.sent]
 		n.sent++
@@ -111,24 +115,33 @@ func (c *Conn) send(n *Native) {
 		if len(evs) == 0 && !(n.reserved && rv.record) {
 			continue
 		}
-		r := Response{of: n, header: len(c.m.log), rev: n.sent, evs: evs}
+		rs := []Response{{of: n, header: len(c.m.log), rev: n.sent, evs: evs}}
+		if len(evs) > 1 && w.coin(0.3) { // fragments
+			rs = append(rs, rs[0])
+			rs[0].evs, rs[0].more, rs[1].evs = evs[:1:1], true, evs[1:]
+		}
 		if n.announced {
-			c.out = append(c.out, r)
+			c.out = append(c.out, rs...)
 		} else {
-			n.held = append(n.held, r)
+			n.held = append(n.held, rs...)
 		}
 		return
 	}
 }
 
 // arrive brings the process the next response.
-func (c *Conn) arrive() {
+func (w *World) arrive(c *Conn) {
 	if len(c.out) == 0 {
 		return
 	}
 	r := c.out[0]
 	c.out = c.out[1:]
 	if n := r.of; n != nil {
+		if r.more && w.holds(revisionsAreWhole) {
+			n.part = r.evs
+			return
+		}
+		r.evs, n.part = append(n.part, r.evs...), nil
 		again := r.created && n.resume > 0
 		switch {
 		case r.created && !again:
@@ -136,7 +149,7 @@ func (c *Conn) arrive() {
 			if n.start == 0 {
 				n.resume = r.header + 1
 			}
-		case r.rev > 0:
+		case r.rev > 0 && !r.more:
 			n.resume = r.rev + 1
 		}
 		n.known = true
@@ -166,7 +179,7 @@ func (w *World) breakOff(c *Conn) {
 		if w.coin(0.3) {
 			n.victim = w.step + w.rng.Intn(800)
 		}
-		n.registered, n.announced, n.ended, n.known, n.held = false, false, false, false, nil
+		n.registered, n.announced, n.ended, n.known, n.held, n.part = false, false, false, false, nil, nil
 		if n.resume > 0 {
 			n.start = n.resume
 		}

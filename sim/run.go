@@ -112,7 +112,7 @@ func (w *World) drain() {
 		for _, s := range p.streams {
 			for !s.conn.idle() {
 				w.serve(s.conn)
-				s.conn.arrive()
+				w.arrive(s.conn)
 			}
 		}
 	}

@@ -105,7 +105,7 @@ func (w *World) stepStream() bool {
 		w.serve(c)
 	}
 	for range 1 + w.rng.Intn(3) {
-		c.arrive()
+		w.arrive(c)
 		w.halt(p)
 	}
 	return true
