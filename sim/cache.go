@@ -23,14 +23,14 @@ func (p *Process) learnEntry(rev int, e Entry) {
 		for k := range t.among.each {
 			p.touched[k] = max(p.touched[k], rev)
 			if c := &p.cache[k]; !c.some || c.at < rev || !p.w.holds(oldEntriesPass) {
-				c.learn(p.w, rev, e.T, t, k)
+				c.learn(p.w, rev, e.T, t)
 			}
 		}
 	}
 }
 
 // learn takes in what an entry says of a key.
-func (c *Known) learn(w *World, rev int, T int64, t Touch, k int) {
+func (c *Known) learn(w *World, rev int, T int64, t Touch) {
 	switch {
 	case !t.named:
 		if w.holds(unnamedIsForgot) {

@@ -62,13 +62,13 @@ func (p *Process) oldestWaiting() (pl place, ok bool) {
 }
 
 // stampsAt are the stamps that a revision of a member has.
-func (s *Stream) stampsAt(rev int) (Ts []int64) {
+func (s *Stream) stampsAt(rev int) (stamps []int64) {
 	for _, mf := range s.m.log[rev-1].manifests {
 		for _, e := range mf.entries {
-			Ts = append(Ts, e.T)
+			stamps = append(stamps, e.T)
 		}
 	}
-	return Ts
+	return stamps
 }
 
 // refill reads again what was let go, when W has come to it.
@@ -81,14 +81,17 @@ func (t *Task) refill() {
 			due, ok = p.dueAgain()
 			return ok
 		})
+		if !t.w.fair && t.w.coin(0.3) {
+			t.idle() // history may take long
+		}
 		t.readAgain(due)
 	}
 }
 
 // dueAgain is the first revision that was let go and has a stamp that is closed.
 func (p *Process) dueAgain() (due place, ok bool) {
-	for pl, Ts := range p.gone {
-		if slices.ContainsFunc(Ts, func(T int64) bool { return T <= p.W }) &&
+	for pl, stamps := range p.gone {
+		if slices.ContainsFunc(stamps, func(T int64) bool { return T <= p.W }) &&
 			(!ok || pl.rev < due.rev || pl.rev == due.rev && pl.s.m.id < due.s.m.id) {
 			due, ok = pl, true
 		}
@@ -103,13 +106,13 @@ func (t *Task) readAgain(pl place) {
 		keys = src.nat.keys
 	}
 	evs, ok := t.readPast(pl.s, keys, pl.rev-1, pl.rev)
-	Ts := p.gone[pl]
+	stamps := p.gone[pl]
 	delete(p.gone, pl)
 	if !ok {
-		p.loseRevision(pl, slices.Max(Ts))
+		p.loseRevision(pl, slices.Max(stamps))
 	}
 	for _, e := range evs {
-		if slices.Contains(Ts, e.T) || !w.holds(replayedOnlyGone) {
+		if slices.Contains(stamps, e.T) || !w.holds(replayedOnlyGone) {
 			p.evs[e.T] = append(p.evs[e.T], e)
 		}
 	}

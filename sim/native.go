@@ -112,7 +112,7 @@ func (w *World) send(c *Conn, n *Native) {
 				evs = append(evs, e)
 			}
 		}
-		if len(evs) == 0 && !(n.reserved && rv.record) {
+		if len(evs) == 0 && (!n.reserved || !rv.record) {
 			continue
 		}
 		rs := []Response{{of: n, header: len(c.m.log), rev: n.sent, evs: evs}}

@@ -41,10 +41,10 @@ func newWorld(seed int64, s Settings) *World {
 	w.Rates.loss = pick(0, 0.0005, 0.002, 0.005) * s.loss
 	w.slow = pick(0, 0.05, 0.2)
 	w.breaks = pick(0, 0.005, 0.02)
-	w.Rates.compact = pick(0, 0, 0.002, 0.01)
+	w.compactions = pick(0, 0, 0.002, 0.01)
 	w.foreign = max(0, r.Intn(6)-4)
 	if w.watchful = r.Intn(3) == 0; w.watchful { // watchers, and what goes wrong with them
-		w.breaks, w.Rates.compact, w.foreign, w.clients = pick(0.01, 0.05), pick(0, 0.02, 0.05), 0, 8
+		w.breaks, w.compactions, w.foreign, w.clients = pick(0.01, 0.05), pick(0, 0.02, 0.05), 0, 8
 	}
 	for range 2 + r.Intn(3) {
 		w.newProcess()

@@ -130,7 +130,7 @@ func (w *World) stepFaults() {
 		w.losses++
 		w.loseCoordinator()
 	}
-	if w.coin(w.Rates.compact) {
+	if w.coin(w.compactions) {
 		w.startCompaction(w.procs[w.rng.Intn(len(w.procs))])
 	}
 	if w.foreign > 0 && w.coin(0.001) {

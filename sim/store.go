@@ -25,15 +25,6 @@ type Event struct {
 	span   Keys // which is this
 }
 
-// apply makes a change in a state.
-func (st *State) apply(e Event) {
-	if e.del {
-		st[e.key] = KV{}
-	} else {
-		st[e.key] = e.kv
-	}
-}
-
 // Fields of a key that can be compared.
 const (
 	modField = iota

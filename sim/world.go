@@ -17,7 +17,7 @@ type Settings struct {
 
 // Rates are the probabilities of a run, by step or by request.
 type Rates struct {
-	timeout, drop, grace, crash, loss, slow, breaks, compact float64
+	timeout, drop, grace, crash, loss, slow, breaks, compactions float64
 }
 
 // World is one run: members and coordinator, which are atomic stores, processes, and the messages between them. A single
