@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -36,6 +37,7 @@ func TestALoneCallerFliesByItself(t *testing.T) {
 		for range 3 {
 			_, err := p.try(ctx, put(keys[0], ""))
 			require.NoError(t, err)
+			synctest.Wait()
 		}
 		require.Equal(t, []bool{true, true, true}, *alone)
 		*alone = nil
@@ -51,6 +53,7 @@ func TestALoneCallerFliesByItself(t *testing.T) {
 		for range 2 {
 			_, err := p.try(ctx, put(keys[0], ""))
 			require.NoError(t, err)
+			synctest.Wait() // the answer comes before the lane is free
 		}
 		require.Equal(t, []bool{false, true}, *alone, "who was in company last does not know yet")
 		p.stop()
@@ -83,7 +86,9 @@ func TestALoneCallerLeaves(t *testing.T) {
 			queued := p.later(ctx, put(keys[1], "queued"))
 			leave()
 			require.True(t, x.over())
-			require.ErrorIs(t, x.err, context.Canceled)
+			if x.err != nil || !landed { // the log may know the answer as soon as the context has ended
+				require.ErrorIs(t, x.err, context.Canceled)
+			}
 			require.True(t, cancelled)
 			queued.landed(c)
 			_, fence := c.members[0].fence()
