@@ -147,7 +147,8 @@ func newLog(cfg Config, bound int) *Log {
 	if cfg.Doubts == nil {
 		cfg.Doubts = NewDoubts(cfg.Members, cfg.SlotOf)
 	}
-	l := &Log{cfg: cfg, memory: memory{max: cfg.MaxBytes, most: mostTimes * cfg.MaxBytes}}
+	l := &Log{cfg: cfg}
+	l.memory.max, l.memory.most = cfg.MaxBytes, mostTimes*cfg.MaxBytes
 	for i := range cfg.Members {
 		l.members = append(l.members, &member{
 			id:     i,

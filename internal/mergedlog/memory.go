@@ -3,6 +3,7 @@ package mergedlog
 import (
 	"slices"
 	"sort"
+	"sync/atomic"
 )
 
 // perEvent is what an event takes in memory beside the bytes of its keys and values.
@@ -18,8 +19,9 @@ type memory struct {
 	events    queue[*Event]
 	floor     int64 // every released event with a stamp >= floor is here
 
-	waited int64 // up to here, events have waited above W with many others
-	needed int64 // nobody who is attached needs an event below; 0: nobody is
+	waited int64        // up to here, events have waited above W with many others
+	needed atomic.Int64 // nobody who is attached needs an event below; 0: nobody is
+	over   atomic.Bool  // bytes is above max: something is held
 }
 
 const (
@@ -63,24 +65,34 @@ func (m *memory) evict(waiting int64) bool {
 		}
 		m.forget(oldest + 1)
 	}
+	m.over.Store(m.bytes > m.max)
 	return m.floor != was
 }
 
 // held reports whether the events of a stamp have waited for long, and are still to be given to somebody.
 func (m *memory) held(stamp int64) bool {
-	return m.needed > 0 && m.needed <= stamp && stamp <= m.waited
+	needed := m.needed.Load()
+	return needed > 0 && needed <= stamp && stamp <= m.waited
 }
 
 // Needs says that nobody who follows the log needs anything below rev any more. Nothing is kept for anybody before it was called, and
-// it is only ever raised.
+// it is only ever raised. It is cheap while nothing is held.
 func (l *Log) Needs(rev int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if rev <= l.memory.needed {
-		return
+	needed := &l.memory.needed
+	for {
+		old := needed.Load()
+		if rev <= old {
+			return
+		}
+		if needed.CompareAndSwap(old, rev) {
+			break
+		}
 	}
-	l.memory.needed = rev
-	l.evictLocked(false)
+	if l.memory.over.Load() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.evictLocked(false)
+	}
 }
 
 // ReplayTo returns up to where history is to be read for somebody who needs what is below Floor, and whose needs Needs has heard of: what
