@@ -56,7 +56,7 @@ func (o *options) outageOf(ctx context.Context, c *rig.Cluster, n int) (_ *row, 
 	done := watch(ctx, side, n, 0, all, endValue)
 	heap := startHeap()
 	var begun time.Time
-	var before, during int64
+	var before, during, closed int64
 	ended := make(chan error, 1)
 	err = o.write(ctx, c, there, func() error {
 		if err := freeze(lost.PID); err != nil {
@@ -71,7 +71,7 @@ func (o *options) outageOf(ctx context.Context, c *rig.Cluster, n int) (_ *row, 
 		return err
 	})
 	if err == nil {
-		begun, before = time.Now(), received.Load()
+		begun, before, closed = time.Now(), received.Load(), side.Meta.ClosedRevision()
 	}
 	if err := errors.Join(err, thaw(lost.PID)); err != nil {
 		return nil, err
@@ -79,13 +79,14 @@ func (o *options) outageOf(ctx context.Context, c *rig.Cluster, n int) (_ *row, 
 	if err := <-ended; err != nil {
 		return nil, err
 	}
-	if _, err := side.Put(ctx, prefix+"end", endValue); err != nil {
+	end, err := side.Put(ctx, prefix+"end", endValue)
+	if err != nil {
 		return nil, err
 	}
 	events, err := done()
 	took, after := time.Since(begun), received.Load()-before
-	return &row{took: took, received: after, text: fmt.Sprintf("%d events each, %.0f MiB received before, heap at most %.0f MiB, memory of the process %.0f MiB",
-		events/n, float64(during)/(1<<20), float64(heap.stop())/(1<<20), float64(resident())/(1<<20))}, err
+	return &row{took: took, received: after, text: fmt.Sprintf("%d events each, %d revisions waited, %.0f MiB received before, heap at most %.0f MiB, memory of the process %.0f MiB",
+		events/n, end.Header.Revision-closed, float64(during)/(1<<20), float64(heap.stop())/(1<<20), float64(resident())/(1<<20))}, err
 }
 
 // write has another process write while something is done.
