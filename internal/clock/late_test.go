@@ -44,6 +44,7 @@ func TestLateAddsAreSentBeside(t *testing.T) {
 		all := newIssued()
 		cfg := w.config(nil)
 		cfg.Coordinator = w.coordinator.Client(hanging{0.1, 0.1}.intercept)
+		cfg.Alone = false
 		cfg.Highest = ended.get
 		cfg.Unused = func(first, k, epoch int64) { all.add(first, k, epoch) }
 		c := w.openConfig(cfg)

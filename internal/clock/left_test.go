@@ -29,7 +29,6 @@ func TestCallersThatLeave(t *testing.T) {
 			}
 			return do()
 		})
-		cfg.Alone = true
 		cfg.Unused = unused.add
 		c := w.openConfig(cfg)
 		synctest.Wait()
