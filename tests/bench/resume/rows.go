@@ -38,7 +38,7 @@ func (o *options) outageOf(ctx context.Context, c *rig.Cluster, n int) (_ *row, 
 	}
 	all := func(int) (string, []clientv3.OpOption) { return prefix, []clientv3.OpOption{clientv3.WithPrefix()} }
 	if side.Meta == nil {
-		if err := o.write(ctx, c, o.keysBut(nil), func() error { return wait(ctx, o.outage) }); err != nil {
+		if err := o.write(c, o.keysBut(nil), func() error { return wait(ctx, o.outage) }); err != nil {
 			return nil, err
 		}
 		if _, err := side.Put(ctx, prefix+"end", endValue); err != nil {
@@ -58,7 +58,7 @@ func (o *options) outageOf(ctx context.Context, c *rig.Cluster, n int) (_ *row, 
 	var begun time.Time
 	var before, during, closed int64
 	ended := make(chan error, 1)
-	err = o.write(ctx, c, there, func() error {
+	err = o.write(c, there, func() error {
 		if err := freeze(lost.PID); err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (o *options) outageOf(ctx context.Context, c *rig.Cluster, n int) (_ *row, 
 }
 
 // write has another process write while something is done.
-func (o *options) write(ctx context.Context, c *rig.Cluster, keys []string, while func() error) error {
+func (o *options) write(c *rig.Cluster, keys []string, while func() error) error {
 	writer, err := rig.Spawn(roleWrite, writeConfig{Target: c.Target, Keys: keys, Rate: o.rate, Size: o.size})
 	if err != nil {
 		return err

@@ -47,7 +47,7 @@ func writeRole(ctx context.Context, config []byte) (string, func() error, error)
 	failures := make(chan error, writers)
 	value := string(make([]byte, cfg.Size))
 	for w := range writers {
-		wg.Go(func() {
+		wg.Go(func() { //nolint:contextcheck // what was offered is written, also when the role ends
 			i := w
 			for range offered {
 				i = (i + writers) % len(cfg.Keys)
