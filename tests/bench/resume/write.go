@@ -45,13 +45,14 @@ func writeRole(ctx context.Context, config []byte) (string, func() error, error)
 	offered := make(chan struct{}, writers)
 	var wg sync.WaitGroup
 	failures := make(chan error, writers)
+	putting := context.WithoutCancel(ctx) // what has begun is ended
 	value := string(make([]byte, cfg.Size))
 	for w := range writers {
 		wg.Go(func() { //nolint:contextcheck // what was offered is written, also when the role ends
 			i := w
 			for range offered {
 				i = (i + writers) % len(cfg.Keys)
-				if _, err := side.Put(context.Background(), cfg.Keys[i], value); err != nil {
+				if _, err := side.Put(putting, cfg.Keys[i], value); err != nil {
 					failures <- err
 					return
 				}
