@@ -81,7 +81,10 @@ var (
 	ErrForeignCoordinator error = topology.ErrForeignCoordinator
 	// ErrVersion: a server is older than etcd 3.5.
 	ErrVersion error = topology.ErrVersion
-	// ErrTopologyFormat: the member was initialised by a version of metaetcd that this one does not know.
+	// ErrMemberNumbers: the members' topology records give the members different numbers.
+	ErrMemberNumbers error = topology.ErrNumbers
+	// ErrTopologyFormat: the member was initialised by a version of metaetcd whose records this one cannot read. Nothing was written.
+	// Open it with that version, or create a new meta cluster on empty etcds and copy the keys.
 	ErrTopologyFormat error = topology.ErrFormat
 )
 

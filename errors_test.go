@@ -35,7 +35,7 @@ func TestUnknownOutcomeStaysUnknown(t *testing.T) {
 func TestKinds(t *testing.T) {
 	kinds := []error{
 		ErrConfig, ErrSameCluster, ErrMissingMember, ErrUnknownMember, ErrRenamedMember, ErrSwappedMember, ErrForeignMember,
-		ErrLostMember, ErrNotEmpty, ErrSlots, ErrSharding, ErrWrongCoordinator, ErrForeignCoordinator, ErrVersion, ErrTopologyFormat,
+		ErrLostMember, ErrNotEmpty, ErrSlots, ErrSharding, ErrWrongCoordinator, ErrForeignCoordinator, ErrVersion, ErrMemberNumbers, ErrTopologyFormat,
 	}
 	for i, kind := range kinds {
 		err := error(&TopologyError{Kind: kind, Member: "m"})

@@ -36,6 +36,7 @@ var rooms = []room{
 	{name: "share", imports: []string{"lifetime"}},
 	{name: "backoff", imports: []string{"lifetime"}},
 	{name: "record", imports: []string{"keyrange"}, pure: true},
+	{name: "manifest", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "request", pure: true},
 	{name: "ring", imports: []string{"keyrange"}, pure: true},
 	{name: "statecache", pure: true},
@@ -43,20 +44,20 @@ var rooms = []room{
 	{name: "wire", imports: []string{"hedge", "lifetime"}},
 	{name: "validate", imports: []string{"keyrange", "record"}, pure: true},
 	{name: "etcdfake", imports: []string{"keyrange", "request", "validate"}},
-	{name: "translate", imports: []string{"keyrange", "record", "request", "ring", "validate"}, pure: true},
-	{name: "mergedlog", imports: []string{"keyrange", "record"}, pure: true},
+	{name: "translate", imports: []string{"keyrange", "manifest", "record", "request", "ring", "validate"}, pure: true},
+	{name: "mergedlog", imports: []string{"keyrange", "manifest", "record"}, pure: true},
 	{name: "snapshot", imports: []string{"keyrange", "mergedlog"}, pure: true},
 	{name: "watchhub", imports: []string{"backoff", "keyrange", "lifetime", "mergedlog"}},
 	{name: "clock", imports: []string{"backoff", "hedge", "lifetime", "record", "request", "wire"}},
 	{name: "topology", imports: []string{"backoff", "clock", "record", "request", "ring", "wire"}},
 	{name: "lease", imports: []string{"backoff", "clock", "lifetime", "record", "request", "share", "translate", "wire"}},
-	{name: "commit", imports: []string{"lifetime", "mergedlog", "record", "translate"}},
+	{name: "commit", imports: []string{"lifetime", "manifest", "mergedlog", "translate"}},
 	{name: "history", imports: []string{"backoff", "keyrange", "mergedlog", "record", "request", "watchhub", "wire"}},
 	{name: "metrics", imports: []string{
 		"clock",
 	}},
 	{name: "member", imports: []string{
-		"backoff", "fencer", "history", "lifetime", "mergedlog", "record", "request", "share", "statecache", "topology", "translate", "wire",
+		"backoff", "fencer", "history", "lifetime", "manifest", "mergedlog", "record", "request", "share", "statecache", "topology", "translate", "wire",
 	}},
 	{name: "feed", imports: []string{
 		"clock", "fencer", "history", "lease", "lifetime", "member", "mergedlog", "record", "request", "ring", "statecache", "watchhub", "wire",
@@ -65,7 +66,7 @@ var rooms = []room{
 		"clock", "commit", "feed", "fencer", "lease", "lifetime", "member", "mergedlog", "record", "request", "ring", "snapshot", "statecache", "translate", "validate",
 	}},
 	{name: "crosstxn", imports: []string{
-		"backoff", "commit", "feed", "latch", "lifetime", "member", "mergedlog", "record", "request", "ring", "statecache", "translate", "wire",
+		"backoff", "commit", "feed", "latch", "lifetime", "manifest", "member", "mergedlog", "record", "request", "ring", "statecache", "translate", "wire",
 	}},
 	{name: "write", imports: []string{
 		"commit", "crosstxn", "feed", "lease", "lifetime", "member", "read", "record", "request", "ring", "statecache", "translate",

@@ -35,7 +35,7 @@ func newWorld(t testing.TB, members int) *world {
 	for i := range members {
 		m := etcdfake.New(uint64(i + 1))
 		kv := m.Client(nil)
-		for key, value := range map[string][]byte{record.KeyFence: record.Pair(0, 0), record.KeyClock: record.Pair(0, 1)} {
+		for key, value := range map[string][]byte{record.KeyFence: record.Pair(0, 0), record.KeyClock: record.ClockRecord{Highest: 1}.Value()} {
 			_, err := kv.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: value})
 			require.NoError(t, err)
 		}
@@ -89,7 +89,7 @@ func land(t testing.TB, kv pb.KVClient, epoch, stamp int64) bool {
 		highest := resp.Responses[1].GetResponseRange().Kvs[0].Value
 		e, f, err := record.ParsePair(fence)
 		require.NoError(t, err)
-		_, h, err := record.ParsePair(highest)
+		clock, err := record.ParseClock(highest)
 		require.NoError(t, err)
 		if e != epoch || f >= stamp {
 			return false
@@ -97,7 +97,7 @@ func land(t testing.TB, kv pb.KVClient, epoch, stamp int64) bool {
 		put, err := kv.Txn(context.Background(), &pb.TxnRequest{
 			Compare: []*pb.Compare{is(record.KeyFence, fence), is(record.KeyClock, highest)},
 			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{
-				Key: []byte(record.KeyClock), Value: record.Pair(epoch, max(h, stamp)),
+				Key: []byte(record.KeyClock), Value: record.ClockRecord{Epoch: epoch, Highest: max(clock.Highest, stamp)}.Value(),
 			}}}},
 		})
 		require.NoError(t, err)

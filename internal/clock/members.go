@@ -96,8 +96,12 @@ func (c *Clock) base(ctx context.Context, epoch int64) (int64, error) {
 		if now.epoch != epoch {
 			return errStartOver
 		}
-		_, stamp, err := parsePair(resp.Responses[1].GetResponseRange())
-		shown[i] = max(now.f, stamp)
+		kvs := resp.Responses[1].GetResponseRange().GetKvs()
+		if len(kvs) == 0 {
+			return errMissing
+		}
+		clock, err := record.ParseClock(kvs[0].Value)
+		shown[i] = max(now.f, clock.Highest)
 		return err
 	})
 	return maximum(shown), err
@@ -133,18 +137,15 @@ func swapFence(ctx context.Context, m Member, from, to fence) (fence, error) {
 	return parseFence(resp.Responses[0].GetResponseRange())
 }
 
-func parseFence(resp *pb.RangeResponse) (now fence, err error) {
-	if now.epoch, now.f, err = parsePair(resp); err == nil {
-		now.raw = resp.Kvs[0].Value
-	}
-	return now, err
-}
+var errMissing = fmt.Errorf("%w: a record of the member is missing", record.ErrMalformed)
 
-func parsePair(resp *pb.RangeResponse) (epoch, n int64, err error) {
+func parseFence(resp *pb.RangeResponse) (now fence, err error) {
 	if len(resp.Kvs) == 0 {
-		return 0, 0, fmt.Errorf("%w: a record of the member is missing", record.ErrMalformed)
+		return now, errMissing
 	}
-	return record.ParsePair(resp.Kvs[0].Value)
+	now.raw = resp.Kvs[0].Value
+	now.epoch, now.f, err = record.ParsePair(now.raw)
+	return now, err
 }
 
 func maximum(ns []int64) (highest int64) {

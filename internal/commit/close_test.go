@@ -136,6 +136,6 @@ func TestStop(t *testing.T) {
 		require.NoError(t, flying[0].err, "it has landed")
 		p.Surrender(given)
 		p.Close()
-		require.Empty(t, c.reasons(given.Rev), "nothing is sent any more")
+		require.Empty(t, c.fates(given.Rev), "nothing is sent any more")
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
@@ -155,12 +156,12 @@ type member struct {
 	lastFence []byte
 }
 
-// landing is a stamp in a member's log: a mark with its reason (0: an effect), or a put or a delete of a user's key.
+// landing is a stamp in a member's log: what became of it, or a put or a delete of a user's key.
 type landing struct {
 	epoch, stamp int64
 	member       string
 	rev          int64
-	reason       record.Reason
+	kind         manifest.Kind
 	key, value   string
 }
 
@@ -171,7 +172,7 @@ func newMember(c *cluster, name string) *member {
 	m := &member{c: c, name: name, server: etcdfake.New(1), lastFence: record.Pair(1, 1), inAir: map[*process][]map[string]bool{}}
 	m.kv = m.server.Client(nil)
 	m.put(record.KeyFence, record.Pair(1, 1))
-	m.put(record.KeyClock, record.Pair(1, 1))
+	m.put(record.KeyClock, record.ClockRecord{Epoch: 1, Highest: 1}.Value())
 	m.put(record.KeyLock, nil)
 	for s := range numSlots {
 		m.put(string(record.SlotKey(s)), record.Number(0))
@@ -314,29 +315,14 @@ func (m *member) saw(rev int64, events []*mvccpb.Event) {
 	defer m.mu.Unlock()
 	epoch, _, err := record.ParsePair(m.presentFence(events))
 	require.NoError(m.c.t, err)
-	clocks := map[int]int64{}
-	exclusive := int64(0)
-	mark := func(stamp int64, why record.Reason) {
-		m.marks = append(m.marks, landing{epoch: epoch, stamp: stamp, member: m.name, rev: rev, reason: why})
-	}
+	var entries manifest.Decoder
 	for _, ev := range events {
-		switch record.KindOf(ev.Kv.Key) {
-		case record.Slot:
-			stamp, _ := record.ParseNumber(ev.Kv.Value)
-			clocks[record.SlotOf(ev.Kv.Key)] = stamp
-			mark(stamp, 0)
-		case record.Mark:
-			stamp, why, _ := record.ParseMark(ev.Kv.Value)
-			mark(stamp, why)
-			if why == record.Exclusive {
-				exclusive = stamp
-			}
-			rest, _ := record.FurtherStamps(ev.Kv.Value, why)
-			for ; len(rest) > 0; rest = rest[8:] {
-				stamp, _ := record.ParseNumber(rest)
-				mark(stamp, why)
-			}
+		if kind := record.KindOf(ev.Kv.Key); kind == record.Manifest || kind == record.Nested {
+			require.NoError(m.c.t, entries.Decode(ev.Kv.Value))
 		}
+	}
+	for _, e := range entries.Entries {
+		m.marks = append(m.marks, landing{epoch: epoch, stamp: e.Stamp, member: m.name, rev: rev, kind: e.Kind})
 	}
 	for _, ev := range events {
 		if record.KindOf(ev.Kv.Key) != record.User {
@@ -344,9 +330,7 @@ func (m *member) saw(rev int64, events []*mvccpb.Event) {
 		}
 		l := landing{epoch: epoch, rev: rev, key: string(ev.Kv.Key)}
 		if ev.Type == mvccpb.DELETE {
-			if l.stamp = clocks[m.c.ring.Slot(ev.Kv.Key)]; l.stamp == 0 {
-				l.stamp = exclusive
-			}
+			l.stamp = stampOf(entries.Entries, ev.Kv.Key)
 			m.deletes = append(m.deletes, l)
 			continue
 		}
@@ -354,11 +338,22 @@ func (m *member) saw(rev int64, events []*mvccpb.Event) {
 		require.NoError(m.c.t, err)
 		l.stamp, l.value = h.Stamp, string(value)
 		m.puts = append(m.puts, l)
-		mark(h.Stamp, 0)
 	}
 	for _, s := range m.streams {
 		s <- mergedlog.MemberRevision{Rev: rev, Events: cloneEvents(events)}
 	}
+}
+
+// stampOf is the stamp that names a key.
+func stampOf(entries []manifest.Entry, key []byte) int64 {
+	for _, e := range entries {
+		for _, n := range e.Names {
+			if n.Names(key) {
+				return e.Stamp
+			}
+		}
+	}
+	return 0
 }
 
 // presentFence is the fence in force once events have happened.

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 // oneByOne lets one operation make a flight: a whole batch, for which stamps are taken ahead.
@@ -32,7 +32,7 @@ func TestStalledLaneHoldsNoStamps(t *testing.T) {
 		require.True(t, p.Holds(2), "sent, outcome unknown")
 		require.True(t, p.Holds(3), "sent, outcome unknown")
 		require.False(t, p.Holds(4))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(4))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(4))
 		require.Equal(t, int64(1), int64(len(c.marksOf(1, 4))))
 		late := p.later(ctx, put(keys[3], ""))
 		time.Sleep(3 * time.Second)
@@ -106,7 +106,7 @@ func TestCallersThatLeave(t *testing.T) {
 		head.landed(c)
 		last := p.later(ctx, put(keys[4], "last")).landed(c)
 		require.Equal(t, []string{"flies", "head", "last"}, values(c.members[0].puts))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(4))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(4))
 		require.Equal(t, int64(5), last.Stamp, "what waited without a caller took no stamp")
 		p.stop()
 		c.settled(p)
@@ -135,7 +135,7 @@ func TestCallersThatLeaveTheClock(t *testing.T) {
 		head.landed(c)
 		last := p.later(ctx, put(keys[3], "last")).landed(c)
 		require.Equal(t, []string{"head", "last"}, values(c.members[0].puts))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3))
 		require.Equal(t, int64(4), last.Stamp)
 		p.stop()
 		c.settled(p)

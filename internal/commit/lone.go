@@ -7,7 +7,8 @@ import "context"
 // flight like any other.
 //
 // If the caller's context ends meanwhile, its requests are cancelled. A flight whose answer is missing for that, or for any other
-// reason, is handed to a goroutine of the lane, which settles it, and the caller waits for it like others.
+// reason, is handed to a goroutine of the lane, which settles it, and the caller waits for it like others. So is one that was refused, whose
+// stamps are still to be marked.
 
 // claim takes the lane for a lone operation that lacks nothing. False: it has to queue.
 func (l *lane) claim(op *Op) bool {
@@ -49,7 +50,7 @@ func (l *lane) flyLone(op *Op) {
 	}
 	f.watch()
 	answer := f.ask(ctx, f.ops)
-	if answer.err != nil {
+	if answer.err != nil || answer.refused != nil {
 		p.wg.Go(func() {
 			f.conclude(answer)
 			f.land()

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -183,7 +183,7 @@ func TestALoneOperationThatIsOutdated(t *testing.T) {
 		r, err := p.Do(ctx, 0, op)
 		require.NoError(t, err)
 		require.Equal(t, int64(3), r.Stamp)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(2))
 		p.stop()
 		c.settled(p)
 	})
@@ -205,11 +205,11 @@ func TestALoneCallerOfAStalledLane(t *testing.T) {
 		require.True(t, p.Stalled(0))
 		open()
 		require.False(t, lone.over())
-		require.Equal(t, []record.Reason(nil), c.reasons(3), "no lane works that could mark it")
+		require.Equal(t, []manifest.Kind(nil), c.fates(3), "no lane works that could mark it")
 		release()
 		require.Equal(t, int64(2), flying.landed(c).Stamp)
 		require.Equal(t, int64(4), lone.landed(c).Stamp)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3))
 		p.stop()
 		c.settled(p)
 	})

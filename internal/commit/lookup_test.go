@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -25,10 +25,10 @@ func TestSlowReadsHoldNoStamps(t *testing.T) {
 		quick := p.later(ctx, put(keys[2], "quick"))
 		require.True(t, quick.over())
 		require.True(t, p.Holds(2))
-		require.Empty(t, c.reasons(2))
+		require.Empty(t, c.fates(2))
 		time.Sleep(1100 * time.Millisecond)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(2))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3))
 		require.False(t, p.Holds(2))
 		again := p.later(ctx, put(keys[0], "before"))
 		require.True(t, again.over(), "nor does it hold its key")
@@ -47,7 +47,7 @@ func TestSlowReadsHoldNoStamps(t *testing.T) {
 		require.True(t, p.Holds(held))
 		leave()
 		require.True(t, gone.over())
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(held))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(held))
 		see()
 		p.stop()
 		c.settled(p)

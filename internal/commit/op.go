@@ -18,9 +18,9 @@ type Op struct {
 	Missing [][]byte
 	Know    func(rev int64, states []translate.State)
 
-	// Build makes the operation for a stamp; mark is its index in the batch. translate.ErrStale asks for another stamp;
+	// Build makes the operation for a stamp; index is its in the batch. translate.ErrStale asks for another stamp;
 	// any other error ends the operation with it. In both cases the stamp is surrendered.
-	Build func(stamp int64, mark int) (*translate.Guarded, error)
+	Build func(stamp int64, index int) (*translate.Guarded, error)
 	// Exclude is Build for an operation that needs the member for itself; exactly one of the two is set.
 	Exclude func(stamp, epoch int64) (*translate.Exclusive, error)
 	// Learn is told the outcome before any other operation on the same keys is built. May be nil.

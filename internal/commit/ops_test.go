@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
@@ -91,7 +92,7 @@ func (c *cluster) op(req *pb.TxnRequest) (member int, op *commit.Op) {
 			if err != nil {
 				return nil, err
 			}
-			return plan.Exclude(run, v.state, v.rev, stamp, epoch)
+			return plan.Exclude(run, v.state, v.rev, stamp, epoch, 0, c.ring.Slot)
 		}
 		return member, op
 	}
@@ -184,11 +185,11 @@ func (c *cluster) keysOn(member, n int) []string {
 	return keys
 }
 
-// reasons are the marks of a stamp in the first epoch.
-func (c *cluster) reasons(stamp int64) (out []record.Reason) {
+// fates are what manifests say of a stamp in the first epoch.
+func (c *cluster) fates(stamp int64) (out []manifest.Kind) {
 	synctest.Wait()
 	for _, l := range c.marksOf(1, stamp) {
-		out = append(out, l.reason)
+		out = append(out, l.kind)
 	}
 	return out
 }

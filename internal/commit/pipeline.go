@@ -53,6 +53,7 @@ type Config struct {
 	Grace     func() time.Duration
 	Logger    *zap.Logger
 
+	Closed    func() int64 // the highest revision that is known to be closed; nil: none is
 	OnBatch   func(member, ops int)
 	OnRefusal func(member int, fenced bool)
 }
@@ -86,6 +87,9 @@ func New(cfg Config) *Pipeline {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
+	}
+	if cfg.Closed == nil {
+		cfg.Closed = func() int64 { return 0 }
 	}
 	p := &Pipeline{cfg: cfg, closing: make(chan struct{}), held: map[int64]int64{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

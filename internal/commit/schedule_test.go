@@ -15,7 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -37,7 +37,7 @@ func TestLaneStallsWhileItBuilds(t *testing.T) {
 		}
 		waits := p.doLater(ctx, member, op)
 		time.Sleep(3 * time.Second)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3))
 		release()
 		out.landed(c)
 		require.Equal(t, int64(4), waits.landed(c).Stamp)
@@ -143,13 +143,13 @@ func TestErrorsOfBuild(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, r.Outcome.Landed)
 		require.Equal(t, []int64{2, 3, 4}, stamps, "an outdated stamp is replaced")
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(2))
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(2))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3))
 
 		stamps = nil
 		_, err = p.Do(ctx, 0, build(errNothing))
 		require.ErrorIs(t, err, errNothing)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(stamps[0]))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(stamps[0]))
 
 		big := put("a", "")
 		for i := range 125 {

@@ -108,6 +108,7 @@ type reply struct {
 	ops       []built
 	surrender []int64
 	outs      []translate.Outcome
+	refused   *translate.Batch // as a whole: its stamps are to be marked; nil: it was not
 	err       error
 }
 
@@ -115,7 +116,7 @@ type reply struct {
 func (f *flight) ask(ctx context.Context, ops []built) reply {
 	p, surrender := f.l.p, f.surrender
 	f.surrender = nil
-	b := translate.Batch{Epoch: f.epoch, Surrender: surrender, Ops: make([]*translate.Guarded, len(ops))}
+	b := translate.Batch{Epoch: f.epoch, Closed: p.cfg.Closed(), Surrender: surrender, Ops: make([]*translate.Guarded, len(ops))}
 	for i, o := range ops {
 		b.Ops[i] = o.guarded
 	}
@@ -125,11 +126,14 @@ func (f *flight) ask(ctx context.Context, ops []built) reply {
 		h(f.l.index, len(ops))
 	}
 	resp, err := f.txn(ctx, b.Request())
-	var outs []translate.Outcome
+	r := reply{ops: ops, surrender: surrender, err: err}
 	if err == nil {
-		outs, err = b.Decode(resp)
+		var marks bool
+		if r.outs, marks, r.err = b.Decode(resp); marks {
+			r.refused = &b
+		}
 	}
-	return reply{ops, surrender, outs, err}
+	return r
 }
 
 // conclude delivers the outcomes. If the member refused a part because of one operation, its halves become parts of the flight.
@@ -140,6 +144,9 @@ func (f *flight) conclude(r reply) {
 	case err == nil:
 		if len(r.outs) > 0 && r.outs[0].Together {
 			f.l.beCareful()
+		}
+		if r.refused != nil {
+			f.mark(r.refused, r.outs)
 		}
 		f.deliver(ops, func(i int) Result { return Result{Outcome: r.outs[i]} })
 	case errors.As(err, &wrong):
@@ -163,6 +170,27 @@ func (f *flight) conclude(r reply) {
 			_ = lifetime.Pause(f.l.p.ctx, resendAfter)
 		}
 		f.giveUp(f.l.index+1, append(stampsOf(ops), surrender...)...)
+	}
+}
+
+// mark marks the stamps of a batch that was refused as a whole: it has left nothing on the member. The refusal is certain, so that
+// any lane may carry what this one cannot mark.
+func (f *flight) mark(b *translate.Batch, outs []translate.Outcome) {
+	limit := f.l.p.cfg.MaxTxnOps
+	resp, err := f.txn(f.l.p.ctx, b.Mark(outs, limit))
+	if err == nil {
+		err = b.DecodeMark(outs, limit, resp)
+	}
+	switch {
+	case err == nil:
+	case errors.As(err, new(*translate.WrongEpochError)):
+		f.sync() // the stamps are dead
+	default:
+		stamps := slices.Clone(b.Surrender)
+		for _, op := range b.Ops {
+			stamps = append(stamps, op.Stamp)
+		}
+		f.giveUp(f.l.index+1, stamps...)
 	}
 }
 

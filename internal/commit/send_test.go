@@ -9,7 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 func TestBusyServersAreAskedAgain(t *testing.T) {
@@ -105,12 +105,12 @@ func TestOnlyTheGuiltyFail(t *testing.T) {
 		for _, x := range bad {
 			<-x.done
 			require.ErrorIs(t, x.err, rpctypes.ErrGRPCLeaseNotFound)
-			require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(x.Stamp))
+			require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(x.Stamp))
 			stamps[x.Stamp] = true
 		}
 		require.Len(t, stamps, 59)
 		require.Len(t, c.clock.taken, 61, "nobody needed another stamp")
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(given.Stamp), "by the flight that was halved")
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(given.Stamp), "by the flight that was halved")
 		require.Equal(t, "a", c.marksOf(1, given.Stamp)[0].member)
 		require.Zero(t, p.refused)
 		p.stop()

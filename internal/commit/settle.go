@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -137,7 +137,8 @@ func (f *flight) settled(out mergedlog.Outcome, err error) Result {
 	landed := out.Kind == mergedlog.Landed
 	return Result{Settled: true, Outcome: translate.Outcome{
 		Landed: landed, MemberRev: out.Rev,
-		Fenced: !landed && (out.Kind == mergedlog.Dead || out.Reason == record.Fenced), // otherwise what it was built on did not hold
+		// Whether a fence or a guard refused one that has left nothing, nobody knows: what it was built on may not have held.
+		Fenced: !landed && out.Reason == manifest.Fenced,
 	}}
 }
 

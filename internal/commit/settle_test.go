@@ -10,8 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // What became of a loose stamp is read off the member's log, or it never lands.
@@ -26,11 +26,11 @@ func TestSettle(t *testing.T) {
 		req   func(stamp int64) *pb.TxnRequest
 		fault fault
 		kind  mergedlog.OutcomeKind
-		why   record.Reason
+		why   manifest.Kind
 		err   error
 	}{
-		"landed":  {req: setClock, fault: loseReply, kind: mergedlog.Landed},
-		"refused": {req: refuse, fault: loseReply, kind: mergedlog.Refused, why: record.SlotAhead},
+		"landed":  {req: setClock, fault: loseReply, kind: mergedlog.Landed, why: manifest.Landed},
+		"refused": {req: refuse, fault: loseReply, kind: mergedlog.Refused, why: manifest.Pinned},
 		"dead":    {req: setClock, fault: loseRequest, kind: mergedlog.Dead},
 		"refused by the server": {
 			req: setClock, err: rpctypes.ErrGRPCPermissionDenied,
@@ -39,7 +39,7 @@ func TestSettle(t *testing.T) {
 			},
 		},
 		"no space, landed": {
-			req: setClock, kind: mergedlog.Landed,
+			req: setClock, kind: mergedlog.Landed, why: manifest.Landed,
 			fault: func(_ context.Context, _ *pb.TxnRequest, do func() (*pb.TxnResponse, error)) (*pb.TxnResponse, error) {
 				return noSpace(do, true)
 			},
@@ -66,7 +66,7 @@ func TestSettle(t *testing.T) {
 				require.Equal(t, tc.kind == mergedlog.Dead, fence >= s.Rev, "a fence only where nothing else tells")
 				if err != nil {
 					p.Surrender(s)
-					require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(s.Rev))
+					require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(s.Rev))
 				} else {
 					p.Landed(s)
 				}
@@ -153,7 +153,7 @@ func TestLostRequestIsDead(t *testing.T) {
 			require.False(t, r.Outcome.Landed)
 			_, f := c.members[0].fence()
 			require.Equal(t, r.Stamp, f, "nothing but the fence tells")
-			require.Empty(t, c.reasons(r.Stamp))
+			require.Empty(t, c.fates(r.Stamp))
 			r, err = p.try(ctx, req)
 			require.NoError(t, err)
 			require.True(t, r.Outcome.Landed)
@@ -176,7 +176,7 @@ func TestLateRequestIsRefused(t *testing.T) {
 		require.Equal(t, int64(3), r.Stamp)
 		time.Sleep(time.Minute)
 		require.Equal(t, []string{"v"}, values(c.members[0].puts))
-		require.Equal(t, []record.Reason{record.Fenced}, c.reasons(2))
+		require.Empty(t, c.fates(2), "nobody was told that it was refused")
 		p.stop()
 		c.settled(p)
 	})
@@ -196,7 +196,7 @@ func TestOutOfSpaceMayHaveLanded(t *testing.T) {
 		require.True(t, r.Outcome.Landed)
 		require.True(t, r.Settled)
 		time.Sleep(time.Second)
-		require.Equal(t, []record.Reason{0}, c.reasons(r.Stamp), "it landed, and was not surrendered as well")
+		require.Equal(t, []manifest.Kind{manifest.Landed}, c.fates(r.Stamp), "it landed, and was not surrendered as well")
 		c.members[0].setFault(nil)
 		p.stop()
 		c.settled(p)
@@ -214,7 +214,7 @@ func TestOutOfSpaceAndNoLog(t *testing.T) {
 		require.ErrorIs(t, err, commit.ErrUnknown)
 		require.ErrorIs(t, err, mergedlog.ErrForgotten)
 		require.False(t, p.Holds(2))
-		require.Empty(t, c.reasons(2), "it may have landed: it is not marked elsewhere")
+		require.Empty(t, c.fates(2), "it may have landed: it is not marked elsewhere")
 	})
 }
 

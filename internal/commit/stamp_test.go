@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -26,16 +27,19 @@ func (p *process) loose(req func(stamp int64) *pb.TxnRequest) (commit.Stamp, err
 }
 
 func setClock(stamp int64) *pb.TxnRequest {
-	return records(record.SlotKey(3), record.Number(stamp))
+	return records(stamp, manifest.Landed, &pb.PutRequest{Key: record.SlotKey(3), Value: record.Number(stamp)})
 }
 
 func refuse(stamp int64) *pb.TxnRequest {
-	return records(record.MarkKey(0), record.MarkValue(stamp, record.SlotAhead))
+	return records(stamp, manifest.Pinned)
 }
 
-func records(key, value []byte) *pb.TxnRequest {
-	put := &pb.PutRequest{Key: key, Value: value}
-	return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: put}}}}
+func records(stamp int64, kind manifest.Kind, puts ...*pb.PutRequest) *pb.TxnRequest {
+	req := &pb.TxnRequest{Success: []*pb.RequestOp{translate.Note(manifest.Of(kind, stamp)...)}}
+	for _, put := range puts {
+		req.Success = append(req.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+	}
+	return req
 }
 
 func TestLooseStampsAreHeld(t *testing.T) {
@@ -52,7 +56,7 @@ func TestLooseStampsAreHeld(t *testing.T) {
 		require.False(t, p.Holds(2))
 		require.True(t, p.Holds(3))
 		p.Surrender(given)
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3), "some lane marks it")
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3), "some lane marks it")
 		require.False(t, p.Holds(3))
 		p.log.Untrack(0, 1, 2)
 		p.stop()
@@ -165,9 +169,9 @@ func (c *cluster) rebuild() {
 	for _, m := range c.members {
 		_, f := m.fence()
 		m.put(record.KeyFence, record.Pair(c.clock.epoch+1, f))
-		_, high, err := record.ParsePair(m.server.Get(record.KeyClock))
+		clock, err := record.ParseClock(m.server.Get(record.KeyClock))
 		require.NoError(c.t, err)
-		base = max(base, f, high)
+		base = max(base, f, clock.Highest)
 	}
 	c.clock.epoch++
 	c.clock.next = base + 1 // numbers that did not land are handed out again

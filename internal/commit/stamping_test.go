@@ -15,7 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 // Stamps that were asked for before the lane stalled are given up when they come.
@@ -29,7 +29,7 @@ func TestLaneStallsWhileItTakes(t *testing.T) {
 		waits := p.later(ctx, put(keys[1], ""))
 		time.Sleep(1100 * time.Millisecond)
 		open()
-		require.Equal(t, []record.Reason{record.Surrendered}, c.reasons(3))
+		require.Equal(t, []manifest.Kind{manifest.Surrendered}, c.fates(3))
 		require.Equal(t, int64(4), c.clock.next)
 		release()
 		out.landed(c)

@@ -16,7 +16,6 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
-	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // storm is a run of several processes whose callers write the same keys while everything goes wrong.
@@ -272,14 +271,14 @@ func (s *storm) check() {
 	}
 }
 
-// checkMarks checks that a stamp was marked only in its epoch, and that one that was sent has left one mark, where it was
-// sent. Only a stamp that was given up may be marked twice.
+// checkMarks checks that a stamp was marked only in its epoch, and that one that landed has left one mark, where it
+// was sent. One that was given up or refused may be marked twice.
 func (s *storm) checkMarks() {
 	type place struct {
 		member int
 		rev    int64
 	}
-	places, sent := map[taken]map[place]bool{}, map[taken]bool{}
+	places, landed := map[taken]map[place]bool{}, map[taken]bool{}
 	for i, m := range s.members {
 		for _, l := range m.marks {
 			k := taken{l.epoch, l.stamp}
@@ -290,11 +289,11 @@ func (s *storm) checkMarks() {
 				places[k] = map[place]bool{}
 			}
 			places[k][place{i, l.rev}] = true
-			sent[k] = sent[k] || l.reason != record.Surrendered
+			landed[k] = landed[k] || l.kind.Landed()
 		}
 	}
 	for k, at := range places {
-		if sent[k] && len(at) > 1 {
+		if landed[k] && len(at) > 1 {
 			s.t.Errorf("stamp %d of epoch %d has left marks at %v", k.stamp, k.epoch, at)
 		}
 	}

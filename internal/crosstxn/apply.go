@@ -22,7 +22,11 @@ func (r *Runner) rollForward(ctx context.Context, h record.Holder, d record.Deci
 	if err := r.applyAll(ctx, d.Parts, func(int) {}); err != nil {
 		return err
 	}
-	return r.insist(ctx, h.Primary, removeDecisions([]record.TxnID{h.ID}))
+	primary, err := r.cfg.Ring.Member(h.Primary)
+	if err != nil {
+		return err
+	}
+	return r.insist(ctx, primary, removeDecisions([]record.TxnID{h.ID}))
 }
 
 // applyAll applies the parts of a decided transaction, each at its member, those of one member in their order. It tries until ctx
@@ -31,13 +35,17 @@ func (r *Runner) rollForward(ctx context.Context, h record.Holder, d record.Deci
 func (r *Runner) applyAll(ctx context.Context, parts []record.DecidedPart, over func(member int)) error {
 	of := map[int][]record.DecidedPart{}
 	for _, p := range parts {
-		of[p.Member] = append(of[p.Member], p)
+		m, err := r.cfg.Ring.Member(p.Member)
+		if err != nil {
+			return err
+		}
+		of[m] = append(of[m], p)
 	}
 	var g errgroup.Group // none is cancelled: the parts are decided
 	for member, parts := range of {
 		g.Go(func() error {
 			for i, p := range parts {
-				err := r.applyPart(ctx, p, func(err error) {
+				err := r.applyPart(ctx, member, p, func(err error) {
 					if err != nil || i == len(parts)-1 {
 						over(member)
 					}
@@ -52,12 +60,12 @@ func (r *Runner) applyAll(ctx context.Context, parts []record.DecidedPart, over 
 	return g.Wait()
 }
 
-func (r *Runner) applyPart(ctx context.Context, p record.DecidedPart, tried func(error)) error {
+func (r *Runner) applyPart(ctx context.Context, member int, p record.DecidedPart, tried func(error)) error {
 	req := &pb.TxnRequest{}
 	if err := proto.Unmarshal(p.Txn, req); err != nil {
 		return err
 	}
-	return r.insist(ctx, p.Member, req, tried)
+	return r.insist(ctx, member, req, tried)
 }
 
 // insist sends a request until the member answers it: one that may be sent any number of times. It calls tried after every
@@ -96,7 +104,7 @@ func (r *Runner) FinishDecided(ctx context.Context, f *feed.Feed, now int64) err
 			decided, err := member.Persist(gctx, m.ReadDecided)
 			for id, d := range decided {
 				if err == nil && d.Stamp <= now {
-					err = r.rollForward(gctx, record.Holder{ID: id, Primary: m.Index}, d)
+					err = r.rollForward(gctx, record.Holder{ID: id, Primary: r.cfg.Ring.Number(m.Index)}, d)
 				}
 			}
 			return err

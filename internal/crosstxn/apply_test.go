@@ -20,11 +20,17 @@ import (
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
-// part is one that leaves a name behind.
+// decision is a request that leaves a decision, which says nothing.
+func decision(id record.TxnID) *pb.TxnRequest {
+	put := &pb.PutRequest{Key: record.TxnKey(id), Value: record.Number(1)}
+	return &pb.TxnRequest{Success: []*pb.RequestOp{request.Put(put), translate.Note()}}
+}
+
+// part is one that leaves a name behind, on a member by its index.
 func part(t *testing.T, member int, name byte) record.DecidedPart {
-	txn, err := proto.Marshal(&pb.TxnRequest{Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: record.TxnKey(record.TxnID{name}), Value: record.Number(1)})}})
+	txn, err := proto.Marshal(decision(record.TxnID{name}))
 	require.NoError(t, err)
-	return record.DecidedPart{Member: member, Txn: txn}
+	return record.DecidedPart{Member: numbers[member], Txn: txn}
 }
 
 func nameOf(req *pb.TxnRequest) byte {
@@ -87,11 +93,10 @@ func TestDecisionsAreRemovedManyAtATimeAfterTheirRest(t *testing.T) {
 		p := w.start()
 		for n := range each {
 			for i := range w.servers {
-				h := record.Holder{ID: record.TxnID{byte(i), byte(n)}, Primary: i}
-				put := &pb.PutRequest{Key: record.TxnKey(h.ID), Value: record.Number(1)}
-				_, err := w.servers[i].Client(nil).Put(t.Context(), put)
+				id := record.TxnID{byte(i), byte(n)}
+				_, err := w.servers[i].Client(nil).Txn(t.Context(), decision(id))
 				require.NoError(t, err)
-				p.cleaner.add(h)
+				p.cleaner.add(i, id)
 			}
 		}
 		failed := map[*pb.TxnRequest]bool{}
@@ -121,10 +126,9 @@ func TestTheNextSweepTakesWhatCameDuringTheLast(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		p := w.start()
 		add := func(n byte) {
-			put := &pb.PutRequest{Key: record.TxnKey(record.TxnID{n}), Value: record.Number(1)}
-			_, err := w.servers[0].Client(nil).Put(t.Context(), put)
+			_, err := w.servers[0].Client(nil).Txn(t.Context(), decision(record.TxnID{n}))
 			require.NoError(t, err)
-			p.cleaner.add(record.Holder{ID: record.TxnID{n}})
+			p.cleaner.add(0, record.TxnID{n})
 		}
 		w.setFault(etcdfake.Faults{MaxDelay: time.Second}.Interceptor())
 		for n := range byte(50) {
@@ -142,14 +146,14 @@ func TestTheNextSweepTakesWhatCameDuringTheLast(t *testing.T) {
 func TestTheCleanerEndsWithTheProcess(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		p := w.start()
-		p.cleaner.add(record.Holder{ID: record.TxnID{1}})
+		p.cleaner.add(0, record.TxnID{1})
 		w.servers[0].SetDown(true)
 		begin := time.Now()
 		p.life.End(lifetime.ErrClosed)
 		p.life.Wait()
 		require.Zero(t, time.Since(begin))
 		require.Len(t, w.tried(), 1)
-		p.cleaner.add(record.Holder{ID: record.TxnID{2}}) // starts nothing
+		p.cleaner.add(0, record.TxnID{2}) // starts nothing
 	})
 }
 

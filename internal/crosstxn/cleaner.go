@@ -32,10 +32,10 @@ func newDecisionCleaner(r *Runner) *decisionCleaner {
 }
 
 // add takes a decision that is done.
-func (s *decisionCleaner) add(h record.Holder) {
+func (s *decisionCleaner) add(primary int, id record.TxnID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.done[h.Primary] = append(s.done[h.Primary], h.ID)
+	s.done[primary] = append(s.done[primary], id)
 	if !s.awake {
 		s.awake = s.runner.cfg.Life.Spawn(func() {
 			_ = lifetime.Pause(s.runner.cfg.Life.Context(), sweepEvery)
@@ -58,7 +58,7 @@ func (s *decisionCleaner) sweep() {
 }
 
 func removeDecisions(ids []record.TxnID) *pb.TxnRequest {
-	req := &pb.TxnRequest{}
+	req := &pb.TxnRequest{Success: []*pb.RequestOp{translate.Note()}}
 	for _, id := range ids {
 		req.Success = append(req.Success, request.Delete(&pb.DeleteRangeRequest{Key: record.TxnKey(id)}))
 	}

@@ -200,11 +200,14 @@ func (x *crossing) attempt(ctx context.Context) (resp *pb.TxnResponse, decided b
 }
 
 func (x *crossing) begin() {
-	x.holder = record.Holder{ID: record.NewTxnID(), Primary: x.shares[0].Member, Patience: x.patience}
+	x.holder = record.Holder{ID: record.NewTxnID(), Primary: x.runner.cfg.Ring.Number(x.primary()), Patience: x.patience}
 	x.epoch = x.runner.cfg.Clock.Epoch()
 	x.locked = make([]*translate.Locked, len(x.shares))
 	x.runner.open.Store(x.holder.ID, struct{}{})
 }
+
+// primary is the member that the decision is on.
+func (x *crossing) primary() int { return x.shares[0].Member }
 
 // addLeases makes the following attempts hold these leases as well, on every share.
 func (x *crossing) addLeases(leases []int64) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/latch"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -22,7 +23,7 @@ func (x *crossing) decide(locked *translate.Cross, run *translate.Run) (*transla
 		if err != nil {
 			return nil, err
 		}
-		d, err := locked.Decide(run, x.holder, s.Rev, s.Epoch)
+		d, err := locked.Decide(run, x.holder, s.Rev, s.Epoch, x.runner.cfg.Feeds.Closed())
 		if err != nil {
 			x.runner.cfg.Commit.Surrender(s)
 			return nil, err
@@ -47,7 +48,7 @@ func (x *crossing) decide(locked *translate.Cross, run *translate.Run) (*transla
 
 // send sends the decision, and finds out what became of it.
 func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
-	primary := x.holder.Primary
+	primary := x.primary()
 	x.runner.cfg.Doubts.Track(primary, s.Epoch, mergedlog.Sent{Stamp: s.Rev, Txn: d.Txn})
 	defer x.runner.cfg.Doubts.Untrack(primary, s.Epoch, s.Rev)
 	ctx, cancel := x.runner.cfg.Life.Lingering(x.runner.cfg.Timeout, member.Linger)
@@ -71,7 +72,7 @@ func (x *crossing) send(d *translate.Decided, s commit.Stamp) error {
 	switch {
 	case out.Kind == mergedlog.Landed:
 		return nil
-	case out.Kind == mergedlog.Dead, out.Reason == record.Fenced:
+	case out.Kind == mergedlog.Dead, out.Reason == manifest.Fenced:
 		return translate.ErrStale
 	}
 	return translate.ErrLost
@@ -86,11 +87,11 @@ func (x *crossing) finish(d *translate.Decided) {
 		held.ReleaseClaim(slices.IndexFunc(x.claims, func(c latch.Claim) bool { return c.Member == member }))
 	}
 	if !slices.ContainsFunc(d.Parts, func(p record.DecidedPart) bool { return p.Member == holder.Primary }) {
-		over(holder.Primary) // its part has landed
+		over(x.primary()) // its part has landed
 	}
 	apply := func() {
 		if len(d.Parts) > 0 && x.runner.applyAll(x.runner.cfg.Life.Context(), d.Parts, over) == nil {
-			x.runner.cleaner.add(holder)
+			x.runner.cleaner.add(x.primary(), holder.ID)
 		}
 		held.Release()
 		x.runner.open.Delete(holder.ID)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -47,8 +48,8 @@ func TestADecisionWhoseAnswerIsLostIsSettled(t *testing.T) {
 	}{
 		"it has landed":              {true, mergedlog.Outcome{Kind: mergedlog.Landed}, nil, nil, map[string]int{"landed": 1}, 1, 1},
 		"it never will":              {false, mergedlog.Outcome{Kind: mergedlog.Dead}, nil, nil, map[string]int{"landed": 2}, 2, 1},
-		"a fence was in its way":     {false, mergedlog.Outcome{Kind: mergedlog.Refused, Reason: record.Fenced}, nil, nil, map[string]int{"landed": 2}, 2, 1},
-		"its locks had been taken":   {false, mergedlog.Outcome{Kind: mergedlog.Refused, Reason: record.SlotAhead}, nil, nil, map[string]int{"landed": 2}, 2, 2},
+		"a fence was in its way":     {false, mergedlog.Outcome{Kind: mergedlog.Refused, Reason: manifest.Fenced}, nil, nil, map[string]int{"landed": 2}, 2, 1},
+		"its locks had been taken":   {false, mergedlog.Outcome{Kind: mergedlog.Refused, Reason: manifest.Pinned}, nil, nil, map[string]int{"landed": 2}, 2, 2},
 		"it was refused for certain": {false, mergedlog.Outcome{}, errUnsettled, errUnsettled, map[string]int{"surrendered": 1}, 1, 1},
 		"nobody knows":               {true, mergedlog.Outcome{}, commit.ErrUnknown, commit.ErrUnknown, map[string]int{"landed": 1}, 1, 1},
 	} {

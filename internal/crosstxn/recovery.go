@@ -21,10 +21,11 @@ import (
 // never will be one: the primary is locked before the others.
 func (rs *resolver) resolve(ctx context.Context, h record.Holder) error {
 	r := rs.runner
-	if h.Primary >= len(r.cfg.Members) {
-		return fmt.Errorf("metaetcd: a lock names member %d, of %d", h.Primary, len(r.cfg.Members))
+	at, err := r.cfg.Ring.Member(h.Primary)
+	if err != nil {
+		return fmt.Errorf("metaetcd: a lock names its primary: %w", err)
 	}
-	primary := r.cfg.Members[h.Primary]
+	primary := r.cfg.Members[at]
 	for taken := false; !taken; {
 		st, err := rs.readHeld(ctx, primary, h)
 		if err != nil {
@@ -77,7 +78,7 @@ func (r *Runner) takeLocks(ctx context.Context, m *member.Member, h record.Holde
 // tryTakeLocks is takeLocks, uncounted. Slots get a stamp that is younger than whatever landed on them.
 func (r *Runner) tryTakeLocks(ctx context.Context, m *member.Member, h record.Holder, st heldState) (bool, error) {
 	if st.whole {
-		resp, err := m.Txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, r.cfg.MaxTxnOps))
+		resp, err := m.Txn(ctx, translate.Hold{Holder: h, Whole: true, Leases: st.leases}.Abort(st.epoch, 0, 0, r.cfg.MaxTxnOps))
 		return err == nil && resp.Succeeded, err
 	}
 	slots := st.slots[:min(len(st.slots), translate.Width(r.cfg.MaxTxnOps)-1)]
@@ -85,7 +86,7 @@ func (r *Runner) tryTakeLocks(ctx context.Context, m *member.Member, h record.Ho
 	if err != nil {
 		return false, err
 	}
-	resp, err := m.Txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, r.cfg.MaxTxnOps))
+	resp, err := m.Txn(ctx, translate.Hold{Holder: h, Slots: slots, Leases: st.leases}.Abort(s.Epoch, s.Rev, r.cfg.Feeds.Closed(), r.cfg.MaxTxnOps))
 	switch {
 	case err == nil && resp.Succeeded:
 		r.cfg.Commit.Landed(s)

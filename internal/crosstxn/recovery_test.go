@@ -220,7 +220,7 @@ func TestFinishDecided(t *testing.T) {
 // Locks of a transaction whose primary is not there are nobody's fault that could be mended here.
 func TestALockThatNamesNoMemberIsRefused(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
-		err := w.start().resolver.resolve(t.Context(), record.Holder{Primary: 2})
-		require.ErrorContains(t, err, "names member 2, of 2")
+		err := w.start().resolver.resolve(t.Context(), record.Holder{Primary: 1})
+		require.ErrorContains(t, err, "no member has the number 1, the members have [7 3]")
 	})
 }

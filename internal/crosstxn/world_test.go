@@ -33,6 +33,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const slots = 16
 
+// numbers are the members', unlike their places.
+var numbers = []int{7, 3}
+
 // world is two members in memory, whose streams fill a merged log at once. Its tests run in bubbles of synctest.
 type world struct {
 	t       *testing.T
@@ -78,13 +81,14 @@ func within(t *testing.T, test func(t *testing.T, w *world)) {
 func newWorld(t *testing.T) *world {
 	r, err := ring.New([]string{"a", "b"}, slots, ring.Policy{})
 	require.NoError(t, err)
+	r = r.Numbered(numbers)
 	w := &world{t: t, ring: r, stamps: &stamps{next: 2, out: map[int64]string{}}}
 	log := mergedlog.New(mergedlog.Config{Members: 2, SlotOf: r.Slot})
 	w.feed = &feed.Feed{Log: log}
 	for i := range 2 {
 		s := etcdfake.New(uint64(i) + 1)
 		records := map[string][]byte{
-			record.KeyFence: record.Pair(1, 1), record.KeyClock: record.Pair(1, 1), record.KeyLock: nil, record.KeyCompacted: record.Number(0),
+			record.KeyFence: record.Pair(1, 1), record.KeyClock: record.ClockRecord{Epoch: 1, Highest: 1}.Value(), record.KeyLock: nil, record.KeyCompacted: record.Number(0),
 		}
 		for n := range slots {
 			records[string(record.SlotKey(n))] = record.Number(0)

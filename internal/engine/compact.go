@@ -47,7 +47,7 @@ func (e *Engine) compactAt(ctx context.Context, f *feed.Feed, r *pb.CompactionRe
 		}
 		los[i] = lo
 	}
-	if err := e.Members[0].RaiseCompacted(ctx, r.Revision); err != nil {
+	if err := e.compactedOn().RaiseCompacted(ctx, r.Revision); err != nil {
 		return err
 	}
 	e.Feeds.Compacted.Raise(r.Revision)

@@ -24,6 +24,7 @@ func (e *Engine) commitConfig() commit.Config {
 	cfg := commit.Config{
 		Clock: e.Clock, Doubts: e.doubts, MaxTxnOps: e.maxTxnOps, Timeout: e.timeout, Logger: e.logger,
 		Grace:     e.grace,
+		Closed:    e.Feeds.Closed,
 		OnBatch:   e.Metrics.Batch,
 		OnRefusal: e.Metrics.Refusal,
 	}

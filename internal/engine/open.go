@@ -138,7 +138,7 @@ func (e *Engine) start() {
 	// Nobody waits for outcomes for ever when the process is over.
 	context.AfterFunc(e.Life.Context(), func() { time.AfterFunc(2*member.Linger, e.commit.Abandon) })
 	e.Reads = read.New(read.Config{
-		Life: e.Life, Feeds: e.Feeds, Members: e.Members, Ring: e.ring, Clock: e.Clock, Commit: e.commit, Leases: e.Leases, Cache: e.cache,
+		Life: e.Life, Feeds: e.Feeds, Members: e.Members, CompactedOn: e.compactedOn(), Ring: e.ring, Clock: e.Clock, Commit: e.commit, Leases: e.Leases, Cache: e.cache,
 		CacheEntries: e.cfg.CacheEntries, MaxTxnOps: e.maxTxnOps, OnFencedRead: e.Metrics.FencedReads.Inc,
 	})
 	e.cross = crosstxn.New(crosstxn.Config{
@@ -154,7 +154,7 @@ func (e *Engine) start() {
 		OnReapedKeys: func(n int64) { e.Metrics.ReapedKeys.Add(float64(n)) },
 	})
 	e.feedCfg = feed.Config{
-		Life: e.Life, Feeds: e.Feeds, Members: e.Members, Ring: e.ring, Clock: e.Clock, Leases: e.Leases, Cache: e.cache, Doubts: e.doubts,
+		Life: e.Life, Feeds: e.Feeds, Members: e.Members, CompactedOn: e.compactedOn(), Ring: e.ring, Clock: e.Clock, Leases: e.Leases, Cache: e.cache, Doubts: e.doubts,
 		MaxTxnOps: e.maxTxnOps, Timeout: e.timeout, LogBytes: e.cfg.LogBytes, ProgressInterval: e.cfg.ProgressInterval, Logger: e.logger,
 		Holds: e.commit.Holds, OnFence: e.Metrics.Fences.Inc, Settle: e.cross.FinishDecided, Resolver: e.cross.NewResolver,
 	}
@@ -200,6 +200,7 @@ func (e *Engine) openTopology(ctx context.Context) error {
 	if e.ring, err = ring.New(e.id.Names, e.id.Slots, e.cfg.Policy); err != nil {
 		return err
 	}
+	e.ring = e.ring.Numbered(e.id.Numbers)
 	e.Metrics.Names = e.ring.Names()
 	e.doubts = mergedlog.NewDoubts(len(e.ring.Names()), e.ring.Slot)
 	for i, name := range e.ring.Names() {
@@ -212,6 +213,9 @@ func (e *Engine) openTopology(ctx context.Context) error {
 	}
 	return nil
 }
+
+// compactedOn is the member whose record `compacted` counts.
+func (e *Engine) compactedOn() *member.Member { return e.Members[e.id.Compacted] }
 
 // LifeOf is the life of a client that the meta cluster is installed in: that of its connection, or of its context if it has none. It is
 // followed as long as the process lives.

@@ -17,14 +17,15 @@ import (
 
 // Config is what the feeds of a process work with, one after the other. All of it outlives them.
 type Config struct {
-	Life    *lifetime.Life // of the process
-	Feeds   *Current
-	Members []*member.Member // in the order of names
-	Ring    *ring.Ring
-	Clock   *clock.Clock // open
-	Leases  *lease.Lessor
-	Cache   *statecache.Cache
-	Doubts  *mergedlog.Doubts
+	Life        *lifetime.Life // of the process
+	Feeds       *Current
+	Members     []*member.Member // in the order of names
+	CompactedOn *member.Member   // the member whose record `compacted` counts
+	Ring        *ring.Ring
+	Clock       *clock.Clock // open
+	Leases      *lease.Lessor
+	Cache       *statecache.Cache
+	Doubts      *mergedlog.Doubts
 
 	MaxTxnOps        int           // the members' --max-txn-ops
 	Timeout          time.Duration // of a raise during the opening, which is then repeated

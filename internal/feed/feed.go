@@ -151,7 +151,7 @@ func (f *Feed) Grace() time.Duration {
 func (f *Feed) learnCompacted() {
 	ctx, cancel := context.WithTimeout(f.life.Context(), time.Second)
 	defer cancel()
-	if r, err := f.cfg.Members[0].ReadRecords(ctx); err == nil {
+	if r, err := f.cfg.CompactedOn.ReadRecords(ctx); err == nil {
 		f.cfg.Feeds.Compacted.Raise(r.Compacted)
 	}
 }

@@ -61,7 +61,7 @@ func (f *Feed) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if m.Index == 0 {
+		if m == f.cfg.CompactedOn {
 			f.cfg.Feeds.Compacted.Raise(r.Compacted)
 		}
 		if err := f.cfg.Leases.Load(ctx, m.Index); err != nil {

@@ -40,11 +40,7 @@ func TestRecall(t *testing.T) {
 				f := w.open()
 				stamp, epoch, err := w.cfg.Clock.Take(t.Context(), 1)
 				require.NoError(t, err)
-				h := record.Header{Stamp: stamp, Create: stamp}
-				ops := []*pb.RequestOp{
-					request.Put(&pb.PutRequest{Key: []byte(key), Value: h.Value([]byte("v"))}),
-					request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}),
-				}
+				ops := landing(key, epoch, stamp)
 				w.cfg.Doubts.Track(0, epoch, mergedlog.Sent{Stamp: stamp, Txn: &pb.TxnRequest{Success: ops}})
 				defer w.cfg.Doubts.Untrack(0, epoch, stamp)
 				f.Close()

@@ -121,13 +121,13 @@ func revisionsOf(all []*mvccpb.Event) []mergedlog.MemberRevision {
 	return revs
 }
 
-// onRecord follows the records of leases, and the compacted revision, which lives on the first member by name.
+// onRecord follows the records of leases, and the compacted revision, which lives on the member that the topology names.
 func (f *Feed) onRecord(member int, rev int64, kv *mvccpb.KeyValue) {
 	kind := record.KindOf(kv.Key)
 	if kind == record.Lease {
 		f.cfg.Leases.Book().Follow(member, rev, kv)
 	}
-	if member != 0 || kind != record.Compacted {
+	if member != f.cfg.CompactedOn.Index || kind != record.Compacted {
 		return
 	}
 	if rev, err := record.ParseNumber(kv.Value); err == nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
 	"github.com/metaetcd/metaetcd/internal/lease"
 	"github.com/metaetcd/metaetcd/internal/lifetime"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/member"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
@@ -64,7 +65,7 @@ func newWorld(t *testing.T) *world {
 		s.Watch(st.add)
 		w.members, w.streams = append(w.members, s), append(w.streams, st)
 		for key, value := range map[string][]byte{
-			record.KeyFence: record.Pair(0, 0), record.KeyClock: record.Pair(0, 1), record.KeyCompacted: record.Number(0), record.KeyLock: {},
+			record.KeyFence: record.Pair(0, 0), record.KeyClock: record.ClockRecord{Highest: 1}.Value(), record.KeyCompacted: record.Number(0), record.KeyLock: {},
 		} {
 			w.txn(i, request.Put(&pb.PutRequest{Key: []byte(key), Value: value}))
 		}
@@ -77,6 +78,7 @@ func newWorld(t *testing.T) *world {
 		clocks.Members = append(clocks.Members, clock.Member{Name: name, KV: s.Client(nil)})
 		leases.Members = append(leases.Members, lease.Member{Name: name, Txn: m.Txn})
 	}
+	w.cfg.CompactedOn = w.cfg.Members[0]
 	w.cfg.Clock = clock.New(clocks)
 	t.Cleanup(w.cfg.Clock.Close)
 	require.NoError(t, w.cfg.Clock.Open(t.Context()))
@@ -140,10 +142,18 @@ func (w *world) write(member int, key string) int64 {
 func (w *world) take(member int, key string) (stamp int64, land func()) {
 	stamp, epoch, err := w.cfg.Clock.Take(w.t.Context(), 1)
 	require.NoError(w.t, err)
+	return stamp, func() { w.txn(member, landing(key, epoch, stamp)...) }
+}
+
+// landing is how a new key lands.
+func landing(key string, epoch, stamp int64) []*pb.RequestOp {
 	h := record.Header{Stamp: stamp, Create: stamp}
-	return stamp, func() {
-		w.txn(member, request.Put(&pb.PutRequest{Key: []byte(key), Value: h.Value([]byte("v"))}),
-			request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}))
+	e := manifest.Entry{Stamp: stamp, Kind: manifest.Landed, Names: []manifest.Name{{Touch: manifest.Put, Key: []byte(key)}}}
+	clock := record.ClockRecord{Epoch: epoch, Highest: stamp}
+	return []*pb.RequestOp{
+		request.Put(&pb.PutRequest{Key: []byte(key), Value: h.Value([]byte("v"))}),
+		request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: clock.Value()}),
+		request.Put(&pb.PutRequest{Key: []byte(record.KeyManifest), Value: manifest.Encode(e)}),
 	}
 }
 

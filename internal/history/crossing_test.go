@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -147,19 +148,17 @@ type doer = func(op int, change func())
 // part lands the next part of the transaction.
 func (x *crossing) part(s *share, last bool, ops func(c *change, do doer)) []landing {
 	c := s.m.begin()
-	part := record.Part{Stamp: x.stamp, Of: x.parts, Index: x.index}
+	c.part = &manifest.Part{Index: x.index, Shares: []manifest.Share{{Member: 1, Parts: x.parts}}}
 	x.index++
 	ops(c, func(op int, change func()) {
 		before := len(c.landed)
+		c.op = max(c.op, op) // names are in the order of the operations
 		change()
 		for j := range c.landed[before:] {
 			c.landed[before+j].parted, c.landed[before+j].order = true, op
 		}
-		if n := len(c.landed) - before; n > 0 {
-			part.Runs = append(part.Runs, record.Run{Op: op, Events: n})
-		}
 	})
-	c.clock = max(c.clock, x.stamp)
+	c.mark(x.stamp, manifest.Parted)
 	if last {
 		x.unlock(s, c)
 	} else if s.whole {
@@ -167,7 +166,6 @@ func (x *crossing) part(s *share, last bool, ops func(c *change, do doer)) []lan
 	} else {
 		c.hold(s.lock(), x.holder.At(1))
 	}
-	c.record(string(record.MarkKey(0)), part.Value())
 	c.commit()
 	return c.landed
 }

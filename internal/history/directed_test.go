@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/watchhub"
@@ -62,7 +63,7 @@ func puts(n int) func(w *world) {
 			for _, m := range w.members[:last] {
 				w.clock++
 				c := m.begin()
-				c.mark(w.clock, record.Surrendered)
+				c.mark(w.clock, manifest.Surrendered)
 				c.commit()
 			}
 			w.members[last].raise(w.clock - 1)
@@ -213,9 +214,9 @@ func (f *failing) Watch(ctx context.Context, from int64, prevKV bool, fn func(r 
 	})
 }
 
-func (f *failing) Clock(ctx context.Context, rev int64) (int64, error) {
+func (f *failing) Clock(ctx context.Context, rev int64) (record.ClockRecord, error) {
 	if f.fails() {
-		return 0, f.err
+		return record.ClockRecord{}, f.err
 	}
 	return f.member.Clock(ctx, rev)
 }
@@ -231,9 +232,9 @@ func (a *asked) State(ctx context.Context, rev int64, key []byte, slot int) (Key
 	return a.member.State(ctx, rev, key, slot)
 }
 
-func (a *asked) Change(ctx context.Context, rev int64, key []byte, slot int) (mergedlog.MemberRevision, error) {
+func (a *asked) Change(ctx context.Context, rev int64, key []byte) (mergedlog.MemberRevision, error) {
 	a.changes++
-	return a.member.Change(ctx, rev, key, slot)
+	return a.member.Change(ctx, rev, key)
 }
 
 func (a *asked) Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (bool, error)) error {
@@ -304,14 +305,18 @@ func TestLocksHideAKey(t *testing.T) {
 				c = m.begin() // the first of two parts
 				c.del(key, deleted)
 				c.hold(slot, holder.At(1))
-				c.record(string(record.MarkKey(0)), record.Part{Stamp: deleted, Of: 2, Runs: []record.Run{{Op: 0, Events: 1}}}.Value())
+				c.mark(deleted, manifest.Parted)
+				c.part = &manifest.Part{Shares: []manifest.Share{{Member: 1, Parts: 2}}}
+				w.flying = []int64{deleted} // the other part
 				c.commit()
 				write(2, held)
 				after = w.clock
 				c = m.begin()
 				c.put(keyName(0, 1), deleted)
 				c.slot(slot, deleted)
-				c.record(string(record.MarkKey(0)), record.Part{Stamp: deleted, Of: 2, Index: 1, Runs: []record.Run{{Op: 1, Events: 1}}}.Value())
+				c.mark(deleted, manifest.Parted)
+				c.part = &manifest.Part{Index: 1, Shares: []manifest.Share{{Member: 1, Parts: 2}}}
+				w.flying = nil
 				c.commit()
 				write(2, held)
 			}, func(*world) {})

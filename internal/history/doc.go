@@ -19,9 +19,13 @@
 //
 //   - lo(R) is found by bisection: the record `clock` is the running maximum of stamps, and can be read at any
 //     revision that is not compacted;
-//   - hi(R) takes the stamps of all events from lo(R) on. They are read once, without values, and condensed into an
-//     index that all callers share. It reaches back as far as somebody has asked for, no further: a watch from the
-//     distant past is a burden for an etcd, which reads all there is from that revision on, again and again.
+//   - hi(R) is found by the same record: it holds what its writer knew to be closed, so that nothing at or below R lands behind a
+//     revision at which that is R or more. While some member was away that lags; a later revision than hi(R) is as right.
+//     A snapshot does with that.
+//   - a replay, which asks for hi of every stamp that it shows, has the stamps of all events from lo(F-1) on. They are read
+//     once, without previous values, and condensed into an index that all callers share. It reaches back as far as somebody has
+//     asked for, no further: a watch from the distant past is a burden for an etcd, which reads all there is from that
+//     revision on, again and again.
 //
 // Single keys need neither: see [History.Snapshot] and [History.ReplayKey], which read points.
 //

@@ -88,7 +88,7 @@ func (p *past) snapshot(ctx context.Context, r int64, key, end []byte) (mergedlo
 			return mergedlog.MemberSnapshot{Lo: rev}, err
 		}
 	}
-	lo, hi, err := p.bounds(ctx, r)
+	lo, hi, err := p.bracket(ctx, r)
 	if err != nil {
 		return mergedlog.MemberSnapshot{}, err
 	}

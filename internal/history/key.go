@@ -154,7 +154,7 @@ func (s *search) steps(ctx context.Context) (int64, bool, error) {
 		if isCompacted(err) {
 			return 0, false, nil
 		}
-		if err == nil && clock > s.r {
+		if err == nil && clock.Highest > s.r {
 			err = s.h.overtaken(s.r)
 		}
 		return s.to, true, err
@@ -181,15 +181,14 @@ func (s *search) steps(ctx context.Context) (int64, bool, error) {
 
 // changeAt returns what a member revision shows of the change of a key, with its stamp; 0: there was none.
 func (p *past) changeAt(ctx context.Context, rev int64, key []byte) (shown mergedlog.MemberRevision, stamp int64, err error) {
-	slot := p.h.cfg.SlotOf(key)
-	if shown, err = p.Change(ctx, rev, key, slot); err != nil {
+	if shown, err = p.Change(ctx, rev, key); err != nil {
 		return shown, 0, err
 	}
 	parsed := mergedlog.MemberRevision{Rev: rev}
 	for _, ev := range shown.Events {
 		parsed.Events = append(parsed.Events, &mvccpb.Event{Type: ev.Type, Kv: copyOf(ev.Kv)}) // the parser changes them
 	}
-	evs, _, err := mergedlog.NewKeyParser(p.id, p.h.cfg.SlotOf).Parse(&parsed)
+	evs, _, err := mergedlog.NewKeyParser(p.id).Parse(&parsed)
 	if err != nil || len(evs) == 0 {
 		return shown, 0, err
 	}

@@ -24,16 +24,16 @@ type Member interface {
 	// fails with a *MemberCompactedError if the member is compacted above from, and with the context's error and fn's.
 	Watch(ctx context.Context, from int64, prevKV bool, fn func(r mergedlog.MemberRevision) (more bool, err error)) error
 	// Clock returns the record `clock` as of a member revision: the highest stamp that had come to the member by
-	// then; 0 before it was initialised. It fails with a *MemberCompactedError, without a revision, if the member is
-	// compacted above rev.
-	Clock(ctx context.Context, rev int64) (int64, error)
+	// then, and a revision at or below which nothing came later; zero before it was initialised. It fails with a
+	// *MemberCompactedError, without a revision, if the member is compacted above rev.
+	Clock(ctx context.Context, rev int64) (record.ClockRecord, error)
 	// Point returns a key as it is stored as of a member revision; nil: there is none. It fails like Clock.
 	Point(ctx context.Context, rev int64, key []byte) (*mvccpb.KeyValue, error)
 	// State returns a key, which is in a slot, as of a member revision. It fails like Clock.
 	State(ctx context.Context, rev int64, key []byte, slot int) (KeyState, error)
-	// Change returns what a member revision has of a key, which is in a slot: its change, if there was one, without the previous value, and
-	// the records that tell its stamp. It fails like Clock where the revision before it is compacted.
-	Change(ctx context.Context, rev int64, key []byte, slot int) (mergedlog.MemberRevision, error)
+	// Change returns what a member revision has of a key: its change, if there was one, without the previous value, and the manifests,
+	// which tell its stamp. It fails like Clock where the revision before it is compacted.
+	Change(ctx context.Context, rev int64, key []byte) (mergedlog.MemberRevision, error)
 }
 
 // MemberCompactedError says that member revisions below Rev are gone.
@@ -109,13 +109,12 @@ func eachRevision(evs []*mvccpb.Event, fn func(r mergedlog.MemberRevision) (bool
 }
 
 // Clock implements Member.
-func (c *client) Clock(ctx context.Context, rev int64) (int64, error) {
+func (c *client) Clock(ctx context.Context, rev int64) (record.ClockRecord, error) {
 	found, err := c.read(ctx, &pb.RangeRequest{Key: []byte(record.KeyClock), Revision: rev})
 	if err != nil || len(found[0]) == 0 {
-		return 0, err
+		return record.ClockRecord{}, err
 	}
-	_, stamp, err := record.ParsePair(found[0][0].Value)
-	return stamp, err
+	return record.ParseClock(found[0][0].Value)
 }
 
 // Point implements Member.
@@ -162,9 +161,11 @@ func (c *client) State(ctx context.Context, rev int64, key []byte, slot int) (s 
 		}
 	}
 	for _, kv := range found[3] {
-		if _, s.Clock, err = record.ParsePair(kv.Value); err != nil {
+		clock, err := record.ParseClock(kv.Value)
+		if err != nil {
 			return s, err
 		}
+		s.Clock = clock.Highest
 	}
 	for _, kv := range found[4] {
 		_, whole, err := record.ParseHolder(kv.Value)
@@ -176,15 +177,15 @@ func (c *client) State(ctx context.Context, rev int64, key []byte, slot int) (s 
 	return s, nil
 }
 
-// Change implements Member. This is the one place that knows which records tell the stamps of a revision.
-func (c *client) Change(ctx context.Context, rev int64, key []byte, slot int) (mergedlog.MemberRevision, error) {
+// Change implements Member. This is the one place that reads the manifests of a single revision: those that are older are not its own.
+func (c *client) Change(ctx context.Context, rev int64, key []byte) (mergedlog.MemberRevision, error) {
 	r := mergedlog.MemberRevision{Rev: rev}
-	marks, marksEnd := record.MarkRange()
+	nested, nestedEnd := record.NestedRange()
 	found, err := c.read(ctx,
 		&pb.RangeRequest{Key: key, Revision: rev - 1, KeysOnly: true},
 		&pb.RangeRequest{Key: key, Revision: rev},
-		&pb.RangeRequest{Key: record.SlotKey(slot), Revision: rev, MinModRevision: rev},
-		&pb.RangeRequest{Key: marks, RangeEnd: marksEnd, Revision: rev, MinModRevision: rev})
+		&pb.RangeRequest{Key: nested, RangeEnd: nestedEnd, Revision: rev, MinModRevision: rev},
+		&pb.RangeRequest{Key: []byte(record.KeyManifest), Revision: rev, MinModRevision: rev})
 	if err != nil {
 		return r, err
 	}

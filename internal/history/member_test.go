@@ -57,7 +57,7 @@ func (s *server) Range(_ context.Context, req *pb.RangeRequest) (*pb.RangeRespon
 	case req.Revision == 8:
 		resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, Value: []byte("not ours")}}
 	case string(req.Key) == record.KeyClock && req.Revision > 6:
-		resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, Value: record.Pair(3, 77)}}
+		resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, Value: record.ClockRecord{Epoch: 3, Highest: 77, Closed: 70}.Value()}}
 	}
 	return resp, nil
 }
@@ -140,12 +140,12 @@ func TestWatchEnds(t *testing.T) {
 func TestClock(t *testing.T) {
 	ctx := context.Background()
 	m := (&server{compacted: 5}).member()
-	stamp, err := m.Clock(ctx, 7)
+	clock, err := m.Clock(ctx, 7)
 	require.NoError(t, err)
-	require.Equal(t, int64(77), stamp)
-	stamp, err = m.Clock(ctx, 5)
+	require.Equal(t, record.ClockRecord{Epoch: 3, Highest: 77, Closed: 70}, clock)
+	clock, err = m.Clock(ctx, 5)
 	require.NoError(t, err)
-	require.Zero(t, stamp)
+	require.Zero(t, clock)
 	_, err = m.Clock(ctx, 4)
 	require.Equal(t, &MemberCompactedError{}, err)
 	require.EqualError(t, err, "metaetcd: member is compacted")

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
+	"github.com/metaetcd/metaetcd/internal/record"
 )
 
 // past is what was learned of one member's past.
@@ -14,11 +15,65 @@ type past struct {
 	h  *History
 	id int
 
-	index atomic.Pointer[index]
-	turn  chan struct{} // full while somebody extends the index
+	samples samples
+	index   atomic.Pointer[index]
+	turn    chan struct{} // full while somebody extends the index
 }
 
-// bounds returns lo(r) and hi(r), and makes the index cover r if the log does not.
+// bracket returns lo(r), and hi(r) or a later revision. It reads no stamps: where neither the log nor the index knows them, both are found
+// by bisection over the record `clock`.
+func (p *past) bracket(ctx context.Context, r int64) (lo, hi int64, err error) {
+	r = max(r, firstClock)
+	if err := p.h.check(r); err != nil {
+		return 0, 0, err
+	}
+	if r >= p.h.log.Began() {
+		return p.live(r)
+	}
+	if x := p.index.Load(); x != nil && x.base <= r {
+		lo, err = p.loOf(ctx, x, r)
+		return lo, max(lo, x.hi(r)), err
+	}
+	_, last, err := p.live(p.h.log.Began())
+	if err != nil {
+		return 0, 0, err
+	}
+	if lo, err = p.bisect(ctx, 1, last, r); err != nil {
+		return 0, 0, err
+	}
+	hi, err = p.closes(ctx, lo, last, r)
+	return lo, hi, err
+}
+
+// closes returns a revision in [from, to] behind which nothing at or below r landed, given that this holds for to. It need not be the
+// first: the closed revisions that writers know do not ascend with those of the member.
+func (p *past) closes(ctx context.Context, from, to, r int64) (int64, error) {
+	from, to = p.samples.closes(from, to, r)
+	for from < to {
+		mid := from + (to-from)/2
+		clock, err := p.clockAt(ctx, mid)
+		switch {
+		case err != nil && !isCompacted(err):
+			return 0, err
+		case err == nil && clock.Closed >= r:
+			to = mid
+		default:
+			from = mid + 1
+		}
+	}
+	return to, nil
+}
+
+// clockAt is Clock, and remembers the answer.
+func (p *past) clockAt(ctx context.Context, rev int64) (record.ClockRecord, error) {
+	clock, err := p.Clock(ctx, rev)
+	if err == nil {
+		p.samples.add(rev, clock)
+	}
+	return clock, err
+}
+
+// bounds is bracket, with hi(r) as the index knows it, which it makes cover r: for those who read many revisions.
 func (p *past) bounds(ctx context.Context, r int64) (lo, hi int64, err error) {
 	r = max(r, firstClock)
 	if err := p.h.check(r); err != nil {
@@ -145,7 +200,7 @@ func (p *past) readStamps(ctx context.Context, x *index) error {
 	if x.after >= x.upTo {
 		return nil
 	}
-	parser := mergedlog.NewParser(p.id, p.h.cfg.SlotOf)
+	parser := mergedlog.NewParser(p.id)
 	return p.Watch(ctx, x.after+1, false, func(r mergedlog.MemberRevision) (bool, error) {
 		rev := r.Rev
 		evs, highest, err := parser.Parse(&r)
@@ -165,26 +220,27 @@ func (p *past) find(ctx context.Context, later *index, r int64) (lo, clock int64
 	if lo, err = p.bisect(ctx, 1, later.after, r); err != nil {
 		return 0, 0, err
 	}
-	clock, err = p.Clock(ctx, lo)
+	at, err := p.clockAt(ctx, lo)
 	if isCompacted(err) {
 		err = p.h.overtaken(r)
 	}
-	return lo, clock, err
+	return lo, at.Highest, err
 }
 
 // bisect returns the last revision in [from, to] at which no stamp above r had come; from, if there is none. It is
 // overtaken if that is compacted.
 func (p *past) bisect(ctx context.Context, from, to, r int64) (int64, error) {
 	gone := false
+	from, to = p.samples.lo(from, to, r)
 	for from < to {
 		mid := to - (to-from)/2
-		clock, err := p.Clock(ctx, mid)
+		clock, err := p.clockAt(ctx, mid)
 		switch {
 		case isCompacted(err):
 			from, gone = mid, true
 		case err != nil:
 			return 0, err
-		case clock <= r:
+		case clock.Highest <= r:
 			from, gone = mid, false
 		default:
 			to = mid - 1
@@ -206,7 +262,7 @@ func (p *past) rebase(ctx context.Context, rev, r int64) (ok bool, err error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	case clock > r:
+	case clock.Highest > r:
 		return false, p.h.overtaken(r)
 	}
 	return true, nil

@@ -22,7 +22,7 @@ type reader struct {
 }
 
 func newReader(p *past, pos, target int64, key, end []byte) *reader {
-	return &reader{past: p, parser: mergedlog.NewParser(p.id, p.h.cfg.SlotOf), key: key, end: end, pos: pos, target: target}
+	return &reader{past: p, parser: mergedlog.NewParser(p.id), key: key, end: end, pos: pos, target: target}
 }
 
 // read goes on for about so many bytes of events, or to the target. Nothing is lost if it fails: it can be called
@@ -31,7 +31,10 @@ func (t *reader) read(ctx context.Context, bytes int64) error {
 	return t.Watch(ctx, t.pos+1, true, func(r mergedlog.MemberRevision) (bool, error) {
 		rev := r.Rev
 		evs, _, err := t.parser.Parse(&r)
-		if err != nil {
+		switch {
+		case errors.Is(err, mergedlog.ErrOverrun):
+			return false, &MemberCompactedError{Rev: rev}
+		case err != nil:
 			return false, err
 		}
 		kept := t.events

@@ -160,7 +160,7 @@ func (w *walk) close(prev *mvccpb.KeyValue) error {
 			ev.PrevKv = copyOf(prev)
 		}
 	}
-	evs, _, err := mergedlog.NewKeyParser(w.id, w.h.cfg.SlotOf).Parse(w.open)
+	evs, _, err := mergedlog.NewKeyParser(w.id).Parse(w.open)
 	if err != nil {
 		return err
 	}

@@ -40,12 +40,12 @@ func (m *member) Watch(ctx context.Context, from int64, prevKV bool, fn func(r m
 }
 
 // Clock implements Member.
-func (m *member) Clock(ctx context.Context, rev int64) (int64, error) {
+func (m *member) Clock(ctx context.Context, rev int64) (record.ClockRecord, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return record.ClockRecord{}, err
 	}
 	if c := m.serve(); rev < c {
-		return 0, &MemberCompactedError{}
+		return record.ClockRecord{}, &MemberCompactedError{}
 	}
 	return m.clocks[rev], nil
 }
@@ -83,11 +83,11 @@ func (m *member) State(ctx context.Context, rev int64, key []byte, slot int) (Ke
 	}
 	at := m.shown[rev]
 	clock := at.slots[slot]
-	return KeyState{Kv: at.keys[string(key)], Slot: clock, Fence: at.fence, Clock: m.clocks[rev], Locked: at.whole || clock == math.MaxInt64, Changed: max(at.changed[slot], at.changed[mergedlog.Whole])}, nil
+	return KeyState{Kv: at.keys[string(key)], Slot: clock, Fence: at.fence, Clock: m.clocks[rev].Highest, Locked: at.whole || clock == math.MaxInt64, Changed: max(at.changed[slot], at.changed[mergedlog.Whole])}, nil
 }
 
 // Change implements Member.
-func (m *member) Change(ctx context.Context, rev int64, key []byte, _ int) (r mergedlog.MemberRevision, err error) {
+func (m *member) Change(ctx context.Context, rev int64, key []byte) (r mergedlog.MemberRevision, err error) {
 	if err := ctx.Err(); err != nil {
 		return r, err
 	}
@@ -96,8 +96,7 @@ func (m *member) Change(ctx context.Context, rev int64, key []byte, _ int) (r me
 	}
 	r.Rev = rev
 	for _, ev := range m.deliverable(rev, false).Events {
-		if bytes.Equal(ev.Kv.Key, key) || record.KindOf(ev.Kv.Key) == record.Slot && record.SlotOf(ev.Kv.Key) == testSlot(key) ||
-			record.KindOf(ev.Kv.Key) == record.Mark {
+		if bytes.Equal(ev.Kv.Key, key) || record.KindOf(ev.Kv.Key) == record.Manifest {
 			r.Events = append(r.Events, ev)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -73,10 +74,10 @@ type member struct {
 	slots  map[int]int64     // math.MaxInt64: locked
 	locked map[int]*crossing // by slot
 	keys   map[string]*mvccpb.KeyValue
-	revs   [][]*mvccpb.Event   // by member revision; there is nothing at 0 and 1
-	clocks []int64             // by member revision
-	states []map[string]string // by member revision: user's view
-	shown  []shown             // by member revision
+	revs   [][]*mvccpb.Event    // by member revision; there is nothing at 0 and 1
+	clocks []record.ClockRecord // by member revision
+	states []map[string]string  // by member revision: user's view
+	shown  []shown              // by member revision
 }
 
 // shown is what a member shows of single keys at a member revision.
@@ -93,7 +94,7 @@ func newWorld(t *rapid.T, members int) *world {
 	for i := range members {
 		m := &member{
 			w: w, id: i, slots: map[int]int64{}, locked: map[int]*crossing{}, keys: map[string]*mvccpb.KeyValue{},
-			revs: make([][]*mvccpb.Event, 2), clocks: make([]int64, 2), states: make([]map[string]string, 2), shown: make([]shown, 2),
+			revs: make([][]*mvccpb.Event, 2), clocks: make([]record.ClockRecord, 2), states: make([]map[string]string, 2), shown: make([]shown, 2),
 		}
 		m.create(t != nil && w.draw(2) == 0)
 		w.members = append(w.members, m)
@@ -107,7 +108,7 @@ func (m *member) create(used bool) {
 		for _, ev := range evs {
 			ev.Kv.ModRevision = int64(len(m.revs))
 		}
-		m.revs, m.clocks, m.states, m.shown = append(m.revs, evs), append(m.clocks, clock), append(m.states, nil), append(m.shown, shown{})
+		m.revs, m.clocks, m.states, m.shown = append(m.revs, evs), append(m.clocks, record.ClockRecord{Highest: clock}), append(m.states, nil), append(m.shown, shown{})
 	}
 	if used {
 		next(0, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("foreign"), Value: []byte("x")}})
@@ -116,7 +117,7 @@ func (m *member) create(used bool) {
 	rec := func(key string, value []byte) *mvccpb.Event {
 		return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: value}}
 	}
-	next(1, rec(record.KeyFence, record.Pair(0, 0)), rec(record.KeyClock, record.Pair(0, 1)), rec(string(record.SlotKey(0)), record.Number(0)))
+	next(1, rec(record.KeyFence, record.Pair(0, 0)), rec(record.KeyClock, record.ClockRecord{Highest: 1}.Value()), rec(string(record.SlotKey(0)), record.Number(0)))
 	next(1, rec(record.KeyTopology, nil))
 	m.origin = m.rev()
 }
@@ -124,7 +125,7 @@ func (m *member) create(used bool) {
 func (m *member) rev() int64 { return int64(len(m.revs)) - 1 }
 
 func (m *member) state() mergedlog.MemberState {
-	return mergedlog.MemberState{Rev: m.rev(), Fence: m.fence, Clock: m.clocks[m.rev()]}
+	return mergedlog.MemberState{Rev: m.rev(), Fence: m.fence, Clock: m.clocks[m.rev()].Highest}
 }
 
 func (w *world) draw(n int) int { return rapid.IntRange(0, n-1).Draw(w.t, "n") }
@@ -165,7 +166,7 @@ func (w *world) step() {
 	case x < 18:
 		if stamp, ok := w.pick(); ok {
 			t := m.begin()
-			t.mark(stamp, record.Surrendered)
+			t.mark(stamp, manifest.Surrendered)
 			t.commit()
 		}
 	case x < 19:
@@ -206,13 +207,15 @@ type change struct {
 	rev     int64
 	evs     []*mvccpb.Event
 	clock   int64
-	marks   int
+	entries []manifest.Entry
+	part    *manifest.Part // of a transaction across members
+	op      int            // of it, that is under way
 	landed  []landing
 	fenceAt int64
 }
 
 func (m *member) begin() *change {
-	return &change{member: m, rev: m.rev() + 1, clock: m.clocks[m.rev()], fenceAt: m.fence}
+	return &change{member: m, rev: m.rev() + 1, clock: m.clocks[m.rev()].Highest, fenceAt: m.fence}
 }
 
 func (c *change) record(key string, value []byte) {
@@ -224,14 +227,43 @@ func (c *change) raise(fence int64) {
 	c.record(record.KeyFence, record.Pair(0, fence))
 }
 
-func (c *change) mark(stamp int64, why record.Reason) {
+// mark notes what the manifest is to say of a stamp.
+func (c *change) mark(stamp int64, kind manifest.Kind) *manifest.Entry {
 	c.clock = max(c.clock, stamp)
-	c.record(string(record.MarkKey(c.marks)), record.MarkValue(stamp, why))
-	c.marks++
+	for i := range c.entries {
+		if e := &c.entries[i]; e.Stamp == stamp {
+			e.Kind = max(e.Kind, kind)
+			return e
+		}
+	}
+	c.entries = append(c.entries, manifest.Entry{Stamp: stamp, Kind: kind})
+	return &c.entries[len(c.entries)-1]
+}
+
+func (c *change) name(stamp int64, touch manifest.Touch, key string) {
+	e := c.mark(stamp, manifest.Landed)
+	e.Names = append(e.Names, manifest.Name{Touch: touch, Op: c.op, Key: []byte(key)})
+}
+
+// knownClosed is a revision that some writer knows to be closed: nothing at or below it is still to land.
+func (w *world) knownClosed() int64 {
+	closed := w.clock
+	for _, stamp := range w.flying {
+		closed = min(closed, stamp-1)
+	}
+	for _, x := range w.crosses {
+		if x.stamp > 0 {
+			closed = min(closed, x.stamp-1)
+		}
+	}
+	if w.t != nil && w.draw(2) == 0 {
+		closed = int64(w.draw(int(closed) + 1))
+	}
+	return closed
 }
 
 func (c *change) slot(slot int, stamp int64) {
-	c.clock = max(c.clock, stamp)
+	c.mark(stamp, manifest.Landed)
 	c.slots[slot] = stamp
 	c.record(string(record.SlotKey(slot)), record.Number(stamp))
 }
@@ -242,10 +274,10 @@ func (c *change) operation(stamp int64, slot int) {
 	name := testSlot([]byte(a))
 	switch {
 	case c.fence >= stamp:
-		c.mark(stamp, record.Fenced)
+		c.mark(stamp, manifest.Fenced)
 		return
 	case c.locked[mergedlog.Whole] != nil, c.slots[name] >= stamp, stampOf(c.keys[a]) >= stamp, stampOf(c.keys[b]) >= stamp:
-		c.mark(stamp, record.SlotAhead)
+		c.mark(stamp, manifest.Pinned)
 		return
 	}
 	switch c.w.draw(6) {
@@ -268,7 +300,7 @@ func (c *change) operation(stamp int64, slot int) {
 // exclusive lands a transaction that has the member for itself.
 func (c *change) exclusive(stamp int64) {
 	if c.fence >= stamp || c.clock >= stamp || len(c.locked) > 0 {
-		c.mark(stamp, record.SlotAhead)
+		c.mark(stamp, manifest.Pinned)
 		return
 	}
 	for i := range keysPerMember {
@@ -279,7 +311,7 @@ func (c *change) exclusive(stamp int64) {
 			c.del(keyName(c.id, i), stamp)
 		}
 	}
-	c.mark(stamp, record.Exclusive)
+	c.mark(stamp, manifest.Exclusive)
 	c.raise(stamp)
 }
 
@@ -310,7 +342,7 @@ func eventText(del bool, kv, prev *mvccpb.KeyValue) string {
 }
 
 func (c *change) put(key string, stamp int64) {
-	c.clock = max(c.clock, stamp)
+	c.name(stamp, manifest.Put, key)
 	prev := c.keys[key]
 	h := record.Header{Stamp: stamp, Create: stamp}
 	kv := &mvccpb.KeyValue{Key: []byte(key), CreateRevision: c.rev, ModRevision: c.rev, Version: 1}
@@ -327,11 +359,11 @@ func (c *change) put(key string, stamp int64) {
 }
 
 func (c *change) del(key string, stamp int64) {
+	c.name(stamp, manifest.Deleted, key)
 	prev := c.keys[key]
 	if prev == nil {
 		return
 	}
-	c.clock = max(c.clock, stamp)
 	delete(c.keys, key)
 	c.evs = append(c.evs, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: c.rev}, PrevKv: prev})
 	text := eventText(true, &mvccpb.KeyValue{Key: []byte(key), ModRevision: stamp}, userView(prev))
@@ -340,11 +372,19 @@ func (c *change) del(key string, stamp int64) {
 
 // commit makes the revision the member's next one.
 func (c *change) commit() {
+	if len(c.entries) > 0 {
+		if c.part != nil {
+			c.entries[0].Part = *c.part
+		}
+		c.record(record.KeyManifest, manifest.Encode(c.entries...))
+	}
 	if len(c.evs) == 0 {
 		return
 	}
-	if c.clock > c.clocks[c.rev-1] {
-		c.record(record.KeyClock, record.Pair(0, c.clock))
+	clock := c.clocks[c.rev-1]
+	if c.clock > clock.Highest {
+		clock = record.ClockRecord{Highest: c.clock, Closed: c.w.knownClosed()}
+		c.record(record.KeyClock, clock.Value())
 	}
 	state := map[string]string{}
 	for key, kv := range c.keys {
@@ -352,7 +392,7 @@ func (c *change) commit() {
 	}
 	m := c.member
 	m.fence = c.fenceAt
-	m.revs, m.clocks, m.states = append(m.revs, c.evs), append(m.clocks, c.clock), append(m.states, state)
+	m.revs, m.clocks, m.states = append(m.revs, c.evs), append(m.clocks, clock), append(m.states, state)
 	m.shown = append(m.shown, shown{m.changesOf(c.rev, c.evs), m.fence, maps.Clone(m.slots), m.locked[mergedlog.Whole] != nil, maps.Clone(m.keys)})
 	m.w.landed = append(m.w.landed, c.landed...)
 }
@@ -403,7 +443,7 @@ func (w *world) compact(c compaction) {
 // lo is the definition.
 func (m *member) lo(r int64) int64 {
 	lo := m.rev()
-	for lo > m.origin && m.clocks[lo] > r {
+	for lo > m.origin && m.clocks[lo].Highest > r {
 		lo--
 	}
 	return lo

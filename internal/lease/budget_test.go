@@ -18,6 +18,7 @@ func TestEntriesFitTheBudget(t *testing.T) {
 		kv := etcdfake.New(1).Client(nil)
 		l := New(Config{MaxTxnOps: ops, Members: []Member{{Name: "m", Txn: func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 			require.LessOrEqual(t, max(len(req.Compare), len(req.Success)), max(ops, 2))
+			requireFollowed(t, req.Success)
 			return kv.Txn(ctx, req)
 		}}}})
 		dead := record.LeaseRecord{Grant: 1, Dead: true}

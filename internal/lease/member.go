@@ -279,7 +279,9 @@ func (l *Lessor) keysOf(ctx context.Context, member int, holds []*pb.Compare, en
 // drop deletes entries of a dead lease whose keys are not attached.
 func (l *Lessor) drop(ctx context.Context, member int, id int64, dead record.LeaseRecord, entries [][]byte) error {
 	for part := range slices.Chunk(entries, l.cfg.MaxTxnOps-1) {
-		req := &pb.TxnRequest{Compare: []*pb.Compare{request.ValueIs(record.LeaseKey(id), dead.Encode())}}
+		req := &pb.TxnRequest{
+			Compare: []*pb.Compare{request.ValueIs(record.LeaseKey(id), dead.Encode())}, Success: []*pb.RequestOp{translate.Note()},
+		}
 		for _, e := range part {
 			req.Success = append(req.Success, deleteOp(e))
 		}
@@ -302,8 +304,8 @@ type Entry struct {
 
 // Drop deletes entries of a member whose keys are absent: nobody else would, before the lease ends.
 func (l *Lessor) Drop(ctx context.Context, member int, entries []Entry) error {
-	for part := range slices.Chunk(entries, l.cfg.MaxTxnOps/2) {
-		req := &pb.TxnRequest{}
+	for part := range slices.Chunk(entries, max(l.cfg.MaxTxnOps/2-1, 1)) {
+		req := &pb.TxnRequest{Success: []*pb.RequestOp{translate.Note()}}
 		for _, e := range part {
 			req.Success = append(req.Success, ifHolds([]*pb.Compare{request.Absent(e.Key, nil)}, deleteOp(record.AttachedKey(e.Lease, e.Key)))...)
 		}

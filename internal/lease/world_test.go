@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,6 +62,8 @@ func (w *world) open(via etcdfake.Interceptor, adjust ...func(*Config)) *Lessor 
 	for i, m := range w.members {
 		kv := m.Client(via)
 		cfg.Members = append(cfg.Members, Member{Name: fmt.Sprint("m", i), Txn: func(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+			requireFollowed(w.t, req.Success)
+			requireFollowed(w.t, req.Failure)
 			return kv.Txn(ctx, req)
 		}})
 	}
@@ -70,6 +73,25 @@ func (w *world) open(via etcdfake.Interceptor, adjust ...func(*Config)) *Lessor 
 	l := New(cfg)
 	w.t.Cleanup(l.Close)
 	return l
+}
+
+// requireFollowed demands that operations which write anything write, in any case, a record that everybody follows: what others
+// did not follow would look like somebody else's.
+func requireFollowed(t *testing.T, ops []*pb.RequestOp) {
+	t.Helper()
+	followed := func(op *pb.RequestOp) bool {
+		return record.Followed(op.GetRequestPut().GetKey()) || record.Followed(op.GetRequestDeleteRange().GetKey())
+	}
+	if slices.ContainsFunc(ops, followed) {
+		return
+	}
+	for _, op := range ops {
+		if op.GetRequestPut() != nil || op.GetRequestDeleteRange() != nil {
+			t.Errorf("only what nobody follows is written: %v", ops)
+		}
+		requireFollowed(t, op.GetRequestTxn().GetSuccess())
+		requireFollowed(t, op.GetRequestTxn().GetFailure())
+	}
 }
 
 // Present, Sync and EpochChanged make the world a Clock.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/metaetcd/metaetcd/internal/history"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
@@ -85,17 +86,17 @@ func (m *Member) harmless(ctx context.Context, rev int64) (int64, error) {
 }
 
 // recreates reports whether the member's revision deletes a key and then puts it. Only transactions do that which have a revision
-// for themselves, and the first mark record tells these.
+// for themselves, and the manifest tells these.
 func (m *Member) recreates(ctx context.Context, rev int64) (bool, error) {
-	resp, err := m.RangeAt(ctx, &pb.RangeRequest{Key: record.MarkKey(0), Revision: rev})
+	resp, err := m.RangeAt(ctx, &pb.RangeRequest{Key: []byte(record.KeyManifest), Revision: rev})
 	if errors.Is(err, rpctypes.ErrGRPCCompacted) {
 		return false, nil // the member is further: there is nothing to do
 	}
 	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision != rev {
 		return false, err
 	}
-	_, why, err := record.ParseMark(resp.Kvs[0].Value)
-	if err != nil || why != record.Exclusive && why != record.Parted {
+	entries, err := manifest.Decode(resp.Kvs[0].Value)
+	if err != nil || len(entries) != 1 || entries[0].Kind != manifest.Exclusive && entries[0].Kind != manifest.Parted {
 		return false, err
 	}
 	found := false

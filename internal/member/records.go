@@ -17,7 +17,7 @@ import (
 // Records is what a member's reserved records say at one of its revisions.
 type Records struct {
 	mergedlog.MemberState
-	Compacted int64            // the meta cluster's compacted revision; it counts on the first member by name
+	Compacted int64            // the meta cluster's compacted revision; it counts on the member that the topology names
 	Held      []mergedlog.Lock // with ReadOpening
 }
 
@@ -57,7 +57,8 @@ func (m *Member) readWith(ctx context.Context, more ...*pb.RequestOp) (Records, 
 	r := Records{MemberState: mergedlog.MemberState{Rev: resp.Header.Revision}}
 	var errs [3]error
 	r.Epoch, r.Fence, errs[0] = record.ParsePair(values[0])
-	_, r.Clock, errs[1] = record.ParsePair(values[1])
+	clock, err := record.ParseClock(values[1])
+	r.Clock, errs[1] = clock.Highest, err
 	r.Compacted, errs[2] = record.ParseNumber(values[2])
 	return r, resp.Responses[len(keys):], errors.Join(errs[:]...)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/metaetcd/metaetcd/internal/bridge"
 	"github.com/metaetcd/metaetcd/internal/fencer"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
@@ -95,11 +96,11 @@ func TestDecisions(t *testing.T) {
 	require.Contains(t, got, id)
 }
 
-// past is a member that is read and watched at old revisions: at each, the first mark record and what was written.
+// past is a member that is read and watched at old revisions: at each, the manifest and what was written.
 type past struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedWatchServer
-	marks     map[int64]record.Reason // of revisions that wrote it
+	marks     map[int64]manifest.Kind // of revisions that wrote it
 	events    map[int64][]*mvccpb.Event
 	compacted int64
 }
@@ -111,7 +112,11 @@ func (p *past) Range(_ context.Context, req *pb.RangeRequest) (*pb.RangeResponse
 	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: 20}}
 	for rev := req.Revision; rev > 0; rev-- {
 		if why, ok := p.marks[rev]; ok {
-			resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, ModRevision: rev, Value: record.MarkValue(100+rev, why)}}
+			e := manifest.Entry{Stamp: 100 + rev, Kind: why}
+			if why == manifest.Parted {
+				e.Part.Shares = []manifest.Share{{Member: 1, Parts: 2}}
+			}
+			resp.Kvs = []*mvccpb.KeyValue{{Key: req.Key, ModRevision: rev, Value: manifest.Encode(e)}}
 			break
 		}
 	}
@@ -158,16 +163,16 @@ func TestHarmless(t *testing.T) {
 		want int64
 	}{
 		"no such revision":          {past{}, 10},
-		"of its own, harmless":      {past{marks: map[int64]record.Reason{10: record.Exclusive}, events: map[int64][]*mvccpb.Event{10: other(10)}}, 10},
-		"recreates":                 {past{marks: map[int64]record.Reason{10: record.Exclusive}, events: map[int64][]*mvccpb.Event{10: recreates(10)}}, 9},
-		"a part that recreates":     {past{marks: map[int64]record.Reason{10: record.Parted}, events: map[int64][]*mvccpb.Event{10: recreates(10)}}, 9},
-		"an earlier one":            {past{marks: map[int64]record.Reason{9: record.Exclusive}, events: map[int64][]*mvccpb.Event{9: recreates(9), 11: recreates(11)}}, 10},
-		"several in a row":          {past{marks: map[int64]record.Reason{9: record.Exclusive, 10: record.Exclusive}, events: map[int64][]*mvccpb.Event{9: recreates(9), 10: recreates(10)}}, 8},
-		"shared, never recreates":   {past{marks: map[int64]record.Reason{10: record.NoOp}, events: map[int64][]*mvccpb.Event{10: recreates(10)}}, 10},
-		"compacted already":         {past{marks: map[int64]record.Reason{10: record.Exclusive}, compacted: 11}, 10},
-		"compacted below that":      {past{marks: map[int64]record.Reason{10: record.Exclusive}, events: map[int64][]*mvccpb.Event{10: recreates(10)}, compacted: 10}, 9},
-		"the events are not there":  {past{marks: map[int64]record.Reason{10: record.Exclusive}, events: map[int64][]*mvccpb.Event{11: recreates(11)}}, 10},
-		"nothing is harmless but 0": {past{marks: map[int64]record.Reason{10: record.Exclusive, 9: record.Exclusive}, events: map[int64][]*mvccpb.Event{9: recreates(9), 10: recreates(10)}, compacted: 9}, 8},
+		"of its own, harmless":      {past{marks: map[int64]manifest.Kind{10: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{10: other(10)}}, 10},
+		"recreates":                 {past{marks: map[int64]manifest.Kind{10: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{10: recreates(10)}}, 9},
+		"a part that recreates":     {past{marks: map[int64]manifest.Kind{10: manifest.Parted}, events: map[int64][]*mvccpb.Event{10: recreates(10)}}, 9},
+		"an earlier one":            {past{marks: map[int64]manifest.Kind{9: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{9: recreates(9), 11: recreates(11)}}, 10},
+		"several in a row":          {past{marks: map[int64]manifest.Kind{9: manifest.Exclusive, 10: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{9: recreates(9), 10: recreates(10)}}, 8},
+		"shared, never recreates":   {past{marks: map[int64]manifest.Kind{10: manifest.Landed}, events: map[int64][]*mvccpb.Event{10: recreates(10)}}, 10},
+		"compacted already":         {past{marks: map[int64]manifest.Kind{10: manifest.Exclusive}, compacted: 11}, 10},
+		"compacted below that":      {past{marks: map[int64]manifest.Kind{10: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{10: recreates(10)}, compacted: 10}, 9},
+		"the events are not there":  {past{marks: map[int64]manifest.Kind{10: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{11: recreates(11)}}, 10},
+		"nothing is harmless but 0": {past{marks: map[int64]manifest.Kind{10: manifest.Exclusive, 9: manifest.Exclusive}, events: map[int64][]*mvccpb.Event{9: recreates(9), 10: recreates(10)}, compacted: 9}, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := open(t, bridge.KVClient(&tt.past), func(c *Config) {

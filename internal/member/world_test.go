@@ -39,7 +39,7 @@ func open(t *testing.T, kv pb.KVClient, adjust ...func(*Config)) *Member {
 func created(t *testing.T) *etcdfake.Server {
 	s := etcdfake.New(1)
 	for key, value := range map[string][]byte{
-		record.KeyFence: record.Pair(3, 10), record.KeyClock: record.Pair(3, 12), record.KeyCompacted: record.Number(0), record.KeyLock: {},
+		record.KeyFence: record.Pair(3, 10), record.KeyClock: record.ClockRecord{Epoch: 3, Highest: 12}.Value(), record.KeyCompacted: record.Number(0), record.KeyLock: {},
 	} {
 		put(t, s, key, value)
 	}

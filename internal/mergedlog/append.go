@@ -3,7 +3,7 @@ package mergedlog
 import (
 	"fmt"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 // Append takes what the member's stream delivered next. It owns the revisions from then on and rewrites their
@@ -79,7 +79,7 @@ func (l *Log) noteMarksLocked(m *member) error {
 		}
 		own := evs[:n:n]
 		evs = evs[n:]
-		if mk.reason == record.Fenced && !m.locks.whole() && mk.stamp > m.ordered {
+		if mk.kind == manifest.Fenced && !m.locks.whole() && mk.stamp > m.ordered {
 			l.fenced.Add(1)
 		}
 		if w := l.closed.Load(); l.started && mk.stamp <= w {
@@ -90,8 +90,8 @@ func (l *Log) noteMarksLocked(m *member) error {
 			continue // a late refusal
 		}
 		m.tail.add(own)
-		if mk.reason == record.Parted {
-			own = l.partials.add(p.part, own)
+		if mk.kind == manifest.Parted {
+			own = l.partials.add(mk.stamp, p.part.Part, own)
 			if own == nil {
 				continue // not whole yet
 			}

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -14,7 +15,7 @@ const benchOps = 60
 
 // benchRevision is a batch of updates with 256-byte values, as a member's stream delivers it.
 func benchRevision(rev, stamp int64) MemberRevision {
-	r := MemberRevision{Rev: rev, Events: make([]*mvccpb.Event, 0, benchOps+1)}
+	r := MemberRevision{Rev: rev, Events: make([]*mvccpb.Event, 0, benchOps+2)}
 	value := make([]byte, 256)
 	kv := func(i int, rev, stamp int64) *mvccpb.KeyValue {
 		return &mvccpb.KeyValue{
@@ -25,7 +26,12 @@ func benchRevision(rev, stamp int64) MemberRevision {
 	for i := range benchOps {
 		r.Events = append(r.Events, &mvccpb.Event{Kv: kv(i, rev, stamp+int64(i)), PrevKv: kv(i, rev-1, stamp-benchOps+int64(i))})
 	}
-	r.Events = append(r.Events, rec([]byte(record.KeyClock), record.Pair(1, stamp+benchOps-1)))
+	entries := make([]manifest.Entry, benchOps)
+	for i := range entries {
+		entries[i] = named(stamp+int64(i), putOf(string(r.Events[i].Kv.Key)))
+	}
+	clock := record.ClockRecord{Epoch: 1, Highest: stamp + benchOps - 1}
+	r.Events = append(r.Events, rec([]byte(record.KeyManifest), manifest.Encode(entries...)), rec([]byte(record.KeyClock), clock.Value()))
 	return r
 }
 

@@ -7,8 +7,8 @@ import (
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -115,9 +115,6 @@ func (w *world) unlock(s *worldShare) {
 	}
 	for j, i := range s.slots {
 		slot := w.slotAt(s.m, i)
-		if s.clocks[j] > 0 {
-			t.rev.marks = append(t.rev.marks, worldMark{stamp: s.clocks[j], landed: true})
-		}
 		t.lockSlot(slot, s.clocks[j], record.Number(s.clocks[j]))
 		delete(t.rev.locks, slot)
 	}
@@ -135,6 +132,7 @@ func (w *world) abort(s *worldShare) {
 	for _, i := range s.slots {
 		slot := w.slotAt(s.m, i)
 		t.slot(slot, w.clock)
+		t.mark(w.clock, manifest.Taken)
 		delete(t.rev.locks, slot)
 	}
 	t.commit(w)
@@ -154,7 +152,7 @@ func (w *world) decide(x *crossing) {
 	if w.draw(4) == 0 { // a fence is faster
 		w.raise(primary.m, w.epoch, f.stamp)
 		t := primary.m.begin()
-		t.mark(f.stamp, record.Fenced)
+		t.mark(f.stamp, manifest.Fenced)
 		t.commit(w)
 		return
 	}
@@ -168,11 +166,12 @@ func (w *world) landPart(x *crossing, s *worldShare) {
 		return
 	}
 	t := s.m.begin()
-	t.parted = &record.Part{Stamp: x.stamp}
+	t.parted = &worldPart{stamp: x.stamp, ops: map[string]int{}}
 	for _, o := range x.shares {
-		if t.parted.Of += o.rounds; o == s {
-			t.parted.Index = t.parted.Of - o.rounds + o.at
+		if o == s {
+			t.parted.Index = t.parted.Of() + o.at
 		}
+		t.parted.Shares = append(t.parted.Shares, manifest.Share{Member: o.m.id + 1, Parts: o.rounds})
 	}
 	s.at++
 	firsts := s.slots
@@ -181,8 +180,7 @@ func (w *world) landPart(x *crossing, s *worldShare) {
 	}
 	w.partOps(x, s, t, firsts)
 	w.passLocks(x, s, t)
-	t.seen(x.stamp, true, record.Parted)
-	t.record(record.MarkKey(0), t.parted.Value())
+	t.mark(x.stamp, manifest.Parted)
 	t.commit(w)
 	if !slices.ContainsFunc(x.shares, func(s *worldShare) bool { return !s.landed() }) {
 		w.crossings = slices.DeleteFunc(w.crossings, func(o *crossing) bool { return o == x })
@@ -232,15 +230,15 @@ func (w *world) partOps(x *crossing, s *worldShare, t *worldTxn, firsts []int) {
 	if !s.landed() || w.draw(2) > 0 {
 		return
 	}
-	n := 0
+	if t.parted.op = all; len(firsts) == keysPerMember/2 {
+		t.delRange(w, x.stamp)
+		return
+	}
 	for i := range keysPerMember {
-		key := w.key(t.m.id, i)
-		if slices.Contains(firsts, i&^1) && !t.touched(key) && t.m.keys[key] != nil {
+		if key := w.key(t.m.id, i); slices.Contains(firsts, i&^1) && !t.touched(key) {
 			t.del(key, x.stamp)
-			n++
 		}
 	}
-	t.run(all, n)
 }
 
 // partPut puts a key, or deletes it if the transaction has put it.
@@ -257,16 +255,8 @@ func (w *world) partPut(x *crossing, s *worldShare, t *worldTxn, key string) {
 
 func (w *world) partOp(x *crossing, t *worldTxn, do func()) {
 	x.ops += 1 + w.draw(3) // others' operations are in between
-	before := len(t.rev.events)
+	t.parted.op = x.ops
 	do()
-	t.run(x.ops, len(t.rev.events)-before)
-}
-
-func (t *worldTxn) run(op, events int) {
-	if events == 0 {
-		return
-	}
-	t.parted.Runs = append(t.parted.Runs, record.Run{Op: op, Events: events})
 }
 
 func (t *worldTxn) touched(key string) bool {
@@ -291,12 +281,9 @@ func (t *worldTxn) lockMember(h *record.Holder) {
 
 // orders gives the events of a part the places of their operations.
 func (t *worldTxn) orders() {
-	evs := t.rev.evs
-	for _, r := range t.parted.Runs {
-		for i := range evs[:r.Events] {
-			evs[i].order, evs[i].parted = r.Op, true
-		}
-		evs = evs[r.Events:]
+	for i := range t.rev.evs {
+		e := &t.rev.evs[i]
+		e.order, e.parted = t.parted.ops[string(e.kv.Key)], true
 	}
 }
 
@@ -353,14 +340,14 @@ func (m *model) partial(stamp int64) bool {
 }
 
 // notePart takes the mark of a part.
-func (m *model) notePart(p *record.Part) {
+func (m *model) notePart(p *worldPart) {
 	if p == nil {
 		return
 	}
-	if m.parts[p.Stamp] == nil {
-		m.parts[p.Stamp] = make([]bool, p.Of)
+	if m.parts[p.stamp] == nil {
+		m.parts[p.stamp] = make([]bool, p.Of())
 	}
-	m.parts[p.Stamp][p.Index] = true
+	m.parts[p.stamp][p.Index] = true
 }
 
 func cloneLocks(m *worldMember) map[int]record.Holder {
@@ -370,14 +357,10 @@ func cloneLocks(m *worldMember) map[int]record.Holder {
 	return map[int]record.Holder{}
 }
 
-// shuffle brings the events of a revision into random order. Those of a part stay in the order of its operations.
+// shuffle puts records in front of users' keys, or leaves them behind. The events of keys stay in the order of the operations.
 func (t *worldTxn) shuffle(w *world) {
 	if w.draw(2) > 0 {
 		return
 	}
-	if t.parted == nil {
-		t.rev.events = rapid.Permutation(t.rev.events).Draw(w.t, "order")
-		return
-	}
-	slices.SortStableFunc(t.rev.events, func(a, b *mvccpb.Event) int { return int(b.Kv.Key[0]) - int(a.Kv.Key[0]) })
+	slices.SortStableFunc(t.rev.events, func(a, b *mvccpb.Event) int { return min(int(a.Kv.Key[0]), 1) - min(int(b.Kv.Key[0]), 1) })
 }

@@ -17,9 +17,9 @@
 //
 // # What closes a stamp
 //
-//   - Its mark. Every stamp that reaches a member leaves one there, whatever happens to the write: the header of
-//     the value, the clock of a slot, or a mark record. A mark on any member closes the stamp, because a stamp is
-//     sent to one member only, and surrendered only when it is certain that it changed nothing there.
+//   - Its mark. The manifests of a member revision name every stamp that arrived with it and what became of each, and what
+//     they touched: that is which stamp an event has. A mark on any member closes the stamp, because a stamp is sent to one
+//     member only, and marked elsewhere only when it is certain that it changed nothing there and never will.
 //   - Fences. A member with fence F lets no stamp <= F land any more. A fence that was seen in the stream of
 //     every member closes everything up to it: what had landed before came earlier in the same streams.
 //

@@ -7,7 +7,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 // OutcomeKind says what became of a stamp that was sent.
@@ -23,7 +23,7 @@ const (
 // Outcome is what became of a stamp that was sent.
 type Outcome struct {
 	Kind   OutcomeKind
-	Reason record.Reason // of a refusal; of a landing NoOp, Exclusive, or 0
+	Reason manifest.Kind // what the mark says; 0 for the dead
 	Rev    int64         // member revision of the mark; of the dead, where the stream stood
 }
 
@@ -224,8 +224,8 @@ func (d *Doubts) marked(member, log int, rev int64, marks []mark) {
 
 // settle takes a mark at member revision rev as the outcome of its stamp.
 func (q *question) settle(mk mark, rev int64) {
-	q.Outcome = Outcome{Kind: Refused, Reason: mk.reason, Rev: rev}
-	if mk.landed() {
+	q.Outcome = Outcome{Kind: Refused, Reason: mk.kind, Rev: rev}
+	if mk.kind.Landed() {
 		q.Kind = Landed
 	}
 }

@@ -125,8 +125,8 @@ func (s *sender) truth(d sentStamp, rev int64) Outcome {
 	for _, r := range m.history[:min(rev, m.state.Rev)] {
 		for _, mk := range r.marks {
 			if mk.stamp == d.stamp && r.before.Epoch == d.epoch {
-				o := Outcome{Kind: Refused, Reason: mk.reason, Rev: r.after.Rev}
-				if mk.landed {
+				o := Outcome{Kind: Refused, Reason: mk.kind, Rev: r.after.Rev}
+				if mk.kind.Landed() {
 					o.Kind = Landed
 				}
 				return o

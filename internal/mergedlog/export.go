@@ -13,17 +13,18 @@ func (l *Log) Began() int64 {
 type Parser struct{ p parser }
 
 // NewParser returns a parser for the revisions of one member.
-func NewParser(member int, slotOf func(key []byte) int) *Parser {
-	return &Parser{parser{member: member, slotOf: slotOf, bare: true}}
+func NewParser(member int) *Parser {
+	return &Parser{parser{member: member, bare: true}}
 }
 
-// NewKeyParser is NewParser for revisions of which only the changes of some keys are shown, with the records that tell their stamps.
-func NewKeyParser(member int, slotOf func(key []byte) int) *Parser {
-	return &Parser{parser{member: member, slotOf: slotOf, bare: true, some: true}}
+// NewKeyParser is NewParser for revisions of which only the changes of some keys are shown, with the manifests
+// of deletes at least.
+func NewKeyParser(member int) *Parser {
+	return &Parser{parser{member: member, bare: true, some: true}}
 }
 
 // Parse returns the events of a revision by stamp, those of one stamp in the member's order, and the highest stamp
-// that the revision shows in any way; 0: none. It owns the revision, as Append does. Unlike Append it lets events
+// that the revision shows; 0: none. It owns the revision, as Append does. Unlike Append it lets events
 // pass without the previous value that they need: see Event.Bare.
 func (p *Parser) Parse(r *MemberRevision) (evs []Event, highest int64, err error) {
 	if err := p.p.parse(r); err != nil {

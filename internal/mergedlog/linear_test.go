@@ -2,39 +2,34 @@ package mergedlog
 
 import (
 	"fmt"
-	"math/bits"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
-// deletion is a member revision that puts some keys and deletes n others, as one exclusive transaction, or each below the clock of
-// a slot of its own.
+// deletion is a member revision that puts some keys and deletes n others: as one exclusive transaction that deletes a range, or by name.
 func deletion(puts, n int, exclusive bool) MemberRevision {
 	var evs []*mvccpb.Event
+	e := manifest.Entry{Stamp: 6, Kind: manifest.Exclusive}
 	for i := range puts {
-		evs = append(evs, put(fmt.Sprintf("a%07d", i), 11, 11, 6))
+		key := fmt.Sprintf("a%07d", i)
+		evs = append(evs, put(key, 11, 11, 6))
+		e.Names = append(e.Names, putOf(key))
 	}
 	for i := range n {
 		key := fmt.Sprintf("b%07d", i)
 		evs = append(evs, with(del(key, 11), put(key, 3, 3, 2)))
 		if !exclusive {
-			evs = append(evs, rec(record.SlotKey(i), record.Number(6)))
+			e.Names = append(e.Names, manifest.Name{Touch: manifest.Deleted, Key: []byte(key)})
 		}
 	}
 	if exclusive {
-		evs = append(evs, markRec(0, 6, record.Exclusive))
+		e.Names = append(e.Names, manifest.Name{Touch: manifest.Deleted, Key: []byte("b"), End: []byte("c")})
 	}
-	return MemberRevision{Rev: 11, Events: evs}
-}
-
-func slotOfDeletion(key []byte) int {
-	var i int
-	_, _ = fmt.Sscanf(string(key[1:]), "%d", &i)
-	return i
+	return raw(11, append(evs, noteRec(0, e))...)[0]
 }
 
 // A revision may delete any number of keys: the work that a delete makes does not grow with what else is in its revision.
@@ -48,10 +43,10 @@ func TestDeletesOfARevisionAreParsedInLinearTime(t *testing.T) {
 		}{
 			{"a range", 0, true, 2},
 			{"a range, behind as many puts", n, true, 2},
-			{"keys of different slots", 0, false, 3 + bits.Len(uint(n))},
+			{"keys by name", 0, false, 3},
 		} {
 			r := deletion(tt.puts, n, tt.exclusive)
-			p := &parser{slotOf: slotOfDeletion}
+			p := &parser{}
 			require.NoError(t, p.parse(&r))
 			require.Len(t, p.evs, tt.puts+n)
 			require.LessOrEqual(t, p.looked, tt.each*(tt.puts+n), "%s of %d keys", tt.name, n)

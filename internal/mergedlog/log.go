@@ -67,7 +67,7 @@ type Event struct {
 // Config says what a log needs to know about its cluster.
 type Config struct {
 	Members int                  // number of members; they are named by their index
-	SlotOf  func(key []byte) int // slot of a user key
+	SlotOf  func(key []byte) int // slot of a user key; for the log's own Doubts
 
 	// MaxBytes bounds the memory of released events, counted by keys, values and a constant. What waits above W may take twice as much
 	// again; beyond that the events of the lowest stamps are let go, as if they were evicted. What has waited, and watchers are about to
@@ -152,7 +152,7 @@ func newLog(cfg Config, bound int) *Log {
 	for i := range cfg.Members {
 		l.members = append(l.members, &member{
 			id:     i,
-			parser: parser{member: i, slotOf: cfg.SlotOf, onRecord: cfg.OnRecord},
+			parser: parser{member: i, onRecord: cfg.OnRecord},
 			index:  index{bound: bound},
 			locks:  locks{},
 		})

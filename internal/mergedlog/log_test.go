@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -44,8 +45,13 @@ func rec(key, value []byte) *mvccpb.Event {
 	return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: key, Value: value}}
 }
 
-func markRec(i int, stamp int64, why record.Reason) *mvccpb.Event {
-	return rec(record.MarkKey(i), record.MarkValue(stamp, why))
+// markRec is a manifest that says what became of a stamp.
+func markRec(i int, stamp int64, kind manifest.Kind) *mvccpb.Event {
+	return noteRec(i, manifest.Entry{Stamp: stamp, Kind: kind})
+}
+
+func noteRec(i int, entries ...manifest.Entry) *mvccpb.Event {
+	return rec(record.NestedKey(i), manifest.Encode(entries...))
 }
 
 func slotRec(stamp int64) *mvccpb.Event { return rec(record.SlotKey(0), record.Number(stamp)) }
@@ -54,8 +60,74 @@ func fenceRec(epoch, f int64) *mvccpb.Event {
 	return rec([]byte(record.KeyFence), record.Pair(epoch, f))
 }
 
+// at is a member revision with a manifest that names its events; deletes have the stamp of the slot's clock.
 func at(rev int64, evs ...*mvccpb.Event) []MemberRevision {
+	return raw(rev, noted(evs)...)
+}
+
+func raw(rev int64, evs ...*mvccpb.Event) []MemberRevision {
 	return []MemberRevision{{Rev: rev, Events: evs}}
+}
+
+func noted(evs []*mvccpb.Event) []*mvccpb.Event {
+	var entries []manifest.Entry
+	var alone *mvccpb.Event // the manifest of what has the revision for itself
+	var slot int64
+	for _, ev := range evs {
+		switch record.KindOf(ev.Kv.Key) {
+		case record.Slot:
+			if n, err := record.ParseNumber(ev.Kv.Value); err == nil && n < math.MaxInt64 {
+				slot = n
+			}
+		case record.Manifest, record.Nested:
+			if got, err := manifest.Decode(ev.Kv.Value); err == nil && len(got) == 1 && (got[0].Kind == manifest.Exclusive || got[0].Kind == manifest.Parted) {
+				alone, entries = ev, got
+			}
+		}
+	}
+	n := 0
+	for _, ev := range evs {
+		name := manifest.Name{Touch: manifest.Put, Key: ev.Kv.Key}
+		h, _, err := record.ParseHeader(ev.Kv.Value)
+		switch {
+		case record.KindOf(ev.Kv.Key) != record.User:
+			continue
+		case ev.Type == mvccpb.Event_DELETE:
+			name.Touch, h.Stamp = manifest.Deleted, slot
+		case err != nil:
+			continue
+		}
+		switch {
+		case alone != nil && entries[0].Kind == manifest.Parted:
+			if n < len(entries[0].Names) {
+				name.Op = entries[0].Names[n].Op
+				entries[0].Names[n] = name
+			}
+			n++
+		case alone != nil:
+			entries[0].Names = append(entries[0].Names, name)
+		case h.Stamp == 0:
+		case len(entries) > 0 && entries[len(entries)-1].Stamp == h.Stamp:
+			entries[len(entries)-1].Names = append(entries[len(entries)-1].Names, name)
+		default:
+			entries = append(entries, manifest.Entry{Stamp: h.Stamp, Kind: manifest.Landed, Names: []manifest.Name{name}})
+		}
+	}
+	switch {
+	case alone != nil:
+		alone.Kv.Value = manifest.Encode(entries...)
+	case len(entries) > 0:
+		evs = append(evs, rec([]byte(record.KeyManifest), manifest.Encode(entries...)))
+	}
+	return evs
+}
+
+func named(stamp int64, names ...manifest.Name) manifest.Entry {
+	return manifest.Entry{Stamp: stamp, Kind: manifest.Landed, Names: names}
+}
+
+func putOf(key string) manifest.Name {
+	return manifest.Name{Touch: manifest.Put, Key: []byte(key)}
 }
 
 func TestAppendErrors(t *testing.T) {
@@ -70,12 +142,12 @@ func TestAppendErrors(t *testing.T) {
 		{"delete without a stamp", at(11, with(del("a", 11), put("a", 3, 3, 3))), ErrForeignWrite},
 		{
 			"delete with two marks",
-			at(11, with(del("a", 11), put("a", 3, 3, 3)), markRec(0, 6, record.Exclusive), markRec(1, 7, record.NoOp)),
+			at(11, with(del("a", 11), put("a", 3, 3, 3)), markRec(0, 6, manifest.Exclusive), markRec(1, 7, manifest.Landed)),
 			ErrForeignWrite,
 		},
 		{
 			"delete with a mark that is not exclusive",
-			at(11, with(del("a", 11), put("a", 3, 3, 3)), markRec(0, 6, record.NoOp)),
+			at(11, with(del("a", 11), put("a", 3, 3, 3)), markRec(0, 6, manifest.Landed)),
 			ErrForeignWrite,
 		},
 		{
@@ -83,12 +155,24 @@ func TestAppendErrors(t *testing.T) {
 			at(11, with(del("a", 11), put("a", 3, 3, 3)), rec(record.SlotKey(0), record.Infinity())),
 			ErrForeignWrite,
 		},
-		{"malformed mark", at(11, rec(record.MarkKey(0), record.Number(6))), ErrForeignWrite},
-		{"mark of unknown reason", at(11, markRec(0, 6, record.Parted+1)), ErrForeignWrite},
-		{"mark of stamp 0", at(11, markRec(0, 0, record.NoOp)), ErrForeignWrite},
+		{"malformed manifest", at(11, rec(record.NestedKey(0), record.Number(6))), ErrForeignWrite},
+		{"deleted manifest", at(11, del(record.KeyManifest, 11)), ErrForeignWrite},
+		{"unknown kind", at(11, markRec(0, 6, manifest.Surrendered+1)), ErrForeignWrite},
+		{"mark of stamp 0", at(11, markRec(0, 0, manifest.Landed)), ErrForeignWrite},
+		{"put without a manifest", raw(11, put("a", 11, 11, 6)), ErrForeignWrite},
+		{"put that no manifest names", raw(11, put("a", 11, 11, 6), noteRec(0, named(6, putOf("b")))), ErrForeignWrite},
+		{"put beside a manifest", raw(11, put("a", 11, 11, 6), put("b", 11, 11, 6), noteRec(0, named(6, putOf("a")))), ErrForeignWrite},
+		{"named put that is not there", raw(11, put("a", 11, 11, 6), noteRec(0, named(6, putOf("a"), putOf("b")))), ErrOverrun},
+		{"named put that is not there, before another", raw(11, put("b", 11, 11, 6), noteRec(0, named(6, putOf("a"), putOf("b")))), ErrOverrun},
+		{"put in another order", raw(11, put("b", 11, 11, 6), put("a", 11, 11, 6), noteRec(0, named(6, putOf("a"), putOf("b")))), ErrForeignWrite},
+		{"put with another stamp", raw(11, put("a", 11, 11, 6), noteRec(0, named(7, putOf("a")))), ErrForeignWrite},
+		{"delete of a put key", raw(11, with(del("a", 11), put("a", 3, 3, 3)), noteRec(0, named(6, putOf("a")))), ErrForeignWrite},
+		{"put of a deleted key", raw(11, put("a", 11, 11, 6), noteRec(0, named(6, manifest.Name{Touch: manifest.Deleted, Key: []byte("a")}))), ErrForeignWrite},
+		{"put of a compared key", raw(11, put("a", 11, 11, 6), noteRec(0, named(6, manifest.Name{Touch: manifest.Compared, Key: []byte("a")}))), ErrForeignWrite},
+		{"stamp beside an exclusive one", at(11, markRec(0, 6, manifest.Exclusive), markRec(1, 7, manifest.Surrendered)), ErrForeignWrite},
+		{"nothing that is followed", at(11, rec(record.TxnKey(record.TxnID{1}), record.Number(3))), ErrForeignWrite},
 		{"deleted slot clock", at(11, del(string(record.SlotKey(0)), 11)), ErrForeignWrite},
 		{"malformed fence", at(11, rec([]byte(record.KeyFence), record.Number(6))), ErrForeignWrite},
-		{"malformed clock", at(11, rec([]byte(record.KeyClock), nil)), ErrForeignWrite},
 		{"put of a closed stamp", at(11, put("a", 11, 11, 5)), ErrClockBroken},
 		{"delete of a closed stamp", at(11, slotRec(5), with(del("a", 11), put("a", 3, 3, 3))), ErrClockBroken},
 		{"fence that falls", at(11, fenceRec(1, 4)), ErrClockBroken},
@@ -98,9 +182,10 @@ func TestAppendErrors(t *testing.T) {
 		{"revision twice", append(at(11, put("a", 11, 11, 6)), at(11, put("b", 11, 11, 7))...), ErrOutOfOrder},
 		{"revision before the stream", at(10, put("a", 10, 10, 6)), ErrOutOfOrder},
 
-		{"late refusal", at(11, markRec(0, 4, record.Fenced)), nil},
-		{"late surrender", at(11, markRec(0, 4, record.Surrendered)), nil},
+		{"late refusal", at(11, markRec(0, 4, manifest.Fenced)), nil},
+		{"late surrender", at(11, markRec(0, 4, manifest.Surrendered)), nil},
 		{"locked slot", at(11, rec(record.SlotKey(0), record.Holder{}.Value())), nil},
+		{"a manifest that says nothing", at(11, rec(record.TxnKey(record.TxnID{1}), record.Number(3)), noteRec(0)), nil},
 		{"progress, twice", append(at(12), at(12)...), nil},
 		{"progress from the past", at(9), nil},
 		{"unknown record", at(11, rec([]byte("\x00news"), nil)), nil},
@@ -265,11 +350,9 @@ func TestLoNeedsNoEvents(t *testing.T) {
 func TestDeleteBehindAPutOfTheSameRevision(t *testing.T) {
 	rev := func() MemberRevision {
 		h := record.Header{Stamp: 5, Create: 5}
-		return MemberRevision{Rev: 11, Events: []*mvccpb.Event{
-			{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: h.Value([]byte("v")), CreateRevision: 11, ModRevision: 11, Version: 1}},
-			{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: 11}},
-			{Kv: &mvccpb.KeyValue{Key: record.SlotKey(1), Value: record.Number(5), CreateRevision: 1, ModRevision: 11, Version: 2}},
-		}}
+		return at(11,
+			&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: h.Value([]byte("v")), CreateRevision: 11, ModRevision: 11, Version: 1}},
+			del("k", 11), rec(record.SlotKey(1), record.Number(5)))[0]
 	}
 	slot := func([]byte) int { return 1 }
 	l := New(Config{Members: 1, SlotOf: slot})
@@ -283,7 +366,7 @@ func TestDeleteBehindAPutOfTheSameRevision(t *testing.T) {
 	require.EqualValues(t, 5, evs[1].Rev)
 
 	old := rev()
-	read, _, err := NewParser(0, slot).Parse(&old)
+	read, _, err := NewParser(0).Parse(&old)
 	require.NoError(t, err)
 	require.False(t, read[1].Bare(), "nothing is missing")
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 func (m *model) checkSince() {
@@ -148,12 +148,12 @@ func (m *model) checkState() {
 				}
 			}
 			for _, mk := range r.marks {
-				if _, whole := r.locks[Whole]; mk.reason == record.Fenced && !whole && mk.stamp > ordered {
+				if _, whole := r.locks[Whole]; mk.kind == manifest.Fenced && !whole && mk.stamp > ordered {
 					fenced++
 				}
 			}
 			for _, mk := range r.marks {
-				if r.after.Fence > r.before.Fence && (mk.reason == record.Exclusive || mk.reason == record.Parted) {
+				if r.after.Fence > r.before.Fence && (mk.kind == manifest.Exclusive || mk.kind == manifest.Parted) {
 					ordered = r.after.Fence
 				}
 			}

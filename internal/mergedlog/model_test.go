@@ -231,8 +231,8 @@ func (m *model) outcome(d modelDoubt) (Outcome, bool) {
 	for _, r := range m.w.members[d.member].history[m.opened[d.member]:at.Rev] {
 		for _, mk := range r.marks {
 			if mk.stamp == d.stamp && r.before.Epoch == d.epoch {
-				o := Outcome{Kind: Refused, Reason: mk.reason, Rev: r.after.Rev}
-				if mk.landed {
+				o := Outcome{Kind: Refused, Reason: mk.kind, Rev: r.after.Rev}
+				if mk.kind.Landed() {
 					o.Kind = Landed
 				}
 				return o, true

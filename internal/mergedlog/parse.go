@@ -3,65 +3,54 @@ package mergedlog
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-// mark is what one stamp left in a member revision.
+// mark is what became of one stamp in a member revision.
 type mark struct {
-	stamp  int64
-	reason record.Reason // 0: an effect, that is the header of a value or the clock of a slot
-}
-
-// landed says that the stamp's write took effect, if only by finding nothing to change.
-func (m mark) landed() bool {
-	return m.reason == 0 || m.reason == record.NoOp || m.reason == record.Exclusive || m.reason == record.Parted
-}
-
-// slotClock is a slot's clock as a member revision set it.
-type slotClock struct {
-	slot  int
 	stamp int64
+	kind  manifest.Kind
 }
 
 // parser turns one native member revision at a time into marks and events. Everything but the events is
 // overwritten by the next parse.
 type parser struct {
 	member   int
-	slotOf   func(key []byte) int
 	onRecord func(member int, rev int64, kv *mvccpb.KeyValue)
 	bare     bool // previous values may be missing
-	some     bool // and so may events
+	some     bool // and so may events, and the manifests of puts
 
-	rev     int64
-	empty   bool
-	highest int64   // stamp, of all marks and the clock record
-	marks   []mark  // ascending, each stamp once
-	evs     []Event // ascending stamps, each of which is in marks; in the member's order within a stamp
+	rev      int64
+	empty    bool
+	manifest manifest.Decoder // of all manifests of the revision
+	highest  int64            // stamp
+	marks    []mark           // ascending, each stamp once
+	evs      []Event          // ascending stamps, each of which is in marks; in the member's order within a stamp
 
 	fenced       bool // the revision set the fence record
 	epoch, fence int64
 
-	slots     []slotClock         // ascending, once the records are read
+	locks     []Lock              // locks that changed hands
+	followed  bool                // some record of the revision is one that everybody follows
+	exclusive int64               // stamp of what has the revision for itself; 0: nothing does
+	part      *manifest.Entry     // the part that does
 	created   map[string]struct{} // keys that evs[:indexed] created, once a delete has asked
 	indexed   int                 // events that created knows of
-	looked    int                 // entries looked at for deletes: linear in the events, says the test
-	locks     []Lock              // locks that changed hands
-	records   int                 // mark records in the revision
-	exclusive int64               // stamp of a mark record with reason Exclusive or Parted
-	part      record.Part         // of a mark record with reason Parted
+	looked    int                 // names looked at for events, and events for deletes: linear in both, says the test
 }
 
-// parse reads one revision. Reserved records come first: the clock of a slot says which stamp a delete has.
+// parse reads one revision. Manifests come first: they name what the events belong to.
 func (p *parser) parse(r *MemberRevision) error {
 	*p = parser{
-		member: p.member, slotOf: p.slotOf, onRecord: p.onRecord, bare: p.bare, some: p.some,
-		rev: r.Rev, empty: len(r.Events) == 0, marks: p.marks[:0], slots: p.slots[:0], locks: p.locks[:0],
+		member: p.member, onRecord: p.onRecord, bare: p.bare, some: p.some,
+		rev: r.Rev, empty: len(r.Events) == 0, manifest: p.manifest, marks: p.marks[:0], locks: p.locks[:0],
 	}
+	p.manifest.Reset()
 	users := 0
 	for _, ev := range r.Events {
 		kind := record.KindOf(ev.Kv.Key)
@@ -69,81 +58,32 @@ func (p *parser) parse(r *MemberRevision) error {
 			users++
 			continue
 		}
+		p.followed = p.followed || record.Followed(ev.Kv.Key)
 		if err := p.parseRecord(kind, ev); err != nil {
 			return p.foreign(ev, err)
 		}
 	}
-	slices.SortFunc(p.slots, bySlot)
-	if users > 0 {
-		p.evs = make([]Event, 0, users)
-		for _, ev := range r.Events {
-			if record.KindOf(ev.Kv.Key) != record.User {
-				continue
-			}
-			if err := p.parseEvent(ev); err != nil {
-				return err
-			}
-		}
+	if !p.followed && !p.empty && !p.some {
+		return p.foreign(r.Events[0], fmt.Errorf("%w: nothing in the revision is a record that metaetcd always writes", record.ErrMalformed))
+	}
+	if err := p.readManifests(); err != nil {
+		return err
+	}
+	if err := p.parseEvents(r.Events, users); err != nil {
+		return err
 	}
 	p.sort()
-	if p.part.Of > 0 && !p.some {
-		return p.order()
-	}
-	return nil
-}
-
-// order gives the events of a part their places in its transaction.
-func (p *parser) order() error {
-	evs := p.evs
-	for _, r := range p.part.Runs {
-		if len(evs) < r.Events {
-			return fmt.Errorf("%w: part %d of stamp %d has fewer events than it says", ErrForeignWrite, p.part.Index, p.part.Stamp)
-		}
-		for i := range evs[:r.Events] {
-			evs[i].Order = r.Op
-		}
-		evs = evs[r.Events:]
-	}
-	if len(evs) > 0 || p.records != 1 {
-		return fmt.Errorf("%w: part %d of stamp %d has more events than it says", ErrForeignWrite, p.part.Index, p.part.Stamp)
-	}
 	return nil
 }
 
 func (p *parser) parseRecord(kind record.Kind, ev *mvccpb.Event) (err error) {
 	switch kind {
+	case record.Manifest, record.Nested:
+		return p.manifest.Decode(ev.Kv.Value)
 	case record.Slot:
-		var stamp int64
-		slot := record.SlotOf(ev.Kv.Key)
-		// A locked slot's clock is infinite and no stamp; one that was never set and is given back is zero.
-		if stamp, err = record.ParseNumber(ev.Kv.Value); err == nil && stamp > 0 && stamp < math.MaxInt64 {
-			p.slots = append(p.slots, slotClock{slot, stamp})
-			err = p.mark(stamp, 0)
+		if _, err = record.ParseNumber(ev.Kv.Value); err == nil {
+			err = p.parseLock(record.SlotOf(ev.Kv.Key), ev)
 		}
-		if err == nil {
-			err = p.parseLock(slot, ev)
-		}
-	case record.Mark:
-		var m mark
-		if m.stamp, m.reason, err = record.ParseMark(ev.Kv.Value); err == nil {
-			p.records++
-			switch m.reason {
-			case record.Exclusive:
-				p.exclusive = m.stamp
-			case record.Parted:
-				p.exclusive = m.stamp
-				if p.part, err = record.ParsePart(ev.Kv.Value); err != nil {
-					return err
-				}
-			}
-			if err = p.mark(m.stamp, m.reason); err == nil {
-				err = p.furtherMarks(ev.Kv.Value, m.reason)
-			}
-		}
-	case record.Clock:
-		var stamp int64
-		_, stamp, err = record.ParsePair(ev.Kv.Value)
-		p.highest = max(p.highest, stamp)
 	case record.Fence:
 		p.fenced = true
 		p.epoch, p.fence, err = record.ParsePair(ev.Kv.Value)
@@ -170,36 +110,108 @@ func (p *parser) parseLock(slot int, ev *mvccpb.Event) error {
 	return err
 }
 
-// furtherMarks notes the other stamps of a batch that was refused as a whole.
-func (p *parser) furtherMarks(value []byte, reason record.Reason) error {
-	rest, err := record.FurtherStamps(value, reason)
-	for ; err == nil && len(rest) > 0; rest = rest[8:] {
-		var stamp int64
-		if stamp, err = record.ParseNumber(rest[:8]); err == nil {
-			err = p.mark(stamp, reason)
+// readManifests takes the stamps off the manifests.
+func (p *parser) readManifests() error {
+	entries := p.manifest.Entries
+	for i := range entries {
+		e := &entries[i]
+		p.marks = append(p.marks, mark{e.Stamp, e.Kind})
+		p.highest = max(p.highest, e.Stamp)
+		switch e.Kind {
+		case manifest.Parted:
+			p.part = e
+			p.exclusive = e.Stamp
+		case manifest.Exclusive:
+			p.exclusive = e.Stamp
 		}
 	}
-	return err
-}
-
-// mark notes that the stamp reached the member.
-func (p *parser) mark(stamp int64, reason record.Reason) error {
-	if stamp <= 0 || stamp == math.MaxInt64 || reason > record.Parted {
-		return fmt.Errorf("%w: mark of stamp %d, reason %d", record.ErrMalformed, stamp, reason)
+	if p.exclusive != 0 && len(entries) != 1 {
+		return fmt.Errorf("%w: revision %d has %d stamps beside %d, which is to be alone", ErrForeignWrite, p.rev, len(entries)-1, p.exclusive)
 	}
-	p.marks = append(p.marks, mark{stamp, reason})
-	p.highest = max(p.highest, stamp)
 	return nil
 }
 
-// parseEvent turns the change of a user key into an event, rewriting it in place.
-func (p *parser) parseEvent(ev *mvccpb.Event) error {
-	e := Event{Type: ev.Type, Kv: ev.Kv, PrevKv: ev.PrevKv, Member: p.member, MemberRev: p.rev}
-	if ev.Type == mvccpb.Event_DELETE {
-		e.Rev = p.deleteStamp(ev.Kv.Key)
-		if e.Rev == 0 {
-			return p.foreign(ev, fmt.Errorf("%w: delete without a stamp", record.ErrMalformed))
+// parseEvents makes events of the changes of users' keys. They come in the order of the names, but for names that changed nothing.
+func (p *parser) parseEvents(evs []*mvccpb.Event, users int) error {
+	if users > 0 {
+		p.evs = make([]Event, 0, users)
+	}
+	at := cursor{entries: p.manifest.Entries}
+	for _, ev := range evs {
+		if record.KindOf(ev.Kv.Key) != record.User {
+			continue
 		}
+		stamp, order := int64(0), 0
+		switch e, n := at.find(p, ev); {
+		case n == nil && p.some && ev.Type == mvccpb.Event_PUT: // its header tells its stamp
+		case n == nil:
+			return p.foreign(ev, fmt.Errorf("%w: no manifest names it, or not in this order", record.ErrMalformed))
+		case p.some: // the order of a key's events is that of their revisions
+			stamp = e.Stamp
+		default:
+			stamp, order = e.Stamp, n.Op
+		}
+		if err := p.parseEvent(ev, stamp, order); err != nil {
+			return err
+		}
+	}
+	if at.rest(); at.missing != nil && !p.some {
+		return fmt.Errorf("%w: the put of key %q at revision %d is gone", ErrOverrun, at.missing.Key, p.rev)
+	}
+	return nil
+}
+
+// cursor goes through the names of a revision's entries.
+type cursor struct {
+	entries []manifest.Entry
+	entry   int
+	name    int
+	put     bool           // the name under the cursor has had its event
+	missing *manifest.Name // of a put without an event: some etcds lose it where they are compacted
+}
+
+// find returns the name of an event, which is not before that of the last one, and its entry. nil: there is none.
+func (c *cursor) find(p *parser, ev *mvccpb.Event) (*manifest.Entry, *manifest.Name) {
+	for ; c.entry < len(c.entries); c.next() {
+		e := &c.entries[c.entry]
+		if c.name >= len(e.Names) {
+			continue
+		}
+		p.looked++
+		n := &e.Names[c.name]
+		deletes := ev.Type == mvccpb.Event_DELETE
+		switch {
+		case n.Touch == manifest.Put && !c.put && !deletes && n.Names(ev.Kv.Key):
+			c.put = true
+			return e, n
+		case n.Touch == manifest.Deleted && deletes && n.Names(ev.Kv.Key):
+			return e, n
+		}
+	}
+	return nil, nil
+}
+
+// rest goes through the names that are left.
+func (c *cursor) rest() {
+	for c.entry < len(c.entries) {
+		c.next()
+	}
+}
+
+func (c *cursor) next() {
+	if names := c.entries[c.entry].Names; c.name < len(names) && names[c.name].Touch == manifest.Put && !c.put {
+		c.missing = &names[c.name]
+	}
+	if c.name++; c.name >= len(c.entries[c.entry].Names) {
+		c.entry, c.name = c.entry+1, 0
+	}
+	c.put = false
+}
+
+// parseEvent turns the change of a user key into an event of a stamp, rewriting it in place; 0: that in the header of a put.
+func (p *parser) parseEvent(ev *mvccpb.Event, stamp int64, order int) error {
+	e := Event{Rev: stamp, Type: ev.Type, Kv: ev.Kv, PrevKv: ev.PrevKv, Member: p.member, MemberRev: p.rev, Order: order}
+	if ev.Type == mvccpb.Event_DELETE {
 		e.Kv.ModRevision = e.Rev
 		if ev.PrevKv == nil && p.createdHere(ev.Kv.Key) {
 			e.NativeCreate = p.rev
@@ -212,9 +224,8 @@ func (p *parser) parseEvent(ev *mvccpb.Event) error {
 		if err := record.ToUser(ev.Kv); err != nil {
 			return p.foreign(ev, err)
 		}
-		e.Rev = ev.Kv.ModRevision
-		if err := p.mark(e.Rev, 0); err != nil {
-			return p.foreign(ev, err)
+		if e.Rev = ev.Kv.ModRevision; stamp != 0 && stamp != e.Rev {
+			return p.foreign(ev, fmt.Errorf("%w: its header has stamp %d, its manifest %d", record.ErrMalformed, e.Rev, stamp))
 		}
 		if created {
 			e.PrevKv = nil
@@ -253,32 +264,9 @@ func (p *parser) createdHere(key []byte) bool {
 	return ok
 }
 
-// deleteStamp finds the stamp of a delete: the clock of the key's slot, or that of the exclusive transaction
-// that has the member revision for itself. 0: none.
-func (p *parser) deleteStamp(key []byte) int64 {
-	if len(p.slots) > 0 {
-		i, found := slices.BinarySearchFunc(p.slots, slotClock{slot: p.slotOf(key)}, func(a, b slotClock) int {
-			p.looked++
-			return bySlot(a, b)
-		})
-		if found {
-			return p.slots[i].stamp
-		}
-	}
-	if p.records == 1 {
-		return p.exclusive
-	}
-	return 0
-}
-
-func bySlot(a, b slotClock) int { return cmp.Compare(a.slot, b.slot) }
-
-// sort brings marks and events into the order of stamps. A transaction shows its stamp once for every effect;
-// of these and a mark record the record stays, as it says more.
+// sort brings marks and events into the order of stamps.
 func (p *parser) sort() {
-	slices.SortFunc(p.marks, func(a, b mark) int {
-		return cmp.Or(cmp.Compare(a.stamp, b.stamp), cmp.Compare(b.reason, a.reason))
-	})
+	slices.SortFunc(p.marks, func(a, b mark) int { return cmp.Or(cmp.Compare(a.stamp, b.stamp), cmp.Compare(a.kind, b.kind)) })
 	p.marks = slices.CompactFunc(p.marks, func(a, b mark) bool { return a.stamp == b.stamp })
 	if byStamp := func(a, b Event) int { return cmp.Compare(a.Rev, b.Rev) }; !slices.IsSortedFunc(p.evs, byStamp) {
 		slices.SortStableFunc(p.evs, byStamp)

@@ -8,7 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 // partials are the transactions of several parts of which some were seen, but not all.
@@ -25,15 +25,16 @@ type partial struct {
 
 // add takes a part's events. It returns nil until all parts were seen, and then the events of all of them in the order of
 // the transaction's operations; empty, but not nil, if there are none.
-func (ps *partials) add(part record.Part, evs []Event) []Event {
-	p := ps.byStamp[part.Stamp]
+func (ps *partials) add(stamp int64, part manifest.Part, evs []Event) []Event {
+	p := ps.byStamp[stamp]
 	if p == nil {
-		p = &partial{seen: make([]bool, part.Of), missing: part.Of, evs: []Event{}}
+		of := part.Of()
+		p = &partial{seen: make([]bool, of), missing: of, evs: []Event{}}
 		if ps.byStamp == nil {
 			ps.byStamp = map[int64]*partial{}
 		}
-		ps.byStamp[part.Stamp] = p
-		heap.Push(&ps.order, part.Stamp)
+		ps.byStamp[stamp] = p
+		heap.Push(&ps.order, stamp)
 	}
 	if part.Index < len(p.seen) && !p.seen[part.Index] {
 		p.seen[part.Index] = true
@@ -43,7 +44,7 @@ func (ps *partials) add(part record.Part, evs []Event) []Event {
 	if p.missing > 0 {
 		return nil
 	}
-	ps.remove(part.Stamp)
+	ps.remove(stamp)
 	slices.SortStableFunc(p.evs, func(a, b Event) int { return byOrder(&a, &b) })
 	fromBefore(len(p.evs), func(i int) *Event { return &p.evs[i] })
 	return p.evs

@@ -10,11 +10,17 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
-func partRec(stamp int64, of, index int, runs ...record.Run) *mvccpb.Event {
-	return rec(record.MarkKey(0), record.Part{Stamp: stamp, Of: of, Index: index, Runs: runs}.Value())
+// partRec is the manifest of a part whose events are of these operations.
+func partRec(stamp int64, of, index int, ops ...int) *mvccpb.Event {
+	e := manifest.Entry{Stamp: stamp, Kind: manifest.Parted, Part: manifest.Part{Index: index, Shares: []manifest.Share{{Member: 1, Parts: of}}}}
+	for _, op := range ops {
+		e.Names = append(e.Names, manifest.Name{Touch: manifest.Put, Op: op})
+	}
+	return rec([]byte(record.KeyManifest), manifest.Encode(e))
 }
 
 func lockRec(slot int, h record.Holder) *mvccpb.Event {
@@ -37,12 +43,11 @@ func keysSince(t *testing.T, l *Log, from int64) (keys []string) {
 // A transaction across members is released whole, in the order of its operations, whatever part comes last and however
 // high the fences are.
 func TestPartsAreReleasedTogether(t *testing.T) {
-	one := func(op int) record.Run { return record.Run{Op: op, Events: 1} }
 	for _, order := range [][]int{{0, 1, 2}, {1, 0, 2}, {2, 1, 0}, {1, 2, 0}} {
 		l := testLog(t, 3)
 		parts := [][]MemberRevision{ // a log rewrites what it gets
-			at(11, put("b", 11, 11, 6), put("e", 11, 11, 6), partRec(6, 3, 0, one(1), one(4))),
-			at(11, put("d", 11, 11, 6), put("a", 11, 11, 6), partRec(6, 3, 1, one(0), one(9))),
+			at(11, put("b", 11, 11, 6), put("e", 11, 11, 6), partRec(6, 3, 0, 1, 4)),
+			at(11, put("d", 11, 11, 6), put("a", 11, 11, 6), partRec(6, 3, 1, 0, 9)),
 			at(11, partRec(6, 3, 2)),
 		}
 		for n, i := range order {
@@ -58,7 +63,7 @@ func TestPartsAreReleasedTogether(t *testing.T) {
 // What is closed below a partial transaction is not held up, what is above is.
 func TestAPartialStampHoldsUpWhatIsAbove(t *testing.T) {
 	l := testLog(t, 2)
-	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 8), partRec(8, 2, 0, record.Run{Events: 1}))))
+	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 8), partRec(8, 2, 0, 0))))
 	require.NoError(t, l.Append(0, at(12, put("b", 12, 12, 9), fenceRec(1, 30))))
 	missing, known, blocked := l.Gap()
 	require.Equal(t, []int64{6, 9}, []int64{missing, known})
@@ -73,7 +78,7 @@ func TestAPartialStampHoldsUpWhatIsAbove(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []MemberSnapshot{{Lo: 10}}, snaps, "its first part is not in the snapshot below it")
 
-	require.NoError(t, l.Append(1, at(12, put("c", 12, 12, 8), partRec(8, 2, 1, record.Run{Op: 1, Events: 1}))), "a part lands below the fence")
+	require.NoError(t, l.Append(1, at(12, put("c", 12, 12, 8), partRec(8, 2, 1, 1))), "a part lands below the fence")
 	require.Equal(t, int64(30), l.Closed())
 	require.Equal(t, []string{"a", "c", "b"}, keysSince(t, l, 6))
 }
@@ -81,13 +86,13 @@ func TestAPartialStampHoldsUpWhatIsAbove(t *testing.T) {
 // A writer that gives back a slot restores its clock: the stamp of a transaction whose other parts are still to come.
 func TestARestoredClockClosesNothing(t *testing.T) {
 	l := testLog(t, 2)
-	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 6), slotRec(6), partRec(6, 2, 0, record.Run{Events: 1}))))
+	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 6), slotRec(6), partRec(6, 2, 0, 0))))
 	require.NoError(t, l.Append(0, at(12, lockRec(0, record.Holder{ID: record.NewTxnID()}))))
 	require.NoError(t, l.Append(0, at(13, slotRec(6))))
 	require.NoError(t, l.Append(1, at(11, fenceRec(1, 7))))
 	require.NoError(t, l.Append(0, at(14, fenceRec(1, 7))))
 	require.Equal(t, int64(5), l.Closed())
-	require.NoError(t, l.Append(1, at(12, put("b", 12, 12, 6), partRec(6, 2, 1, record.Run{Op: 1, Events: 1}))))
+	require.NoError(t, l.Append(1, at(12, put("b", 12, 12, 6), partRec(6, 2, 1, 1))))
 	require.Equal(t, int64(7), l.Closed())
 	require.Equal(t, []string{"a", "b"}, keysSince(t, l, 6))
 	require.NoError(t, l.Append(0, at(15, lockRec(0, record.Holder{}))))
@@ -101,8 +106,8 @@ func TestStartForgetsPartials(t *testing.T) {
 	l.Open(0, begin)
 	l.Open(1, MemberState{Rev: 10, Epoch: 1, Fence: 5, Clock: 7})
 	// Of 7, the other part landed before the stream of member 1 began; of 9 it is still to come.
-	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 7), partRec(7, 2, 0, record.Run{Events: 1}))))
-	require.NoError(t, l.Append(0, at(12, put("b", 12, 12, 9), partRec(9, 2, 0, record.Run{Events: 1}))))
+	require.NoError(t, l.Append(0, at(11, put("a", 11, 11, 7), partRec(7, 2, 0, 0))))
+	require.NoError(t, l.Append(0, at(12, put("b", 12, 12, 9), partRec(9, 2, 0, 0))))
 	l.FenceHolds(0, 1, 8, 12)
 	l.FenceHolds(1, 1, 8, 10)
 	require.NoError(t, l.Start(8))
@@ -116,15 +121,13 @@ func TestStartForgetsPartials(t *testing.T) {
 }
 
 func TestMalformedParts(t *testing.T) {
-	one := record.Run{Events: 1}
 	for name, evs := range map[string][]*mvccpb.Event{
-		"more events than it says":  {put("a", 11, 11, 6), partRec(6, 2, 0)},
-		"fewer events than it says": {put("a", 11, 11, 6), partRec(6, 2, 0, one, one)},
-		"another mark":              {put("a", 11, 11, 6), partRec(6, 2, 0, one), markRec(1, 7, record.NoOp)},
-		"index beyond":              {rec(record.MarkKey(0), append(record.MarkValue(6, record.Parted), 2, 2))},
-		"no numbers":                {markRec(0, 6, record.Parted)},
-		"cut lock":                  {rec(record.SlotKey(0), record.Infinity())},
-		"cut lock of a member":      {rec([]byte(record.KeyLock), record.Infinity())},
+		"more events than it says": {put("a", 11, 11, 6), partRec(6, 2, 0)},
+		"another mark":             {put("a", 11, 11, 6), partRec(6, 2, 0, 0), markRec(1, 7, manifest.Landed)},
+		"index beyond":             {partRec(6, 2, 2)},
+		"no parts":                 {markRec(0, 6, manifest.Parted)},
+		"cut lock":                 {rec(record.SlotKey(0), record.Infinity())},
+		"cut lock of a member":     {rec([]byte(record.KeyLock), record.Infinity())},
 	} {
 		l := testLog(t, 2)
 		require.ErrorIs(t, l.Append(0, at(11, evs...)), ErrForeignWrite, name)
@@ -284,11 +287,11 @@ func TestFencedMarks(t *testing.T) {
 		}
 		return l.FencedMarks()
 	}
-	late := func(rev int64) []MemberRevision { return at(rev, markRec(0, 7, record.Fenced)) }
+	late := func(rev int64) []MemberRevision { return at(rev, markRec(0, 7, manifest.Fenced)) }
 	require.EqualValues(t, 1, count(at(11, fenceRec(1, 8)), late(12)))
-	require.EqualValues(t, 0, count(at(11, fenceRec(1, 8), markRec(0, 8, record.Exclusive)), late(12)))
+	require.EqualValues(t, 0, count(at(11, fenceRec(1, 8), markRec(0, 8, manifest.Exclusive)), late(12)))
 	require.EqualValues(t, 0, count(at(11, fenceRec(1, 8), partRec(8, 1, 0)), late(12)))
 	require.EqualValues(t, 1, count(at(11, partRec(8, 1, 0)), at(12, fenceRec(1, 8)), late(13)), "a part that set no fence")
-	require.EqualValues(t, 1, count(at(11, fenceRec(1, 6), markRec(0, 6, record.Exclusive)), at(12, fenceRec(1, 8)), late(13)))
+	require.EqualValues(t, 1, count(at(11, fenceRec(1, 6), markRec(0, 6, manifest.Exclusive)), at(12, fenceRec(1, 8)), late(13)))
 	require.EqualValues(t, 0, count(at(11, rec([]byte(record.KeyLock), record.Holder{}.Value())), late(12)))
 }

@@ -7,6 +7,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -46,10 +47,10 @@ func (d *Doubts) Unseen(member int) (u Unseen, ok bool) {
 
 func (o *observed) missing(q *question) bool { return q.Kind == 0 && !q.lost && !o.covers(q) }
 
-// MarkRecords are what At needs besides the keys of Unseen: single keys, and the range of the marks.
+// MarkRecords are what At needs besides the keys of Unseen: single keys, and a range of manifests.
 func MarkRecords() (keys [][]byte, from, end []byte) {
-	from, end = record.MarkRange()
-	return [][]byte{[]byte(record.KeyFence), []byte(record.KeyClock)}, from, end
+	from, end = record.NestedRange()
+	return [][]byte{[]byte(record.KeyFence), []byte(record.KeyClock), []byte(record.KeyManifest)}, from, end
 }
 
 // At tells what the keys of Unseen, and MarkRecords, were at a revision of the member: Unseen.After, or a later one if
@@ -127,17 +128,17 @@ func evidenceOf(kvs []*mvccpb.KeyValue) evidence {
 			}
 		case record.Txn:
 			if dec, err := record.ParseDecision(kv.Value); err == nil {
-				e.mark(mark{stamp: dec.Stamp}, kv.ModRevision)
+				e.mark(mark{dec.Stamp, manifest.Landed}, kv.ModRevision)
 			}
 		case record.Fence:
 			e.epoch, e.fence, _ = record.ParsePair(kv.Value)
 		case record.Clock:
-			_, e.clock, _ = record.ParsePair(kv.Value)
-		case record.Mark:
-			p := parser{}
-			_ = p.parseRecord(kind, &mvccpb.Event{Kv: kv})
-			for _, mk := range p.marks {
-				e.mark(mk, kv.ModRevision)
+			clock, _ := record.ParseClock(kv.Value)
+			e.clock = clock.Highest
+		case record.Manifest, record.Nested:
+			entries, _ := manifest.Decode(kv.Value)
+			for i := range entries {
+				e.mark(mark{entries[i].Stamp, entries[i].Kind}, kv.ModRevision)
 			}
 		}
 	}
@@ -147,14 +148,14 @@ func evidenceOf(kvs []*mvccpb.KeyValue) evidence {
 func (e *evidence) stamp(kv *mvccpb.KeyValue, stamp int64) {
 	e.stamps[string(kv.Key)] = stamp
 	if stamp < math.MaxInt64 {
-		e.mark(mark{stamp: stamp}, kv.ModRevision)
+		e.mark(mark{stamp, manifest.Landed}, kv.ModRevision)
 	}
 }
 
-// mark notes a mark. A record says more than an effect.
+// mark notes a mark. A manifest says more than an effect.
 func (e *evidence) mark(mk mark, rev int64) {
 	if old, ok := e.marks[mk.stamp]; ok {
-		mk.reason, rev = max(mk.reason, old.reason), min(rev, old.rev)
+		mk.kind, rev = max(mk.kind, old.kind), min(rev, old.rev)
 	}
 	e.marks[mk.stamp] = found{mk, rev}
 }

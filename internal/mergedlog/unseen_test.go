@@ -7,6 +7,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -26,13 +27,18 @@ func TestForgotten(t *testing.T) {
 		return &mvccpb.KeyValue{Key: key, Value: value, ModRevision: 7}
 	}
 	fence := func(epoch, f int64) *mvccpb.KeyValue { return kv([]byte(record.KeyFence), record.Pair(epoch, f)) }
-	clock := func(n int64) *mvccpb.KeyValue { return kv([]byte(record.KeyClock), record.Pair(epoch, n)) }
+	clock := func(n int64) *mvccpb.KeyValue {
+		return kv([]byte(record.KeyClock), record.ClockRecord{Epoch: epoch, Highest: n}.Value())
+	}
 	slotAt := func(n int64) *mvccpb.KeyValue { return kv(slot, record.Number(n)) }
 	user := func(stamp int64) *mvccpb.KeyValue {
 		return kv([]byte(key), record.Header{Stamp: stamp, Create: stamp}.Value(nil))
 	}
+	note := func(stamp int64, kind manifest.Kind) *mvccpb.KeyValue {
+		return kv(record.NestedKey(1), manifest.Encode(manifest.Of(kind, stamp)...))
+	}
 	id := record.NewTxnID()
-	landed, dead := Outcome{Kind: Landed, Rev: 7}, Outcome{Kind: Dead, Rev: 30}
+	landed, dead := Outcome{Landed, manifest.Landed, 7}, Outcome{Kind: Dead, Rev: 30}
 	for name, c := range map[string]struct {
 		txn  *pb.TxnRequest
 		kvs  []*mvccpb.KeyValue
@@ -50,8 +56,10 @@ func TestForgotten(t *testing.T) {
 		"the slot shows it":                  {puts(slot), []*mvccpb.KeyValue{fence(epoch, 5), clock(9), slotAt(stamp)}, landed},
 		"the slot shows a lower one":         {puts(slot), []*mvccpb.KeyValue{fence(epoch, 5), clock(9), slotAt(stamp - 1)}, dead},
 		"the slot shows a higher one":        {puts(slot), []*mvccpb.KeyValue{fence(epoch, 5), clock(9), slotAt(stamp + 1)}, Outcome{}},
-		"a mark refuses it":                  {nil, []*mvccpb.KeyValue{fence(epoch, 5), clock(9), kv(record.MarkKey(0), record.MarkValue(stamp, record.Fenced))}, Outcome{Refused, record.Fenced, 7}},
-		"a mark names it among others":       {nil, []*mvccpb.KeyValue{fence(epoch, 5), clock(9), kv(record.MarkKey(0), record.MarksValue([]int64{7, stamp}, record.SlotAhead))}, Outcome{Refused, record.SlotAhead, 7}},
+		"a manifest refuses it":              {nil, []*mvccpb.KeyValue{fence(epoch, 5), clock(9), note(stamp, manifest.Fenced)}, Outcome{Refused, manifest.Fenced, 7}},
+		"a manifest has it among others":     {nil, []*mvccpb.KeyValue{fence(epoch, 5), clock(9), kv([]byte(record.KeyManifest), manifest.Encode(manifest.Of(manifest.Pinned, 7, stamp)...))}, Outcome{Refused, manifest.Pinned, 7}},
+		"a manifest says that it landed":     {nil, []*mvccpb.KeyValue{fence(epoch, 5), clock(9), note(stamp, manifest.Landed)}, landed},
+		"a manifest says more than the key":  {puts([]byte(key)), []*mvccpb.KeyValue{fence(epoch, 5), clock(9), user(stamp), note(stamp, manifest.Exclusive)}, Outcome{Landed, manifest.Exclusive, 7}},
 		"it is decided":                      {puts(record.TxnKey(id)), []*mvccpb.KeyValue{fence(epoch, 5), clock(9), kv(record.TxnKey(id), record.Decision{Stamp: stamp}.Value())}, landed},
 		"a new epoch may have used it again": {puts([]byte(key)), []*mvccpb.KeyValue{fence(epoch+1, 5), clock(9), user(stamp)}, Outcome{}},
 		"a new epoch, which it has not seen": {puts([]byte(key)), []*mvccpb.KeyValue{fence(epoch+1, 5), clock(stamp - 1)}, Outcome{Kind: Dead, Rev: 20}},

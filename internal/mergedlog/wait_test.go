@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 )
 
 // bounded makes a test that would hang fail instead.
@@ -117,20 +117,20 @@ func TestOutcome(t *testing.T) {
 		revs []MemberRevision
 		want Outcome
 	}{
-		{"put", landing, Outcome{Landed, 0, 11}},
-		{"delete", at(11, slotRec(stamp), with(del("a", 11), put("a", 3, 3, 3))), Outcome{Landed, 0, 11}},
-		{"no-op", at(11, markRec(0, stamp, record.NoOp)), Outcome{Landed, record.NoOp, 11}},
+		{"put", landing, Outcome{Landed, manifest.Landed, 11}},
+		{"delete", at(11, slotRec(stamp), with(del("a", 11), put("a", 3, 3, 3))), Outcome{Landed, manifest.Landed, 11}},
+		{"compare", at(11, markRec(0, stamp, manifest.Landed)), Outcome{Landed, manifest.Landed, 11}},
 		{
 			"exclusive",
-			at(11, put("a", 11, 11, stamp), markRec(0, stamp, record.Exclusive), fenceRec(epoch, stamp)),
-			Outcome{Landed, record.Exclusive, 11},
+			at(11, put("a", 11, 11, stamp), markRec(0, stamp, manifest.Exclusive), fenceRec(epoch, stamp)),
+			Outcome{Landed, manifest.Exclusive, 11},
 		},
-		{"fenced", at(11, markRec(0, stamp, record.Fenced)), Outcome{Refused, record.Fenced, 11}},
-		{"slot ahead", at(11, markRec(0, stamp, record.SlotAhead)), Outcome{Refused, record.SlotAhead, 11}},
-		{"surrendered", at(11, markRec(0, stamp, record.Surrendered)), Outcome{Refused, record.Surrendered, 11}},
+		{"fenced", at(11, markRec(0, stamp, manifest.Fenced)), Outcome{Refused, manifest.Fenced, 11}},
+		{"slot ahead", at(11, markRec(0, stamp, manifest.Pinned)), Outcome{Refused, manifest.Pinned, 11}},
+		{"surrendered", at(11, markRec(0, stamp, manifest.Surrendered)), Outcome{Refused, manifest.Surrendered, 11}},
 		{"behind a fence", at(11, fenceRec(epoch, stamp)), Outcome{Kind: Dead, Rev: 11}},
 		{"behind an epoch", at(11, fenceRec(epoch+1, 5)), Outcome{Kind: Dead, Rev: 11}},
-		{"landed, then fenced", append(landing, at(12, fenceRec(epoch+1, stamp))...), Outcome{Landed, 0, 11}},
+		{"landed, then fenced", append(landing, at(12, fenceRec(epoch+1, stamp))...), Outcome{Landed, manifest.Landed, 11}},
 		{
 			"the number of a later epoch",
 			append(at(11, fenceRec(epoch+1, 5)), at(12, put("a", 12, 12, stamp))...),

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -66,13 +67,7 @@ type worldRev struct {
 	before MemberState
 	after  MemberState
 	locks  map[int]record.Holder // after it
-	part   *record.Part
-}
-
-type worldMark struct {
-	stamp  int64
-	landed bool
-	reason record.Reason
+	part   *worldPart
 }
 
 func newWorld(t *rapid.T, members int) *world {
@@ -191,12 +186,12 @@ func (w *world) surrender(m *worldMember) {
 	}
 	if f := w.pick(); f.epoch == m.state.Epoch {
 		t := m.begin()
-		t.mark(f.stamp, record.Surrendered)
+		t.mark(f.stamp, manifest.Surrendered)
 		t.commit(w)
 	}
 }
 
-// refuse lets a batch be refused as a whole: one record is the mark of all its stamps.
+// refuse lets a batch be refused as a whole: one manifest marks all its stamps.
 func (w *world) refuse(m *worldMember) {
 	var stamps []int64
 	for len(stamps) < 3 && len(w.flying) > 0 {
@@ -213,9 +208,8 @@ func (w *world) refuse(m *worldMember) {
 	}
 	t := m.begin()
 	for _, s := range stamps {
-		t.seen(s, false, record.SlotAhead)
+		t.mark(s, manifest.Pinned)
 	}
-	t.record(record.MarkKey(0), record.MarksValue(stamps, record.SlotAhead))
 	t.commit(w)
 }
 
@@ -296,10 +290,10 @@ func (w *world) operation(t *worldTxn, stamp int64, i, kind int) {
 	slot := worldSlot([]byte(a))
 	switch {
 	case m.state.Fence >= stamp, m.holder != nil:
-		t.mark(stamp, record.Fenced)
+		t.mark(stamp, manifest.Fenced)
 		return
 	case m.slots[slot] >= stamp, stampOf(m.keys[a]) >= stamp, stampOf(m.keys[b]) >= stamp:
-		t.mark(stamp, record.SlotAhead)
+		t.mark(stamp, manifest.Pinned)
 		return
 	}
 	switch kind {
@@ -316,7 +310,8 @@ func (w *world) operation(t *worldTxn, stamp int64, i, kind int) {
 		t.del(b, stamp)
 		t.slot(slot, stamp)
 	case 6:
-		t.mark(stamp, record.NoOp)
+		t.mark(stamp, manifest.Landed)
+		t.name(stamp, manifest.Name{Touch: manifest.Compared, Key: []byte(a)})
 	}
 }
 
@@ -332,9 +327,9 @@ func (w *world) exclusive(m *worldMember) {
 	t := m.begin()
 	switch {
 	case m.state.Fence >= f.stamp, m.holder != nil:
-		t.mark(f.stamp, record.Fenced)
+		t.mark(f.stamp, manifest.Fenced)
 	case m.state.Clock >= f.stamp, m.slotLocked():
-		t.mark(f.stamp, record.SlotAhead)
+		t.mark(f.stamp, manifest.Pinned)
 	default:
 		for i := range keysPerMember {
 			switch w.draw(4) {
@@ -344,7 +339,10 @@ func (w *world) exclusive(m *worldMember) {
 				t.del(w.key(m.id, i), f.stamp)
 			}
 		}
-		t.mark(f.stamp, record.Exclusive)
+		if w.draw(3) == 0 {
+			t.delRange(w, f.stamp)
+		}
+		t.mark(f.stamp, manifest.Exclusive)
 		t.fence(f.epoch, f.stamp)
 	}
 	t.commit(w)
@@ -370,8 +368,7 @@ type worldTxn struct {
 	m      *worldMember
 	rev    worldRev
 	clock  int64
-	nmark  int
-	parted *record.Part
+	parted *worldPart
 }
 
 func (m *worldMember) begin() *worldTxn {
@@ -383,17 +380,6 @@ func (t *worldTxn) record(key, value []byte) {
 	t.rev.events = append(t.rev.events, &mvccpb.Event{Kv: kv})
 }
 
-func (t *worldTxn) seen(stamp int64, landed bool, why record.Reason) {
-	t.clock = max(t.clock, stamp)
-	for i := range t.rev.marks {
-		if t.rev.marks[i].stamp == stamp {
-			t.rev.marks[i].reason = max(t.rev.marks[i].reason, why)
-			return
-		}
-	}
-	t.rev.marks = append(t.rev.marks, worldMark{stamp, landed, why})
-}
-
 func (t *worldTxn) fence(epoch, fence int64) {
 	t.rev.after.Epoch, t.rev.after.Fence = epoch, fence
 	t.record([]byte(record.KeyFence), record.Pair(epoch, fence))
@@ -401,14 +387,8 @@ func (t *worldTxn) fence(epoch, fence int64) {
 
 func (t *worldTxn) slot(slot int, stamp int64) {
 	t.m.slots[slot] = stamp
-	t.seen(stamp, true, 0)
+	t.mark(stamp, manifest.Landed)
 	t.record(record.SlotKey(slot), record.Number(stamp))
-}
-
-func (t *worldTxn) mark(stamp int64, why record.Reason) {
-	t.seen(stamp, why == record.NoOp || why == record.Exclusive, why)
-	t.record(record.MarkKey(t.nmark), record.MarkValue(stamp, why))
-	t.nmark++
 }
 
 func (t *worldTxn) put(w *world, key string, stamp int64) {
@@ -421,29 +401,49 @@ func (t *worldTxn) put(w *world, key string, stamp int64) {
 	}
 	w.nextValue++
 	kv.Value = h.Value(fmt.Appendf(nil, "v%d", w.nextValue))
-	t.seen(stamp, true, 0)
+	t.name(stamp, manifest.Name{Touch: manifest.Put, Key: kv.Key})
 	t.rev.events = append(t.rev.events, &mvccpb.Event{Kv: kv, PrevKv: prev})
 }
 
+// del deletes a key, which may not be there.
 func (t *worldTxn) del(key string, stamp int64) {
+	t.name(stamp, manifest.Name{Touch: manifest.Deleted, Key: []byte(key)})
+	t.remove(key, stamp)
+}
+
+// delRange deletes, by one operation, the keys that the revision does not touch otherwise.
+func (t *worldTxn) delRange(w *world, stamp int64) {
+	t.name(stamp, manifest.Name{Touch: manifest.Deleted, Key: []byte("k"), End: []byte("l")})
+	for i := range keysPerMember {
+		if key := w.key(t.m.id, i); !t.touched(key) {
+			t.remove(key, stamp)
+		}
+	}
+}
+
+func (t *worldTxn) remove(key string, stamp int64) {
 	prev := t.m.keys[key]
 	if prev == nil {
 		return
+	}
+	if t.parted != nil {
+		t.parted.ops[key] = t.parted.op
 	}
 	kv := &mvccpb.KeyValue{Key: []byte(key), ModRevision: t.m.state.Rev + 1}
 	t.rev.evs = append(t.rev.evs, worldEvent{stamp: stamp, del: true, kv: &mvccpb.KeyValue{Key: kv.Key, ModRevision: stamp}})
 	t.rev.events = append(t.rev.events, &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: kv, PrevKv: prev})
 }
 
-// commit makes the revision the member's next one, with its events in random order.
+// commit makes the revision the member's next one.
 func (t *worldTxn) commit(w *world) {
 	m := t.m
+	t.note(w)
 	if len(t.rev.events) == 0 {
 		return
 	}
 	if t.clock > m.state.Clock {
 		t.rev.after.Clock = t.clock
-		t.record([]byte(record.KeyClock), record.Pair(m.state.Epoch, t.clock))
+		t.record([]byte(record.KeyClock), record.ClockRecord{Epoch: m.state.Epoch, Highest: t.clock}.Value())
 	}
 	t.shuffle(w)
 	t.rev.after.Rev = m.state.Rev + 1

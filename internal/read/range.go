@@ -59,7 +59,7 @@ const behindTries = 3
 func (r *Reader) behind(ctx context.Context, f *feed.Feed, members []int, at int64) bool {
 	ctx, cancel := r.cfg.Life.Within(ctx)
 	defer cancel()
-	rec, err := r.cfg.Members[0].ReadRecords(ctx)
+	rec, err := r.cfg.CompactedOn.ReadRecords(ctx)
 	if err != nil || at < rec.Compacted {
 		return false
 	}

@@ -17,14 +17,15 @@ import (
 
 // Config is what reads are served from. It does not change.
 type Config struct {
-	Life    *lifetime.Life
-	Feeds   *feed.Current
-	Members []*member.Member
-	Ring    *ring.Ring
-	Clock   *clock.Clock
-	Commit  *commit.Pipeline
-	Leases  *lease.Lessor
-	Cache   *statecache.Cache
+	Life        *lifetime.Life
+	Feeds       *feed.Current
+	Members     []*member.Member
+	CompactedOn *member.Member // the member whose record `compacted` counts
+	Ring        *ring.Ring
+	Clock       *clock.Clock
+	Commit      *commit.Pipeline
+	Leases      *lease.Lessor
+	Cache       *statecache.Cache
 
 	CacheEntries int    // of the cache
 	MaxTxnOps    int    // the members' --max-txn-ops

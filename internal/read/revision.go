@@ -45,7 +45,7 @@ func (r *Reader) Serve(ctx context.Context, read func(f *feed.Feed) error) error
 
 // catchUp learns of a compaction by another process, and waits until this one has closed what it kept.
 func (r *Reader) catchUp(ctx context.Context, f *feed.Feed) error {
-	rec, err := r.cfg.Members[0].ReadRecords(ctx)
+	rec, err := r.cfg.CompactedOn.ReadRecords(ctx)
 	if err != nil {
 		return err
 	}

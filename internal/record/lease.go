@@ -10,8 +10,8 @@ import (
 
 const (
 	leasePrefix    = "\x00lease/"
-	attachedPrefix = "\x00attached/"
-	heldPrefix     = "\x00held/"
+	attachedPrefix = Unfollowed + "attached/"
+	heldPrefix     = Unfollowed + "held/"
 )
 
 // LeaseRecord is what every member knows of a lease. A put that attaches a key compares it byte by byte, so nothing is

@@ -13,8 +13,8 @@ func TestLeaseGolden(t *testing.T) {
 	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x12\x34\x00\x00\x00\x00\x00\x00\x00\x3c\x00", string(LeaseRecord{Grant: 0x1234, TTL: 60}.Encode()))
 	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x12\x34\x00\x00\x00\x00\x00\x00\x00\x3c\x01", string(LeaseRecord{Grant: 0x1234, TTL: 60, Dead: true}.Encode()))
 	require.Equal(t, "\x00lease/\x00\x00\x00\x00\x00\x00\x01\x02", string(LeaseKey(0x102)))
-	require.Equal(t, "\x00attached/\x00\x00\x00\x00\x00\x00\x01\x02/a", string(AttachedKey(0x102, []byte("/a"))))
-	require.Equal(t, "\x00held/\x00\x00\x00\x00\x00\x00\x01\x02t", string(HeldKey(0x102, []byte("t"))))
+	require.Equal(t, "\x00~attached/\x00\x00\x00\x00\x00\x00\x01\x02/a", string(AttachedKey(0x102, []byte("/a"))))
+	require.Equal(t, "\x00~held/\x00\x00\x00\x00\x00\x00\x01\x02t", string(HeldKey(0x102, []byte("t"))))
 }
 
 func TestLeaseRoundTrip(t *testing.T) {

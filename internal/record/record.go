@@ -6,8 +6,8 @@
 //   - Numbers are big-endian and of fixed width, so that etcd's own Value compare orders them.
 //   - A stored user value is always longer than 8 bytes and starts with its stamp, so `Value > be(X)` means
 //     "stamp >= X" and `Value < be(X)` means "stamp < X".
-//   - Every stamp that reaches a member leaves exactly one mark there: the header of the value it wrote, the
-//     clock of the slot it protects, or a mark record.
+//   - Names that everybody follows sort in front of Unfollowed, and every member transaction of metaetcd puts or deletes one of
+//     these: a member revision without any is somebody else's.
 package record
 
 import (
@@ -28,16 +28,24 @@ const (
 	KeyTopology  = "\x00topology"
 	KeyFence     = "\x00fence"
 	KeyLock      = "\x00lock"
-	KeyClock     = "\x00clock"
 	KeyCompacted = "\x00compacted"
+	KeyManifest  = "\x00manifest" // of what is certain when a member transaction runs; see internal/manifest
 
-	slotPrefix = "\x00slot/"
-	slotEnd    = "\x00slot0"
-	markPrefix = "\x00mark/"
-	markEnd    = "\x00mark0"
-	txnPrefix  = "\x00txn/"
-	txnEnd     = "\x00txn0"
+	KeyClock = Unfollowed + "clock"
+
+	slotPrefix   = "\x00slot/"
+	slotEnd      = "\x00slot0"
+	nestedPrefix = "\x00m/"
+	nestedEnd    = "\x00m0"
+	txnPrefix    = Unfollowed + "txn/"
+	txnEnd       = Unfollowed + "txn0"
 )
+
+// Unfollowed is where the names of those records begin that only some need: they hold other members' values, or are many.
+const Unfollowed = "\x00~"
+
+// Followed reports whether a key is a reserved name that everybody follows.
+func Followed(key []byte) bool { return len(key) > 0 && key[0] == Reserved && string(key) < Unfollowed }
 
 // Kind says what a key on a member is.
 type Kind uint8
@@ -51,7 +59,8 @@ const (
 	Clock
 	Compacted
 	Slot
-	Mark
+	Manifest
+	Nested
 	Lease
 	Attached
 	Held
@@ -67,8 +76,10 @@ func KindOf(key []byte) Kind {
 	switch s := string(key); {
 	case len(s) == len(slotPrefix)+2 && s[:len(slotPrefix)] == slotPrefix:
 		return Slot
-	case len(s) == len(markPrefix)+2 && s[:len(markPrefix)] == markPrefix:
-		return Mark
+	case s == KeyManifest:
+		return Manifest
+	case len(s) == len(nestedPrefix)+2 && s[:len(nestedPrefix)] == nestedPrefix:
+		return Nested
 	case s == KeyClock:
 		return Clock
 	case s == KeyFence:
@@ -104,44 +115,12 @@ func SlotOf(key []byte) int {
 // SlotRange is the range that holds the clocks of all slots.
 func SlotRange() (key, end []byte) { return []byte(slotPrefix), []byte(slotEnd) }
 
-// MarkRange is the range that holds all marks.
-func MarkRange() (key, end []byte) { return []byte(markPrefix), []byte(markEnd) }
+// NestedRange is the range that holds the manifests of operations that are decided inside of a member transaction.
+func NestedRange() (key, end []byte) { return []byte(nestedPrefix), []byte(nestedEnd) }
 
-// MarkKey names the i-th mark of one member transaction; i is in [0, 65536).
-func MarkKey(i int) []byte {
-	return binary.BigEndian.AppendUint16([]byte(markPrefix), uint16(i))
-}
-
-// Reason says why a stamp left a mark record instead of an effect.
-type Reason byte
-
-// The reasons of marks.
-const (
-	Fenced      Reason = iota + 1 // the fence was at or above the stamp, or the member was locked
-	SlotAhead                     // a slot clock or a key was at or above the stamp, or a pinned state had changed
-	NoOp                          // landed, but nothing was left to change
-	Surrendered                   // never sent, or refused by the server
-	Exclusive                     // landed: an exclusive transaction, alone in its member revision
-	Parted                        // landed: a part of a transaction across members, alone in its member revision; see Part
-)
-
-// String names the reason as metrics and logs do.
-func (r Reason) String() string {
-	switch r {
-	case Fenced:
-		return "fenced"
-	case SlotAhead:
-		return "pin"
-	case NoOp:
-		return "noop"
-	case Surrendered:
-		return "surrendered"
-	case Exclusive:
-		return "exclusive"
-	case Parted:
-		return "parted"
-	}
-	return fmt.Sprintf("reason-%d", byte(r))
+// NestedKey names the manifest of the i-th such operation of a member transaction; i is in [0, 65536).
+func NestedKey(i int) []byte {
+	return binary.BigEndian.AppendUint16([]byte(nestedPrefix), uint16(i))
 }
 
 // ErrMalformed reports bytes that metaetcd did not write.
@@ -165,7 +144,7 @@ func ParseNumber(b []byte) (int64, error) {
 // Infinity begins the clock of a locked slot. It is above every stamp, and ParseNumber reads it as math.MaxInt64.
 func Infinity() []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), math.MaxUint64) }
 
-// Pair encodes epoch and number, as `fence` and `clock` hold them: 16 bytes, ordered by epoch, then number.
+// Pair encodes epoch and number, as `fence` holds them, and `clock` in front: 16 bytes, ordered by epoch, then number.
 func Pair(epoch, n int64) []byte {
 	b := make([]byte, 0, 16)
 	b = binary.BigEndian.AppendUint64(b, uint64(epoch))
@@ -184,45 +163,31 @@ func ParsePair(b []byte) (epoch, n int64, err error) {
 	return epoch, n, nil
 }
 
-// MarkValue encodes a mark record.
-func MarkValue(stamp int64, why Reason) []byte {
-	return append(Number(stamp), byte(why))
+// ClockRecord is a member's record `clock`.
+type ClockRecord struct {
+	Epoch   int64
+	Highest int64 // the highest stamp that has arrived
+	Closed  int64 // nothing at or below it lands in a later member revision; some process knew that when it sent Highest
 }
 
-// ParseMark decodes MarkValue. Reasons that this version does not know and bytes behind the reason are let through.
-func ParseMark(b []byte) (stamp int64, why Reason, err error) {
-	if len(b) < 9 {
-		return 0, 0, fmt.Errorf("%w: mark of %d bytes", ErrMalformed, len(b))
-	}
-	stamp, why = int64(binary.BigEndian.Uint64(b)), Reason(b[8])
-	if stamp <= 0 || why == 0 {
-		return 0, 0, fmt.Errorf("%w: mark of %#x", ErrMalformed, b[:9])
-	}
-	return stamp, why, nil
+// Value encodes the record: 24 bytes, ordered by epoch, then by the highest stamp.
+func (c ClockRecord) Value() []byte {
+	b := make([]byte, 0, 24)
+	b = binary.BigEndian.AppendUint64(b, uint64(c.Epoch))
+	b = binary.BigEndian.AppendUint64(b, uint64(c.Highest))
+	return binary.BigEndian.AppendUint64(b, uint64(c.Closed))
 }
 
-// MarksValue encodes one record that is the mark of several stamps: of a batch that was refused as a whole. The reason
-// is Fenced, SlotAhead or Surrendered.
-func MarksValue(stamps []int64, why Reason) []byte {
-	b := make([]byte, 0, 8*len(stamps)+1)
-	b = binary.BigEndian.AppendUint64(b, uint64(stamps[0]))
-	b = append(b, byte(why))
-	for _, s := range stamps[1:] {
-		b = binary.BigEndian.AppendUint64(b, uint64(s))
+// ParseClock decodes ClockRecord.Value.
+func ParseClock(b []byte) (c ClockRecord, err error) {
+	if len(b) != 24 {
+		return ClockRecord{}, fmt.Errorf("%w: clock of %d bytes", ErrMalformed, len(b))
 	}
-	return b
-}
-
-// FurtherStamps returns the bytes of the stamps behind the first in a record that ParseMark accepted; they are
-// decoded by ParseNumber, eight bytes each. Only refusals have such.
-func FurtherStamps(b []byte, why Reason) ([]byte, error) {
-	switch why {
-	case Fenced, SlotAhead, Surrendered:
-	default:
-		return nil, nil
+	if c.Epoch, c.Highest, err = ParsePair(b[:16]); err != nil {
+		return ClockRecord{}, err
 	}
-	if rest := b[9:]; len(rest)%8 == 0 {
-		return rest, nil
+	if c.Closed = int64(binary.BigEndian.Uint64(b[16:])); c.Closed < 0 {
+		return ClockRecord{}, fmt.Errorf("%w: clock of %#x", ErrMalformed, b)
 	}
-	return nil, fmt.Errorf("%w: mark of %d bytes", ErrMalformed, len(b))
+	return c, nil
 }

@@ -12,23 +12,24 @@ import (
 
 func TestKindOf(t *testing.T) {
 	for key, want := range map[string]Kind{
-		"":                   User,
-		"\x01":               User,
-		"a":                  User,
-		"topology":           User,
-		"a\x00":              User,
-		"\xff":               User,
-		KeyTopology:          Topology,
-		KeyFence:             Fence,
-		KeyLock:              Lock,
-		KeyClock:             Clock,
-		KeyCompacted:         Compacted,
-		string(SlotKey(0)):   Slot,
-		string(SlotKey(500)): Slot,
-		string(MarkKey(0)):   Mark,
-		string(MarkKey(500)): Mark,
-		string(LeaseKey(7)):  Lease,
-		"\x00txn/7":          Txn,
+		"":                     User,
+		"\x01":                 User,
+		"a":                    User,
+		"topology":             User,
+		"a\x00":                User,
+		"\xff":                 User,
+		KeyTopology:            Topology,
+		KeyFence:               Fence,
+		KeyLock:                Lock,
+		KeyClock:               Clock,
+		KeyCompacted:           Compacted,
+		string(SlotKey(0)):     Slot,
+		string(SlotKey(500)):   Slot,
+		KeyManifest:            Manifest,
+		string(NestedKey(0)):   Nested,
+		string(NestedKey(500)): Nested,
+		string(LeaseKey(7)):    Lease,
+		"\x00~txn/7":           Txn,
 
 		"\x00":                              Unknown,
 		"\x00\x00":                          Unknown,
@@ -37,16 +38,17 @@ func TestKindOf(t *testing.T) {
 		"\x00slot/":                         Unknown,
 		"\x00slot/1":                        Unknown,
 		"\x00slot/123":                      Unknown,
-		"\x00mark/":                         Unknown,
-		"\x00mark/123":                      Unknown,
+		"\x00m/":                            Unknown,
+		"\x00m/123":                         Unknown,
+		"\x00manifest/":                     Unknown,
 		"\x00lease/":                        Unknown,
 		"\x00lease/1234567":                 Unknown,
-		"\x00attached/1234567k":             Unknown,
+		"\x00~attached/1234567k":            Unknown,
 		string(AttachedKey(7, nil)):         Unknown,
 		string(AttachedKey(7, []byte("k"))): Attached,
 		string(HeldKey(7, nil)):             Unknown,
 		string(HeldKey(7, []byte("t"))):     Held,
-		"\x00txn/":                          Unknown,
+		"\x00~txn/":                         Unknown,
 		"\x00from/tomorrow":                 Unknown,
 	} {
 		require.Equal(t, want, KindOf([]byte(key)), "%q", key)
@@ -59,7 +61,7 @@ func TestKeysAreReserved(t *testing.T) {
 	begin, end := SlotRange()
 	for _, key := range [][]byte{
 		[]byte(KeyTopology), []byte(KeyFence), []byte(KeyLock), []byte(KeyClock), []byte(KeyCompacted),
-		SlotKey(0), SlotKey(math.MaxUint16), MarkKey(0), MarkKey(math.MaxUint16), begin, end,
+		[]byte(KeyManifest), SlotKey(0), SlotKey(math.MaxUint16), NestedKey(0), NestedKey(math.MaxUint16), begin, end,
 	} {
 		require.Equal(t, byte(Reserved), key[0], "%q", key)
 		require.Negative(t, bytes.Compare(key, []byte(FirstUserKey)), "%q", key)
@@ -77,35 +79,51 @@ func TestSlotKeys(t *testing.T) {
 		last = key
 	}
 	require.Negative(t, bytes.Compare(last, end))
-	for _, key := range []string{KeyTopology, KeyFence, KeyLock, KeyClock, KeyCompacted, string(MarkKey(0)), "\x00lease/7", "\x00txn/7"} {
+	for _, key := range []string{KeyTopology, KeyFence, KeyLock, KeyClock, KeyCompacted, KeyManifest, string(NestedKey(0)), string(LeaseKey(7)), string(TxnKey(TxnID{7}))} {
 		require.False(t, key >= string(begin) && key < string(end), "%q", key)
 	}
 }
 
-func TestMarkKeysAreDistinct(t *testing.T) {
+func TestNestedKeysAreDistinct(t *testing.T) {
 	seen := make(map[string]bool)
+	begin, end := NestedRange()
 	for i := range 1 << 16 {
-		seen[string(MarkKey(i))] = true
+		key := string(NestedKey(i))
+		seen[key] = true
+		require.True(t, key >= string(begin) && key < string(end))
 	}
 	require.Len(t, seen, 1<<16)
+	require.False(t, KeyManifest >= string(begin) && KeyManifest < string(end))
+}
+
+// What everybody follows sorts in front of what only some need, and both in front of users' keys.
+func TestFollowed(t *testing.T) {
+	for _, key := range []string{
+		KeyTopology, KeyFence, KeyLock, KeyCompacted, KeyManifest, string(SlotKey(math.MaxUint16)), string(NestedKey(math.MaxUint16)), string(LeaseKey(-1)),
+	} {
+		require.True(t, Followed([]byte(key)), "%q", key)
+		require.Less(t, key, Unfollowed)
+	}
+	for _, key := range []string{KeyClock, string(TxnKey(TxnID{1})), string(AttachedKey(7, []byte("k"))), string(HeldKey(7, []byte("t")))} {
+		require.False(t, Followed([]byte(key)), "%q", key)
+		require.Greater(t, key, Unfollowed)
+		require.Less(t, key, FirstUserKey)
+	}
+	for _, key := range []string{"", FirstUserKey, "a"} {
+		require.False(t, Followed([]byte(key)), "%q", key)
+	}
 }
 
 // The bytes are on users' disks: these encodings must be readable for ever.
 func TestRecordGolden(t *testing.T) {
 	require.Equal(t, "\x00slot/\x01\x02", string(SlotKey(0x102)))
-	require.Equal(t, "\x00mark/\x01\x02", string(MarkKey(0x102)))
+	require.Equal(t, "\x00m/\x01\x02", string(NestedKey(0x102)))
+	require.Equal(t, "\x00manifest", KeyManifest)
+	require.Equal(t, "\x00~clock", KeyClock)
 	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x01\x02", string(Number(0x102)))
 	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x01\x02", string(Pair(3, 0x102)))
-	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x01\x02\x04", string(MarkValue(0x102, Surrendered)))
-	require.Equal(t, []Reason{1, 2, 3, 4, 5}, []Reason{Fenced, SlotAhead, NoOp, Surrendered, Exclusive})
-}
-
-func TestReasonNames(t *testing.T) {
-	for why, want := range map[Reason]string{
-		Fenced: "fenced", SlotAhead: "pin", NoOp: "noop", Surrendered: "surrendered", Exclusive: "exclusive", 77: "reason-77",
-	} {
-		require.Equal(t, want, why.String())
-	}
+	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x00\x00\x01\x01",
+		string(ClockRecord{Epoch: 3, Highest: 0x102, Closed: 0x101}.Value()))
 }
 
 func TestNumberRoundTripAndOrder(t *testing.T) {
@@ -149,26 +167,35 @@ func TestPairRoundTripAndOrder(t *testing.T) {
 	})
 }
 
-func TestMarkRoundTrip(t *testing.T) {
+// A clock is ordered by its epoch, then by its highest stamp, and its first 16 bytes are those of a pair.
+func TestClockRecord(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		stamp, why := drawStamp().Draw(t, "stamp"), Reason(rapid.ByteMin(1).Draw(t, "why"))
-		gotStamp, gotWhy, err := ParseMark(append(MarkValue(stamp, why), drawBytes().Draw(t, "behind")...))
+		draw := func() ClockRecord {
+			small := rapid.Int64Range(0, 3)
+			return ClockRecord{small.Draw(t, "epoch"), small.Draw(t, "highest"), rapid.Int64Range(0, math.MaxInt64).Draw(t, "closed")}
+		}
+		a, b := draw(), draw()
+		got, err := ParseClock(a.Value())
 		require.NoError(t, err)
-		require.Equal(t, stamp, gotStamp)
-		require.Equal(t, why, gotWhy)
+		require.Equal(t, a, got)
+		require.Equal(t, Pair(a.Epoch, a.Highest), a.Value()[:16])
+		if order := cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Highest, b.Highest)); order != 0 {
+			require.Equal(t, order, bytes.Compare(a.Value(), b.Value()))
+		}
 	})
 }
 
 func TestParsersRefuse(t *testing.T) {
 	for name, b := range map[string][]byte{
-		"nothing":          nil,
-		"eight bytes":      Number(5),
-		"no stamp":         MarkValue(0, NoOp),
-		"no reason":        MarkValue(5, 0),
-		"an infinite mark": append(Infinity(), byte(NoOp)),
+		"nothing":            nil,
+		"a pair":             Pair(1, 2),
+		"a byte more":        append(ClockRecord{1, 2, 3}.Value(), 0),
+		"an infinite epoch":  append(Infinity(), Pair(1, 2)...),
+		"an infinite stamp":  append(append(Number(1), Infinity()...), Number(1)...),
+		"an infinite closed": append(Pair(1, 2), Infinity()...),
 	} {
-		_, _, err := ParseMark(b)
-		require.ErrorIs(t, err, ErrMalformed, "mark: %s", name)
+		_, err := ParseClock(b)
+		require.ErrorIs(t, err, ErrMalformed, "clock: %s", name)
 	}
 	for name, b := range map[string][]byte{
 		"nothing":            nil,
@@ -180,24 +207,6 @@ func TestParsersRefuse(t *testing.T) {
 		_, _, err := ParsePair(b)
 		require.ErrorIs(t, err, ErrMalformed, "pair: %s", name)
 	}
-}
-
-func FuzzParseMark(f *testing.F) {
-	f.Add([]byte(nil))
-	f.Add(Number(5))
-	f.Add(MarkValue(5, NoOp))
-	f.Add(MarkValue(math.MaxInt64, Exclusive))
-	f.Add(append(MarkValue(5, Fenced), "more"...))
-	f.Add(append(Infinity(), 1))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		stamp, why, err := ParseMark(b)
-		if err != nil {
-			require.ErrorIs(t, err, ErrMalformed)
-			return
-		}
-		require.Positive(t, stamp)
-		require.Equal(t, b[:9], MarkValue(stamp, why))
-	})
 }
 
 func FuzzParsePair(f *testing.F) {
@@ -216,30 +225,4 @@ func FuzzParsePair(f *testing.F) {
 		require.GreaterOrEqual(t, n, int64(0))
 		require.Equal(t, b, Pair(epoch, n))
 	})
-}
-
-func TestMarksValueHoldsEveryStamp(t *testing.T) {
-	for _, why := range []Reason{Fenced, SlotAhead, Surrendered} {
-		stamps := []int64{5, 7, math.MaxInt64 - 1}
-		b := MarksValue(stamps, why)
-		first, got, err := ParseMark(b)
-		require.NoError(t, err)
-		require.Equal(t, why, got)
-		all := []int64{first}
-		rest, err := FurtherStamps(b, got)
-		require.NoError(t, err)
-		for ; len(rest) > 0; rest = rest[8:] {
-			n, err := ParseNumber(rest[:8])
-			require.NoError(t, err)
-			all = append(all, n)
-		}
-		require.Equal(t, stamps, all)
-		require.Equal(t, MarkValue(5, why), MarksValue(stamps[:1], why))
-
-		_, err = FurtherStamps(b[:len(b)-1], why)
-		require.ErrorIs(t, err, ErrMalformed)
-	}
-	rest, err := FurtherStamps(append(MarkValue(5, Exclusive), "more"...), Exclusive)
-	require.NoError(t, err)
-	require.Empty(t, rest, "what later versions put behind other reasons is not stamps")
 }

@@ -37,7 +37,7 @@ func TxnOf(key []byte) (id TxnID, err error) {
 // `lock`. As a slot clock it is infinite, so that the guard of every other write on the slot fails by itself.
 type Holder struct {
 	ID       TxnID
-	Primary  int           // member that the decision is on
+	Primary  int           // number of the member that the decision is on
 	Patience time.Duration // how long its writer should be let alone at least; in milliseconds, up to a minute
 	Round    int           // how many of its parts have landed on the member
 }
@@ -83,57 +83,6 @@ func ParseHolder(b []byte) (h Holder, held bool, err error) {
 	return h, true, nil
 }
 
-// Part is the mark of one part of a transaction that was made under locks: what it does in one revision of a member. It says
-// how many there are, and how its events stand among those of the others.
-type Part struct {
-	Stamp int64
-	Of    int // parts in all
-	Index int // of this one
-	Runs  []Run
-}
-
-// Run says that the next Events events of a part are those of the operation Op of the transaction.
-type Run struct{ Op, Events int }
-
-// maxParts bounds Of: most transactions have one part on a member.
-const maxParts = 1 << 16
-
-// Value encodes the mark.
-func (p Part) Value() []byte {
-	b := MarkValue(p.Stamp, Parted)
-	b = binary.AppendUvarint(b, uint64(p.Of))
-	b = binary.AppendUvarint(b, uint64(p.Index))
-	for _, r := range p.Runs {
-		b = binary.AppendUvarint(b, uint64(r.Op))
-		b = binary.AppendUvarint(b, uint64(r.Events))
-	}
-	return b
-}
-
-// ParsePart decodes a mark whose reason is Parted.
-func ParsePart(b []byte) (p Part, err error) {
-	stamp, why, err := ParseMark(b)
-	if err != nil {
-		return p, err
-	}
-	var nums []int
-	for rest := b[9:]; len(rest) > 0; {
-		n, w := binary.Uvarint(rest)
-		if w <= 0 || n > math.MaxInt32 {
-			return p, fmt.Errorf("%w: part of %d bytes", ErrMalformed, len(b))
-		}
-		nums, rest = append(nums, int(n)), rest[w:]
-	}
-	if why != Parted || len(nums) < 2 || len(nums)%2 != 0 || nums[0] > maxParts || nums[1] >= nums[0] {
-		return p, fmt.Errorf("%w: part %v, reason %d", ErrMalformed, nums, why)
-	}
-	p = Part{Stamp: stamp, Of: nums[0], Index: nums[1]}
-	for nums = nums[2:]; len(nums) > 0; nums = nums[2:] {
-		p.Runs = append(p.Runs, Run{Op: nums[0], Events: nums[1]})
-	}
-	return p, nil
-}
-
 // Decision is what makes a transaction across members sure to happen: it lands on the primary, with the primary's own
 // first part, and holds those that members still have to take; each member takes its own in this order.
 type Decision struct {
@@ -143,7 +92,7 @@ type Decision struct {
 
 // DecidedPart is a part as it is to be sent: an etcdserverpb.TxnRequest that takes effect once, however often it is sent.
 type DecidedPart struct {
-	Member int
+	Member int // its number
 	Txn    []byte
 }
 
@@ -172,7 +121,7 @@ func ParseDecision(b []byte) (d Decision, err error) {
 	}
 	for rest := bytes.NewBuffer(b[8:]); rest.Len() > 0; {
 		member, err := binary.ReadUvarint(rest)
-		if err != nil || member >= maxParts {
+		if err != nil || member == 0 || member > MaxMembers {
 			return d, fmt.Errorf("%w: decision is cut short", ErrMalformed)
 		}
 		size, err := binary.ReadUvarint(rest)

@@ -39,14 +39,14 @@ func TestTxnKeys(t *testing.T) {
 			require.ErrorIs(t, err, ErrMalformed)
 		}
 	})
-	for _, key := range []string{KeyTopology, KeyFence, KeyLock, KeyClock, KeyCompacted, string(MarkKey(0)), string(SlotKey(0)), "\x00lease/7"} {
+	for _, key := range []string{KeyTopology, KeyFence, KeyLock, KeyClock, KeyCompacted, KeyManifest, string(NestedKey(0)), string(SlotKey(0)), string(LeaseKey(7))} {
 		require.False(t, key >= string(begin) && key < string(end), "%q", key)
 	}
 }
 
 func TestHolderRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := Holder{ID: drawTxnID(t), Primary: rapid.IntRange(0, math.MaxUint16).Draw(t, "primary")}
+		h := Holder{ID: drawTxnID(t), Primary: rapid.IntRange(1, MaxMembers).Draw(t, "primary")}
 		h.Patience = time.Duration(rapid.IntRange(0, math.MaxUint16).Draw(t, "patience")) * time.Millisecond
 		h = h.At(rapid.IntRange(0, math.MaxUint16).Draw(t, "round"))
 		v := h.Value()
@@ -72,7 +72,7 @@ func TestHolderRoundTrip(t *testing.T) {
 }
 
 func TestHolderBoundsPatience(t *testing.T) {
-	h, _, err := ParseHolder(Holder{Patience: time.Hour}.Value())
+	h, _, err := ParseHolder(Holder{Primary: 1, Patience: time.Hour}.Value())
 	require.NoError(t, err)
 	require.Equal(t, math.MaxUint16*time.Millisecond, h.Patience)
 }
@@ -86,58 +86,11 @@ func TestFreeIsNotHeld(t *testing.T) {
 	}
 }
 
-func drawPart(t *rapid.T) Part {
-	p := Part{Stamp: drawStamp().Draw(t, "stamp"), Of: rapid.IntRange(1, maxParts).Draw(t, "of")}
-	p.Index = rapid.IntRange(0, p.Of-1).Draw(t, "index")
-	for range rapid.IntRange(0, 4).Draw(t, "runs") {
-		p.Runs = append(p.Runs, Run{Op: rapid.IntRange(0, math.MaxInt32).Draw(t, "op"), Events: rapid.IntRange(0, math.MaxInt32).Draw(t, "events")})
-	}
-	return p
-}
-
-func TestPartRoundTrip(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		p := drawPart(t)
-		v := p.Value()
-		stamp, why, err := ParseMark(v)
-		require.NoError(t, err)
-		require.Equal(t, p.Stamp, stamp)
-		require.Equal(t, Parted, why)
-		further, err := FurtherStamps(v, why)
-		require.NoError(t, err)
-		require.Empty(t, further, "a part is the mark of one stamp")
-		got, err := ParsePart(v)
-		require.NoError(t, err)
-		require.Equal(t, p, got)
-	})
-}
-
-func TestMalformedParts(t *testing.T) {
-	mark := MarkValue(7, Parted)
-	for name, b := range map[string][]byte{
-		"nothing":                  nil,
-		"a cut mark":               mark[:8],
-		"no numbers":               mark,
-		"one number":               append(bytes.Clone(mark), 3),
-		"half a run":               append(bytes.Clone(mark), 3, 1, 5),
-		"another reason":           append(MarkValue(7, Exclusive), 3, 1),
-		"index beyond":             append(bytes.Clone(mark), 3, 3),
-		"none in all":              append(bytes.Clone(mark), 0, 0),
-		"a number that is cut":     append(bytes.Clone(mark), 3, 0x80),
-		"a number that is too big": append(bytes.Clone(mark), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 1),
-		"too many parts":           Part{Stamp: 7, Of: maxParts + 1, Index: 1}.Value(),
-		"stamp 0":                  append(MarkValue(0, Parted), 3, 1),
-	} {
-		_, err := ParsePart(b)
-		require.ErrorIs(t, err, ErrMalformed, name)
-	}
-}
-
 func drawDecision(t *rapid.T) Decision {
 	d := Decision{Stamp: rapid.Int64Range(1, math.MaxInt64-1).Draw(t, "stamp")}
 	for range rapid.IntRange(0, 4).Draw(t, "parts") {
 		txn := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "txn")
-		d.Parts = append(d.Parts, DecidedPart{Member: rapid.IntRange(0, maxParts-1).Draw(t, "member"), Txn: txn})
+		d.Parts = append(d.Parts, DecidedPart{Member: rapid.IntRange(1, MaxMembers).Draw(t, "member"), Txn: txn})
 	}
 	return d
 }
@@ -173,6 +126,7 @@ func TestMalformedDecisions(t *testing.T) {
 		"a member alone":    append(Number(5), 1),
 		"a cut number":      append(Number(5), 0x80),
 		"a cut request":     append(Number(5), 1, 3, 'a', 'b'),
+		"no member":         append(Number(5), 0, 0),
 		"too high a member": append(Number(5), 0x80, 0x80, 0x04, 0),
 		"endless request":   append(Number(5), 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01),
 	} {
@@ -184,37 +138,17 @@ func TestMalformedDecisions(t *testing.T) {
 // The bytes are on users' disks: these encodings must be readable for ever.
 func TestTxnGolden(t *testing.T) {
 	id := TxnID([]byte("0123456789abcdef"))
-	require.Equal(t, "\x00txn/0123456789abcdef", string(TxnKey(id)))
+	require.Equal(t, "\x00~txn/0123456789abcdef", string(TxnKey(id)))
 	h := Holder{ID: id, Primary: 0x102, Patience: 0x304 * time.Millisecond}
 	require.Equal(t, "\xff\xff\xff\xff\xff\xff\xff\xff0123456789abcdef\x01\x02\x03\x04", string(h.Value()))
 	require.Equal(t, "\xff\xff\xff\xff\xff\xff\xff\xff0123456789abcdef\x01\x02\x03\x04\x05\x06", string(h.At(0x506).Value()))
-	p := Part{Stamp: 0x102, Of: 3, Index: 1, Runs: []Run{{Op: 2, Events: 300}}}
-	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x01\x02\x06\x03\x01\x02\xac\x02", string(p.Value()))
 	d := Decision{Stamp: 0x102, Parts: []DecidedPart{{Member: 1, Txn: []byte("xyz")}, {Member: 2}}}
 	require.Equal(t, "\x00\x00\x00\x00\x00\x00\x01\x02\x01\x03xyz\x02\x00", string(d.Value()))
 }
 
-func FuzzParsePart(f *testing.F) {
-	f.Add(Part{Stamp: 7, Of: 3, Index: 2, Runs: []Run{{1, 2}, {3, 4}}}.Value())
-	f.Add(MarkValue(7, Exclusive))
-	f.Add(append(MarkValue(7, Parted), 0xff, 0xff))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := ParsePart(b)
-		if err != nil {
-			require.ErrorIs(t, err, ErrMalformed)
-			return
-		}
-		require.Positive(t, p.Stamp)
-		require.True(t, p.Index >= 0 && p.Index < p.Of && p.Of <= maxParts)
-		again, err := ParsePart(p.Value())
-		require.NoError(t, err)
-		require.Equal(t, p, again)
-	})
-}
-
 func FuzzParseHolder(f *testing.F) {
 	f.Add(Holder{ID: NewTxnID(), Primary: 2, Patience: time.Second}.Value())
-	f.Add(Holder{ID: NewTxnID(), Round: 7}.Value())
+	f.Add(Holder{ID: NewTxnID(), Primary: 1, Round: 7}.Value())
 	f.Add(Number(9))
 	f.Add(Infinity())
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -21,10 +21,11 @@ import (
 // MaxSlots bounds the number of slots: a slot's name on a member has two bytes for it.
 const MaxSlots = 1 << 16
 
-// Ring maps keys to slots and slots to members. Members are indices into Names. A Ring is immutable and may be
-// shared by goroutines; the slices that its methods return are the caller's.
+// Ring maps keys to slots and slots to members. Members are indices into Names; in what is stored they go by their numbers.
+// A Ring is immutable and may be shared by goroutines; the slices that its methods return are the caller's.
 type Ring struct {
 	names   []string // sorted
+	numbers []int    // of the members, in the order of names
 	policy  Policy   // canonical
 	owner   []int    // slot -> member
 	holders []int    // the members that own a slot, ascending
@@ -32,7 +33,8 @@ type Ring struct {
 
 // New places slots on the members of these names, which may come in any order. Names must be unique and non-empty;
 // they must be valid UTF-8, because topology records are JSON. Each of them should own a slot, so slots ought to
-// exceed the number of names by far.
+// exceed the number of names by far. The members' numbers are 1 and up, in the order of names, as in a new meta cluster: see
+// Numbered.
 func New(names []string, slots int, p Policy) (*Ring, error) {
 	if err := checkNames(names); err != nil {
 		return nil, err
@@ -44,6 +46,9 @@ func New(names []string, slots int, p Policy) (*Ring, error) {
 		return nil, fmt.Errorf("metaetcd: sharding by %d segments", p.Segments)
 	}
 	r := &Ring{names: slices.Sorted(slices.Values(names)), policy: p.canonical(), owner: make([]int, slots)}
+	for i := range r.names {
+		r.numbers = append(r.numbers, i+1)
+	}
 	owns := make([]bool, len(names))
 	for slot := range r.owner {
 		r.owner[slot] = heaviest(slot, r.names)
@@ -91,6 +96,33 @@ func heaviest(slot int, names []string) int {
 
 func weight(slot int, name string) uint64 {
 	return xxhash.Sum64(append(binary.BigEndian.AppendUint32(nil, uint32(slot)), name...))
+}
+
+// Numbered returns the ring with other numbers for its members, in the order of names.
+func (r *Ring) Numbered(numbers []int) *Ring {
+	x := *r
+	x.numbers = slices.Clone(numbers)
+	return &x
+}
+
+// Number returns the number of a member.
+func (r *Ring) Number(member int) int { return r.numbers[member] }
+
+// Numbers returns the numbers of members.
+func (r *Ring) Numbers(members ...int) []int {
+	out := make([]int, len(members))
+	for i, m := range members {
+		out[i] = r.numbers[m]
+	}
+	return out
+}
+
+// Member returns the member of a number; an error if no member has it.
+func (r *Ring) Member(number int) (int, error) {
+	if i := slices.Index(r.numbers, number); i >= 0 {
+		return i, nil
+	}
+	return 0, fmt.Errorf("metaetcd: no member has the number %d, the members have %v", number, r.numbers)
 }
 
 // Names returns the members' names, sorted.

@@ -196,6 +196,26 @@ func TestKeysSpreadOverSlots(t *testing.T) {
 	require.InDelta(t, freedom, chi, 5*math.Sqrt(2*freedom))
 }
 
+// Placement follows names; numbers are what is stored.
+func TestNumbers(t *testing.T) {
+	r, err := New([]string{"b", "a", "c"}, 64, Policy{})
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2, 3}, r.Numbers(0, 1, 2), "in the order of names")
+	numbers := []int{9, 2, 4}
+	x := r.Numbered(numbers)
+	numbers[0] = 1
+	require.Equal(t, []int{4, 9}, x.Numbers(2, 0))
+	require.Equal(t, 2, r.Number(1))
+	for i := range 3 {
+		m, err := x.Member(x.Number(i))
+		require.NoError(t, err)
+		require.Equal(t, i, m)
+	}
+	_, err = x.Member(1)
+	require.EqualError(t, err, "metaetcd: no member has the number 1, the members have [9 2 4]")
+	require.Equal(t, r.owner, x.owner)
+}
+
 func TestReturnedSlicesAreTheCallers(t *testing.T) {
 	r := mustNew(t, []string{"a", "b"}, 64, Policy{})
 	r.Names()[0] = "z"

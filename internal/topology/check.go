@@ -15,7 +15,7 @@ func (o *opening) check(v *view) error {
 	o.want.CoordinatorID = v.coordinator.EtcdID
 	o.want.ClusterID = prevailingID(v)
 	for _, check := range []func(*view) error{
-		o.checkDistinct, o.checkFormats, o.checkPlaces, o.checkNames, o.checkRecords, o.checkCoordinator, o.checkEmpty,
+		o.checkDistinct, o.checkFormats, o.checkPlaces, o.checkNames, o.checkNumbers, o.checkRecords, o.checkCoordinator, o.checkEmpty,
 	} {
 		if err := check(v); err != nil {
 			return err
@@ -84,15 +84,40 @@ func (o *opening) checkNames(v *view) error {
 		if m.topo == nil {
 			continue
 		}
-		for _, name := range m.topo.Members {
+		recorded := make([]string, len(m.topo.Members))
+		for i, r := range m.topo.Members {
+			recorded[i] = r.Name
+		}
+		for _, name := range recorded {
 			if !slices.Contains(o.names, name) {
-				return &Error{Kind: ErrMissingMember, Member: name, Want: list(m.topo.Members), Got: list(o.names)}
+				return &Error{Kind: ErrMissingMember, Member: name, Want: list(recorded), Got: list(o.names)}
 			}
 		}
 		for i, name := range o.names {
-			if !slices.Contains(m.topo.Members, name) {
-				return o.mismatch(ErrUnknownMember, i, list(m.topo.Members), list(o.names))
+			if !slices.Contains(recorded, name) {
+				return o.mismatch(ErrUnknownMember, i, list(recorded), list(o.names))
 			}
+		}
+	}
+	return nil
+}
+
+// checkNumbers takes over the members' numbers, and the member that keeps `compacted`, which all records have to agree on. Those of a
+// new meta cluster are 1 and up, in the order of names, and the first member keeps it.
+func (o *opening) checkNumbers(v *view) error {
+	o.want.Members, o.want.Compacted = nil, 1
+	for i, name := range o.names {
+		o.want.Members = append(o.want.Members, record.TopologyMember{Number: i + 1, Name: name})
+	}
+	first := -1
+	for i, m := range v.members {
+		switch {
+		case m.topo == nil:
+		case first < 0:
+			first = i
+			o.want.Members, o.want.Compacted = m.topo.Members, m.topo.Compacted
+		case !slices.Equal(m.topo.Members, o.want.Members) || m.topo.Compacted != o.want.Compacted:
+			return o.mismatch(ErrNumbers, i, numbers(o.want), numbers(*m.topo))
 		}
 	}
 	return nil
@@ -147,6 +172,10 @@ func (o *opening) mismatch(kind error, member int, want, got string) error {
 func hex(id uint64) string { return strconv.FormatUint(id, 16) }
 
 func list(names []string) string { return "[" + strings.Join(names, " ") + "]" }
+
+func numbers(r record.TopologyRecord) string {
+	return fmt.Sprintf("%v, with the compacted revision on %d", r.Members, r.Compacted)
+}
 
 func policy(r record.TopologyRecord) string {
 	if r.Segments == 0 {

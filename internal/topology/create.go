@@ -25,7 +25,7 @@ func initialValue(kind record.Kind) (value []byte, ok bool) {
 	case record.Fence:
 		return record.Pair(0, 0), true
 	case record.Clock:
-		return record.Pair(0, 1), true
+		return record.ClockRecord{Highest: 1}.Value(), true
 	case record.Lock:
 		return nil, true
 	case record.Compacted, record.Slot:

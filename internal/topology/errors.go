@@ -22,7 +22,8 @@ var (
 	ErrWrongCoordinator   = errors.New("the coordinator is another etcd cluster than the recorded one")
 	ErrForeignCoordinator = errors.New("the coordinator serves another meta cluster")
 	ErrVersion            = errors.New("the etcd is too old")
-	ErrFormat             = errors.New("the topology record has an unknown format")
+	ErrFormat             = errors.New("its records have the format of another version of metaetcd, which this one cannot read")
+	ErrNumbers            = errors.New("the members' topology records number the members differently")
 )
 
 var errCoordinatorNotEmpty = fmt.Errorf("the coordinator %w", ErrNotEmpty)

@@ -175,13 +175,29 @@ func TestErrors(t *testing.T) {
 			spoil:   func(s *setup) { s.spec.Policy = ring.Policy{Segments: 2} },
 			kind:    topology.ErrPolicy, member: "a", text: []string{"want the whole key", "got the first 2 segments, ended by '/'"},
 		},
-		"an unknown format": {
+		"members numbered differently": {
+			created: true,
+			spoil: func(s *setup) {
+				topo := string(s.etcds["b"].Get(record.KeyTopology))
+				put(s.t, s.etcds["b"], record.KeyTopology, []byte(strings.Replace(topo, `"number":3`, `"number":4`, 1)))
+			},
+			kind: topology.ErrNumbers, member: "b", text: []string{"want [{1 a} {2 b} {3 c}]", "got [{1 a} {2 b} {4 c}]"},
+		},
+		"the compacted revision on two members": {
+			created: true,
+			spoil: func(s *setup) {
+				topo := string(s.etcds["c"].Get(record.KeyTopology))
+				put(s.t, s.etcds["c"], record.KeyTopology, []byte(strings.Replace(topo, `"compacted":1`, `"compacted":2`, 1)))
+			},
+			kind: topology.ErrNumbers, member: "c", text: []string{"compacted revision on 1", "compacted revision on 2"},
+		},
+		"the format of an older version": {
 			created: true,
 			spoil: func(s *setup) {
 				topo := string(s.etcds["a"].Get(record.KeyTopology))
-				put(s.t, s.etcds["a"], record.KeyTopology, []byte(strings.Replace(topo, `"format":1`, `"format":9`, 1)))
+				put(s.t, s.etcds["a"], record.KeyTopology, []byte(strings.Replace(topo, `"format":2`, `"format":1`, 1)))
 			},
-			kind: topology.ErrFormat, member: "a", text: []string{"want 1", "got 9"},
+			kind: topology.ErrFormat, member: "a", text: []string{"another version of metaetcd", "want 2", "got 1"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,7 +1,7 @@
 // Package topology creates the records that say what a meta cluster consists of, and checks them whenever it is opened.
 //
-// Every member records the whole topology: its own name and all names, the slots, the sharding policy, the meta
-// cluster's id and the coordinator's. Creation goes member by member, in the order of names. On each it writes the
+// Every member records the whole topology: its own name, all names and numbers, the member that keeps `compacted`, the slots, the
+// sharding policy, the meta cluster's id and the coordinator's. Creation goes member by member, in the order of names. On each it writes the
 // other reserved records first and the topology last, all of them create-only and guarded by "no topology yet".
 //
 // Invariants:
@@ -59,6 +59,8 @@ type Info struct {
 	ClusterID     uint64   // of the meta cluster
 	CoordinatorID uint64   // the coordinator's etcd cluster id
 	Names         []string // of the members, sorted
+	Numbers       []int    // of the members, in the order of Names
+	Compacted     int      // index of the member whose record `compacted` counts
 	Slots         int
 	Policy        ring.Policy
 	Fresh         bool // this call created some of the records
@@ -124,7 +126,7 @@ func newOpening(coordinator pb.KVClient, members []Member, spec Spec) (*opening,
 	}
 	o.ring = r
 	o.want = record.TopologyRecord{
-		Members: o.names, Slots: spec.Slots, Segments: r.Policy().Segments, Separator: r.Policy().Separator,
+		Slots: spec.Slots, Segments: r.Policy().Segments, Separator: r.Policy().Separator,
 	}
 	return o, nil
 }
@@ -175,10 +177,18 @@ func (o *opening) lookForStrays(ctx context.Context, v *view) error {
 }
 
 func (o *opening) info() Info {
-	return Info{
+	in := Info{
 		ClusterID: o.want.ClusterID, CoordinatorID: o.want.CoordinatorID,
-		Names: o.names, Slots: o.want.Slots, Policy: o.ring.Policy(), Fresh: o.fresh,
+		Names: o.names, Numbers: make([]int, len(o.names)), Slots: o.want.Slots, Policy: o.ring.Policy(), Fresh: o.fresh,
 	}
+	for _, m := range o.want.Members {
+		i := slices.Index(o.names, m.Name)
+		in.Numbers[i] = m.Number
+		if m.Number == o.want.Compacted {
+			in.Compacted = i
+		}
+	}
+	return in
 }
 
 // transient says whether a request that failed may succeed when it is sent again.

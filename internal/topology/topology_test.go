@@ -83,6 +83,14 @@ func (w *world) names() (names []string) {
 	return names
 }
 
+// numbered are the members of a new meta cluster with these names, in order.
+func numbered(names []string) (ms []record.TopologyMember) {
+	for i, name := range names {
+		ms = append(ms, record.TopologyMember{Number: i + 1, Name: name})
+	}
+	return ms
+}
+
 // checkRecords demands that all members have all records.
 func (w *world) checkRecords(t require.TestingT, info topology.Info) {
 	r, err := ring.New(info.Names, info.Slots, info.Policy)
@@ -92,7 +100,7 @@ func (w *world) checkRecords(t require.TestingT, info topology.Info) {
 		topo, err := record.ParseTopology(e.Get(record.KeyTopology))
 		require.NoError(t, err)
 		require.Equal(t, record.TopologyRecord{
-			Format: record.TopologyFormat, ClusterID: info.ClusterID, Member: name, Members: info.Names, Slots: info.Slots,
+			Format: record.TopologyFormat, ClusterID: info.ClusterID, Member: name, Members: numbered(info.Names), Compacted: 1, Slots: info.Slots,
 			Segments: info.Policy.Segments, Separator: info.Policy.Separator, CoordinatorID: coordinatorID,
 		}, topo)
 		want := []string{record.KeyTopology, record.KeyFence, record.KeyLock, record.KeyClock, record.KeyCompacted}
@@ -103,7 +111,7 @@ func (w *world) checkRecords(t require.TestingT, info topology.Info) {
 		slices.Sort(want)
 		require.Equal(t, want, e.Keys())
 		require.Equal(t, record.Pair(0, 0), e.Get(record.KeyFence))
-		require.Equal(t, record.Pair(0, 1), e.Get(record.KeyClock))
+		require.Equal(t, record.ClockRecord{Highest: 1}.Value(), e.Get(record.KeyClock))
 		require.Equal(t, record.Number(0), e.Get(record.KeyCompacted))
 		require.Empty(t, e.Get(record.KeyLock))
 	}
@@ -153,6 +161,27 @@ func TestCreationFitsTheBudget(t *testing.T) {
 	info, err := w.open(t.Context(), w.members(via, "a", "b"), topology.Spec{Slots: 300, MaxTxnOps: ops})
 	require.NoError(t, err)
 	w.checkRecords(t, info)
+}
+
+// Numbers are what was recorded, and so is the member that keeps the compacted revision, whatever the order of names.
+func TestNumbersAreThoseOfTheRecords(t *testing.T) {
+	w := newWorld("a", "b", "c")
+	info, err := w.open(t.Context(), w.members(nil, "a", "b", "c"), topology.Spec{Slots: 64})
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 2, 3}, info.Numbers)
+	require.Zero(t, info.Compacted)
+	for _, e := range w.etcds {
+		topo, err := record.ParseTopology(e.Get(record.KeyTopology))
+		require.NoError(t, err)
+		topo.Members = []record.TopologyMember{{Number: 2, Name: "c"}, {Number: 9, Name: "a"}, {Number: 5, Name: "b"}}
+		topo.Compacted = 5
+		put(t, e, record.KeyTopology, topo.Encode())
+	}
+	info, err = w.open(t.Context(), w.members(nil, "c", "a", "b"), topology.Spec{Slots: 64})
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "b", "c"}, info.Names)
+	require.Equal(t, []int{9, 5, 2}, info.Numbers)
+	require.Equal(t, 1, info.Compacted)
 }
 
 func TestDefaultSlots(t *testing.T) {

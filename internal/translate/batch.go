@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
 )
@@ -19,9 +19,13 @@ import (
 //
 // Operations land each by itself, as nested transactions, or Together: all if all their guards hold, else none. Together
 // takes a fraction of the bytes and of the work on both sides, and is right as long as refusals are rare: a
-// refusal then says neither whose guard it was nor what the present states are.
+// refusal then does not say whose guard it was.
+//
+// A batch that is refused as a whole leaves nothing on the member. Its stamps are marked by a request of their own, Mark, which
+// is sent only when the refusal has been answered.
 type Batch struct {
 	Epoch     int64
+	Closed    int64 // a revision that the sender knows to be closed
 	Ops       []*Guarded
 	Surrender []int64
 	Together  bool // see CanTogether
@@ -32,7 +36,7 @@ func (g *Guarded) Cost() int {
 	if g.read {
 		return cost(g.Txn)
 	}
-	return max(len(g.Txn.Compare), len(g.Txn.Success), 1+len(g.keys))
+	return max(len(g.Txn.Compare), len(g.Txn.Success)+1, 1+len(g.keys))
 }
 
 func cost(t *pb.TxnRequest) int {
@@ -48,21 +52,21 @@ func cost(t *pb.TxnRequest) int {
 }
 
 const (
-	// frame is what a batch has behind its operations: a mark of the surrendered stamps, and the clock.
+	// frame is what a batch has behind its operations: a manifest and the clock.
 	frame = 2
-	// refusalCost is what the branch of a refused batch takes behind the list of the batch.
-	refusalCost = frame + 1 + 3
+	// raiseCost is what raising the clock takes as a nested transaction.
+	raiseCost = 1
 )
 
 // Fits reports whether a batch of n operations, the costliest of them of the given cost, stays within a member's
 // max-txn-ops: etcd takes the longest list of every level off the budget of the levels below.
 func Fits(n, costliest, maxTxnOps int) bool {
-	return max(n+frame, 3)+max(costliest, refusalCost) <= maxTxnOps
+	return max(n+frame, memberGuards)+max(costliest, raiseCost) <= maxTxnOps
 }
 
 // CanTogether reports whether the operations may land together within a member's max-txn-ops.
 func (b *Batch) CanTogether(maxTxnOps int) bool {
-	compares, effects := 3, frame
+	compares, effects := memberGuards, frame
 	for _, op := range b.Ops {
 		if op.read {
 			return false
@@ -70,42 +74,46 @@ func (b *Batch) CanTogether(maxTxnOps int) bool {
 		compares += len(op.Txn.Compare)
 		effects += len(op.Txn.Success)
 	}
-	return max(compares, effects)+refusalCost <= maxTxnOps
+	return max(compares, effects)+raiseCost <= maxTxnOps
 }
 
-// surrenderedMark is the index of the mark of surrendered stamps, clear of the operations' own, so that a batch can be split.
-const surrenderedMark = 1 << 15
-
-// Request builds the member transaction. In it, every stamp leaves its mark, and `clock` is raised to the highest of them.
-func (b *Batch) Request() *pb.TxnRequest {
-	low, high := int64(math.MaxInt64), int64(0)
-	stamps := make([]int64, len(b.Ops))
-	for i, op := range b.Ops {
-		stamps[i] = op.Stamp
+// bounds are the lowest stamp of the operations, and the highest of all.
+func (b *Batch) bounds() (low, high int64) {
+	low = math.MaxInt64
+	for _, op := range b.Ops {
 		low, high = min(low, op.Stamp), max(high, op.Stamp)
 	}
-	tail := make([]*pb.RequestOp, 0, frame)
-	if len(b.Surrender) > 0 {
-		high = max(high, slices.Max(b.Surrender))
-		tail = append(tail, marksOp(surrenderedMark, b.Surrender, record.Surrendered))
+	for _, s := range b.Surrender {
+		high = max(high, s)
 	}
-	tail = append(tail, raiseClock(b.Epoch, high))
-	req := &pb.TxnRequest{Compare: guardMember(b.Epoch, low)}
+	return low, high
+}
+
+// Request builds the member transaction. Its manifests name every stamp, and `clock` is raised to the highest of them.
+func (b *Batch) Request() *pb.TxnRequest {
+	low, high := b.bounds()
+	req := &pb.TxnRequest{Failure: whyNot()}
+	if len(b.Ops) == 0 {
+		req.Compare = inEpoch(b.Epoch) // no fence and no lock are in the way of stamps that change nothing
+	} else {
+		req.Compare = guardMember(b.Epoch, low)
+	}
+	entries := make([]manifest.Entry, 0, len(b.Ops)+len(b.Surrender))
 	if b.Together {
-		b.together(req)
+		entries = b.together(req, entries)
 	} else {
 		req.Success = make([]*pb.RequestOp, 0, len(b.Ops)+frame)
 		for _, op := range b.Ops {
 			req.Success = append(req.Success, request.Txn(op.nested()))
 		}
 	}
-	req.Success = append(req.Success, tail...)
-	req.Failure = []*pb.RequestOp{ifEpoch(b.Epoch, append(b.refusal(stamps, low), tail...))}
+	entries = append(entries, manifest.Of(manifest.Surrendered, b.Surrender...)...)
+	req.Success = append(req.Success, Note(entries...), raiseClock(b.Epoch, high, b.Closed))
 	return req
 }
 
 // together puts all guards and all effects on the outer level.
-func (b *Batch) together(req *pb.TxnRequest) {
+func (b *Batch) together(req *pb.TxnRequest, entries []manifest.Entry) []manifest.Entry {
 	compares, effects := len(req.Compare), frame
 	for _, op := range b.Ops {
 		compares += len(op.Txn.Compare)
@@ -116,23 +124,9 @@ func (b *Batch) together(req *pb.TxnRequest) {
 	for _, op := range b.Ops {
 		req.Compare = append(req.Compare, op.Txn.Compare...)
 		req.Success = append(req.Success, op.Txn.Success...)
+		entries = append(entries, op.landed())
 	}
-}
-
-// refusal marks the stamps of a batch that is refused as a whole: by the fence or the lock, or, Together, by some guard.
-func (b *Batch) refusal(stamps []int64, low int64) []*pb.RequestOp {
-	if len(stamps) == 0 {
-		return nil
-	}
-	fenced := marksOp(0, stamps, record.Fenced)
-	if !b.Together {
-		return []*pb.RequestOp{fenced}
-	}
-	return []*pb.RequestOp{request.Txn(&pb.TxnRequest{
-		Compare: guardMember(b.Epoch, low),
-		Success: []*pb.RequestOp{marksOp(0, stamps, record.SlotAhead)},
-		Failure: []*pb.RequestOp{fenced},
-	})}
+	return entries
 }
 
 // guardMember holds while the member works in epoch, its fence is below low and nobody holds its lock.
@@ -147,20 +141,9 @@ func guardMember(epoch, low int64) []*pb.Compare {
 // ifEpoch runs ops unless the member works in another epoch: then nothing may be left there, and the answer says which.
 func ifEpoch(epoch int64, ops []*pb.RequestOp) *pb.RequestOp {
 	return request.Txn(&pb.TxnRequest{
-		Compare: []*pb.Compare{
-			request.ValueAbove([]byte(record.KeyFence), record.Number(epoch)),
-			request.ValueBelow([]byte(record.KeyFence), record.Number(epoch+1)),
-		},
+		Compare: inEpoch(epoch),
 		Success: ops,
 		Failure: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: []byte(record.KeyFence)})},
-	})
-}
-
-func raiseClock(epoch, stamp int64) *pb.RequestOp {
-	v := record.Pair(epoch, stamp)
-	return request.Txn(&pb.TxnRequest{
-		Compare: []*pb.Compare{request.ValueBelow([]byte(record.KeyClock), v)},
-		Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: v})},
 	})
 }
 
@@ -170,8 +153,8 @@ type Outcome struct {
 	MemberRev int64    // of the member transaction
 	Results   []Result // landed: of the effects, in order
 	Fenced    bool     // refused by the fence or the lock
-	Together  bool     // refused with the whole batch, by some operation's guard; otherwise by a guard of its own:
-	Keys      [][]byte // the keys it pinned
+	Together  bool     // refused with the whole batch, by some operation's guard; otherwise by a guard of its own
+	Keys      [][]byte // refused by a guard: the keys it pinned, if they were read
 	States    []State  // and their present states
 }
 
@@ -190,47 +173,119 @@ func (e *WrongEpochError) Error() string { return fmt.Sprintf("member is in epoc
 var errShape = errors.New("metaetcd: a member's answer does not have the shape of its request")
 
 // Decode reads the member's answer to Request: the outcome of every operation, or *WrongEpochError. It rewrites the
-// pairs in resp into the user's view.
-func (b *Batch) Decode(resp *pb.TxnResponse) ([]Outcome, error) {
+// pairs in resp into the user's view. If marks is true, nothing of the batch was left on the member, and Mark is to be sent.
+func (b *Batch) Decode(resp *pb.TxnResponse) (outs []Outcome, marks bool, err error) {
 	rev := resp.Header.GetRevision()
-	outs := make([]Outcome, len(b.Ops))
+	outs = make([]Outcome, len(b.Ops))
 	if !resp.Succeeded {
-		if err := wrongEpoch(resp); err != nil {
-			return nil, err
-		}
-		out := Outcome{Fenced: true, MemberRev: rev}
-		if b.Together {
-			marks := resp.Responses[0].GetResponseTxn().GetResponses()
-			if len(marks) == 0 {
-				return nil, errShape
-			}
-			out.Together = marks[0].GetResponseTxn().GetSucceeded()
-			out.Fenced = !out.Together
+		fenced, err := b.refusedBy(resp)
+		if err != nil {
+			return nil, false, err
 		}
 		for i := range outs {
-			outs[i] = out
+			outs[i] = Outcome{MemberRev: rev, Fenced: fenced, Together: !fenced}
 		}
-		return outs, nil
+		return outs, true, nil
 	}
 	if b.Together {
-		return b.decodeTogether(resp, outs)
+		outs, err = b.decodeTogether(resp, outs)
+		return outs, false, err
 	}
 	if len(resp.Responses) < len(b.Ops) {
-		return nil, errShape
+		return nil, false, errShape
 	}
 	for i, op := range b.Ops {
 		t := resp.Responses[i].GetResponseTxn()
 		if t == nil {
-			return nil, errShape
+			return nil, false, errShape
 		}
 		out, err := op.decode(t)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		out.MemberRev = rev
 		outs[i] = out
 	}
-	return outs, nil
+	return outs, false, nil
+}
+
+// refusedBy reports whether it was the fence or the lock that refused the whole batch; otherwise it was some guard. It fails with
+// *WrongEpochError.
+func (b *Batch) refusedBy(resp *pb.TxnResponse) (fenced bool, err error) {
+	l := &Locked{}
+	fence, err := l.decodeRefusal(b.Epoch, resp)
+	if err != nil {
+		return false, err
+	}
+	low, _ := b.bounds()
+	return len(b.Ops) > 0 && fence >= low || l.Held, nil
+}
+
+// Mark builds the request that marks the stamps of a batch that was refused as a whole, as Decode has it in outs. If it was some
+// operation's guard, it reads the states of the keys that the operations pin, as far as they keep within a member's max-txn-ops.
+func (b *Batch) Mark(outs []Outcome, maxTxnOps int) *pb.TxnRequest {
+	_, high := b.bounds()
+	kind := manifest.Fenced
+	if len(outs) > 0 && outs[0].Together {
+		kind = manifest.Pinned
+	}
+	entries := make([]manifest.Entry, 0, len(b.Ops)+len(b.Surrender))
+	for _, op := range b.Ops {
+		entries = append(entries, op.refused(kind))
+	}
+	entries = append(entries, manifest.Of(manifest.Surrendered, b.Surrender...)...)
+	req := &pb.TxnRequest{
+		Compare: inEpoch(b.Epoch),
+		Success: []*pb.RequestOp{Note(entries...), raiseClock(b.Epoch, high, b.Closed)},
+		Failure: []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: []byte(record.KeyFence)})},
+	}
+	if kind == manifest.Pinned {
+		for _, op := range b.marked(maxTxnOps) {
+			for _, k := range op.keys {
+				req.Success = append(req.Success, request.Range(&pb.RangeRequest{Key: k}))
+			}
+		}
+	}
+	return req
+}
+
+// marked are the first operations, those whose keys Mark has room for.
+func (b *Batch) marked(maxTxnOps int) []*Guarded {
+	n := frame + raiseCost
+	for i, op := range b.Ops {
+		if n += len(op.keys); n > maxTxnOps {
+			return b.Ops[:i]
+		}
+	}
+	return b.Ops
+}
+
+// DecodeMark reads the member's answer to Mark, and adds the states to outs. It fails with *WrongEpochError: nothing was left there,
+// and the stamps are dead.
+func (b *Batch) DecodeMark(outs []Outcome, maxTxnOps int, resp *pb.TxnResponse) error {
+	if !resp.Succeeded {
+		return parseWrongEpoch(resp.Responses)
+	}
+	rest := resp.Responses[min(frame, len(resp.Responses)):]
+	if len(rest) == 0 {
+		return nil
+	}
+	for i, op := range b.marked(maxTxnOps) {
+		n := len(op.keys)
+		if len(rest) < n {
+			return errShape
+		}
+		states := make([]State, n)
+		for j := range states {
+			var err error
+			if states[j], err = StateOf(rest[j].GetResponseRange()); err != nil {
+				return err
+			}
+		}
+		outs[i].Keys, outs[i].States, outs[i].MemberRev = op.keys, states, resp.Header.GetRevision()
+		rest = rest[n:]
+	}
+	return nil
 }
 
 func (b *Batch) decodeTogether(resp *pb.TxnResponse, outs []Outcome) ([]Outcome, error) {
@@ -259,10 +314,15 @@ func wrongEpoch(resp *pb.TxnResponse) error {
 	if t.Succeeded {
 		return nil
 	}
-	if len(t.Responses) != 1 || len(t.Responses[0].GetResponseRange().GetKvs()) != 1 {
+	return parseWrongEpoch(t.Responses)
+}
+
+// parseWrongEpoch makes an error of the fence that a request read because the epoch was another.
+func parseWrongEpoch(rs []*pb.ResponseOp) error {
+	if len(rs) != 1 || len(rs[0].GetResponseRange().GetKvs()) != 1 {
 		return errShape
 	}
-	epoch, _, err := record.ParsePair(t.Responses[0].GetResponseRange().Kvs[0].Value)
+	epoch, _, err := record.ParsePair(rs[0].GetResponseRange().Kvs[0].Value)
 	if err != nil {
 		return err
 	}
@@ -295,7 +355,7 @@ func (g *Guarded) decode(t *pb.TxnResponse) (Outcome, error) {
 func decodeRead(t *pb.TxnResponse) (Outcome, error) {
 	for range 2 {
 		if len(t.Responses) != 1 || t.Responses[0].GetResponseTxn() == nil {
-			return Outcome{}, nil // a mark: refused
+			return Outcome{}, nil // a manifest alone: refused
 		}
 		t = t.Responses[0].GetResponseTxn()
 		if t.Succeeded {
@@ -303,7 +363,7 @@ func decodeRead(t *pb.TxnResponse) (Outcome, error) {
 		}
 	}
 	out := Outcome{Landed: t.Succeeded}
-	if len(t.Responses) == 2 {
+	if len(t.Responses) == 3 {
 		out.Results = []Result{{Range: t.Responses[1].GetResponseRange()}}
 		for _, kv := range out.Results[0].Range.Kvs {
 			if err := record.ToUser(kv); err != nil {

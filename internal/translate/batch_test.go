@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
-	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
 
@@ -84,7 +84,7 @@ func (w *world) passenger(keys map[string]bool, index int) (passenger, bool) {
 // send sends one batch and checks everything that it did.
 func (w *world) send(epoch int64, ops []passenger, surrender []int64) {
 	before := w.get("\x00", "").Header.Revision
-	b := translate.Batch{Epoch: epoch, Surrender: surrender}
+	b := translate.Batch{Epoch: epoch, Closed: known, Surrender: surrender}
 	low, high := int64(locked), int64(0)
 	for _, p := range ops {
 		b.Ops = append(b.Ops, p.guarded)
@@ -95,7 +95,7 @@ func (w *world) send(epoch int64, ops []passenger, surrender []int64) {
 	}
 	b.Together = len(ops) > 0 && b.CanTogether(128) && rapid.Bool().Draw(w.t, "together")
 	resp := w.member.send(b.Request())
-	outs, err := b.Decode(resp)
+	outs, marks, err := b.Decode(resp)
 	if epoch != w.epoch {
 		got, ok := wrongEpoch(err)
 		require.True(w.t, ok)
@@ -104,22 +104,39 @@ func (w *world) send(epoch int64, ops []passenger, surrender []int64) {
 		return
 	}
 	require.NoError(w.t, err)
-	require.Equal(w.t, before+1, resp.Header.Revision)
-	marks, clocks := w.marks(before + 1)
-	require.Len(w.t, marks, len(ops)+len(surrender))
+	fenced := len(ops) > 0 && (w.fence >= low || w.lock != 0)
+	if marks {
+		require.Equal(w.t, before, resp.Header.Revision, "what is refused as a whole leaves nothing")
+		w.mark(&b, outs)
+	}
+	require.Equal(w.t, before+1, w.get("\x00", "").Header.Revision)
+	entries, clocks := w.marks(before + 1)
+	require.Len(w.t, entries, len(ops)+len(surrender))
 	for _, s := range surrender {
-		require.Equal(w.t, mark{reasons: []record.Reason{record.Surrendered}}, marks[s])
+		require.Equal(w.t, manifest.Entry{Stamp: s, Kind: manifest.Surrendered}, entries[s])
 	}
 	w.clock = max(w.clock, high)
-	w.outcomes(ops, outs, marks, b.Together, w.fence >= low || w.lock != 0)
+	w.outcomes(ops, outs, entries, b.Together, fenced)
 	w.slotClocksAre(ops, outs, clocks)
 	if len(clocks) > 0 {
 		w.slotRev = before + 1
 	}
 }
 
+// mark marks what was refused as a whole; in another epoch, it leaves nothing.
+func (w *world) mark(b *translate.Batch, outs []translate.Outcome) {
+	before := w.get("\x00", "").Header.Revision
+	late := *b
+	late.Epoch--
+	got, ok := wrongEpoch(late.DecodeMark(outs, 128, w.member.send(late.Mark(outs, 128))))
+	require.True(w.t, ok)
+	require.Equal(w.t, w.epoch, got)
+	require.Equal(w.t, before, w.get("\x00", "").Header.Revision, "something was written")
+	require.NoError(w.t, b.DecodeMark(outs, 128, w.member.send(b.Mark(outs, 128))))
+}
+
 // outcomes checks what became of each operation. All guards are evaluated on the state before the batch.
-func (w *world) outcomes(ops []passenger, outs []translate.Outcome, marks map[int64]mark, together, fenced bool) {
+func (w *world) outcomes(ops []passenger, outs []translate.Outcome, entries map[int64]manifest.Entry, together, fenced bool) {
 	require.Len(w.t, outs, len(ops))
 	lands := make([]bool, len(ops))
 	for i, p := range ops {
@@ -128,22 +145,27 @@ func (w *world) outcomes(ops []passenger, outs []translate.Outcome, marks map[in
 	all := !slices.Contains(lands, false)
 	rev := w.get("\x00", "").Header.Revision
 	for i, p := range ops {
-		out, m, refusal := outs[i], marks[p.stamp()], record.SlotAhead
+		out, e, refusal := outs[i], entries[p.stamp()], manifest.Pinned
 		if fenced {
-			refusal = record.Fenced
+			refusal = manifest.Fenced
 		}
 		require.Equal(w.t, !fenced && lands[i] && (all || !together), out.Landed, "stamp %d: %v", p.stamp(), p.guarded.Txn)
-		require.Equal(w.t, rev, out.MemberRev)
+		if !fenced {
+			require.Equal(w.t, rev, out.MemberRev)
+		}
 		require.Equal(w.t, fenced, out.Fenced)
 		require.Equal(w.t, together && !all && !fenced, out.Together)
 		if out.Landed {
-			require.Positive(w.t, m.effects)
-			require.Empty(w.t, m.reasons)
+			require.Equal(w.t, manifest.Entry{Stamp: p.stamp(), Kind: manifest.Landed, Names: p.guarded.Names}, e)
+			require.Len(w.t, e.Names, len(p.touched()))
+			for _, n := range e.Names {
+				require.Contains(w.t, p.touched(), string(n.Key))
+			}
 			w.landed(p, out)
 			continue
 		}
-		require.Equal(w.t, mark{reasons: []record.Reason{refusal}}, m)
-		if fenced || together || p.attempt == nil {
+		require.Equal(w.t, manifest.Entry{Stamp: p.stamp(), Kind: refusal}, e)
+		if fenced || p.attempt == nil {
 			require.Empty(w.t, out.Keys)
 		} else {
 			w.refused(p.attempt, out)

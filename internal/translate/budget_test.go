@@ -119,7 +119,7 @@ func TestExclusiveCostIsExact(t *testing.T) {
 		if err != nil || !plan.Exclusive() {
 			return
 		}
-		x, err := plan.Exclude(run, v.state, 1, 100, 1)
+		x, err := plan.Exclude(run, v.state, 1, 100, 1, known, r.Slot)
 		require.Equal(t, run.Rounds(), err != nil)
 		if err != nil {
 			return
@@ -137,6 +137,6 @@ func TestRoom(t *testing.T) {
 		for i := range h.Leases {
 			h.Leases[i] = int64(i) // what is deleted twice is refused
 		}
-		require.ErrorIs(t, validate.Txn(h.Abort(1, 0, ops), ops), validate.ErrReservedKey)
+		require.ErrorIs(t, validate.Txn(h.Abort(1, 0, 0, ops), ops), validate.ErrReservedKey)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/ring"
@@ -117,13 +118,17 @@ type Decided struct {
 	Results []Result // of the run's writes; what they replaced or removed is not in them
 }
 
-// Decide builds what lands when run is decided at the stamp. It fails with etcd's ErrTooManyOps if some part does not keep
+// Decide builds what lands when run is decided at the stamp. closed is a revision that the sender knows to be closed. It fails with etcd's ErrTooManyOps if some part does not keep
 // within max-txn-ops: its member would refuse it, and must not once it is decided.
-func (x *Cross) Decide(run *Run, h record.Holder, stamp, epoch int64) (*Decided, error) {
+func (x *Cross) Decide(run *Run, h record.Holder, stamp, epoch, closed int64) (*Decided, error) {
 	parts, results := x.parts(run, stamp)
+	at := landing{stamp: stamp, epoch: epoch, closed: closed, slotOf: x.ring.Slot}
+	for i := range parts {
+		at.add(x.ring.Number(parts[i].share.Member))
+	}
 	d := &Decided{Stamp: stamp, Results: results}
 	for i := 1; i < len(parts); i++ {
-		req := parts[i].apply(h, stamp, epoch, len(parts), i)
+		req := parts[i].apply(h, at, i)
 		if cost(req) > parts[i].share.maxOps {
 			return nil, rpctypes.ErrGRPCTooManyOps
 		}
@@ -131,9 +136,9 @@ func (x *Cross) Decide(run *Run, h record.Holder, stamp, epoch int64) (*Decided,
 		if err != nil {
 			return nil, err
 		}
-		d.Parts = append(d.Parts, record.DecidedPart{Member: parts[i].share.Member, Txn: txn})
+		d.Parts = append(d.Parts, record.DecidedPart{Member: x.ring.Number(parts[i].share.Member), Txn: txn})
 	}
-	d.Txn = parts[0].decide(h, stamp, epoch, d.Parts)
+	d.Txn = parts[0].decide(h, at, d.Parts)
 	if cost(d.Txn) > parts[0].share.maxOps {
 		return nil, rpctypes.ErrGRPCTooManyOps
 	}
@@ -154,23 +159,40 @@ type part struct {
 	round int
 	last  bool
 	ops   []*pb.RequestOp
-	runs  []record.Run
+	names []manifest.Name // of the operations, in order
 }
 
-// add puts an operation with so many events, those of a step of the run, into one of the member's parts.
-func (w *work) add(round, step, events int, op *pb.RequestOp) {
+// landing is what all parts of a transaction have in common.
+type landing struct {
+	stamp, epoch, closed int64
+	shares               []manifest.Share
+	slotOf               func(key []byte) int
+}
+
+// add takes in the next part, which a member of that number takes.
+func (l *landing) add(member int) {
+	if n := len(l.shares); n > 0 && l.shares[n-1].Member == member {
+		l.shares[n-1].Parts++
+		return
+	}
+	l.shares = append(l.shares, manifest.Share{Member: member, Parts: 1})
+}
+
+// add puts an operation, which is of a step of the run, into one of the member's parts. The events that it makes go by its name.
+func (w *work) add(round, step int, n manifest.Name, op *pb.RequestOp) {
 	for len(w.parts) <= round {
 		w.parts = append(w.parts, part{share: w.share, round: len(w.parts)})
 	}
 	p := &w.parts[round]
 	p.ops = append(p.ops, op)
-	p.runs = append(p.runs, record.Run{Op: step, Events: events})
+	n.Op = step
+	p.names = append(p.names, n)
 }
 
 // remove is add for a delete.
 func (w *work) remove(x Range, step, events int) {
 	if events > 0 {
-		w.add(w.rounds.remove(x), step, events, request.Delete(&pb.DeleteRangeRequest{Key: x.Key, RangeEnd: x.End}))
+		w.add(w.rounds.remove(x), step, rangeName(manifest.Deleted, x), request.Delete(&pb.DeleteRangeRequest{Key: x.Key, RangeEnd: x.End}))
 	}
 }
 
@@ -207,7 +229,7 @@ func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
 			put := storedPut(s.Put, state, stamp)
 			put.PrevKv = false
 			w := of(s.Put.Key)
-			w.add(w.rounds.put(s.Put.Key), i, 1, request.Put(put))
+			w.add(w.rounds.put(s.Put.Key), i, manifest.Name{Touch: manifest.Put, Key: s.Put.Key}, request.Put(put))
 			there.set(s.Put.Key, true)
 		case s.Delete == nil:
 		case len(s.Delete.RangeEnd) == 0:
@@ -241,44 +263,46 @@ func (x *Cross) parts(run *Run, stamp int64) ([]part, []Result) {
 	return finished(works), results
 }
 
-// frame is what a part leaves behind its operations: the mark that says which part it is, and the clock. The last part of a
+// frame is what a part leaves behind its operations: the manifest that says which part it is, and the clock. The last part of a
 // member gives up the locks, so that nothing below the stamp lands on what they held; the others leave them to the next.
-func (p *part) frame(h record.Holder, stamp, epoch int64, of, index int) []*pb.RequestOp {
+func (p *part) frame(h record.Holder, at landing, index int) []*pb.RequestOp {
 	var ops []*pb.RequestOp
 	if p.last {
-		ops = p.share.release(h, stamp, epoch)
+		ops = p.share.release(h, at.stamp, at.epoch)
 	} else {
 		ops = p.share.lockFor(h.At(p.round + 1))
 	}
-	mark := record.Part{Stamp: stamp, Of: of, Index: index, Runs: p.runs}
-	return append(ops, request.Put(&pb.PutRequest{Key: record.MarkKey(0), Value: mark.Value()}), raiseClock(epoch, stamp))
+	e := manifest.Entry{
+		Stamp: at.stamp, Kind: manifest.Parted, Part: manifest.Part{Index: index, Shares: at.shares}, Names: manifest.Fit(p.names, at.slotOf),
+	}
+	return append(ops, Note(e), raiseClock(at.epoch, at.stamp, at.closed))
 }
 
 // apply is guarded by the locks alone: once the transaction is decided, the part belongs here whatever the epoch or the
 // fence, and when it is here, the locks are not, or not for it.
-func (p *part) apply(h record.Holder, stamp, epoch int64, of, index int) *pb.TxnRequest {
-	ops := append(p.ops, p.frame(h, stamp, epoch, of, index)...)
+func (p *part) apply(h record.Holder, at landing, index int) *pb.TxnRequest {
+	ops := append(p.ops, p.frame(h, at, index)...)
 	return &pb.TxnRequest{Compare: p.share.held(h.At(p.round)), Success: grouped(ops, p.share.maxOps)}
 }
 
 // decide is the first part with the decision, which makes the others sure.
-func (p *part) decide(h record.Holder, stamp, epoch int64, others []record.DecidedPart) *pb.TxnRequest {
+func (p *part) decide(h record.Holder, at landing, others []record.DecidedPart) *pb.TxnRequest {
 	fence := []byte(record.KeyFence)
 	held := p.share.held(h)
-	cs := append([]*pb.Compare{request.ValueAbove(fence, record.Number(epoch)), request.ValueBelow(fence, record.Pair(epoch, stamp))}, held...)
-	ops := append(p.ops, p.frame(h, stamp, epoch, 1+len(others), 0)...)
+	cs := append([]*pb.Compare{request.ValueAbove(fence, record.Number(at.epoch)), request.ValueBelow(fence, record.Pair(at.epoch, at.stamp))}, held...)
+	ops := append(p.ops, p.frame(h, at, 0)...)
 	if len(others) > 0 {
-		d := record.Decision{Stamp: stamp, Parts: others}
+		d := record.Decision{Stamp: at.stamp, Parts: others}
 		ops = append(ops, request.Put(&pb.PutRequest{Key: record.TxnKey(h.ID), Value: d.Value()}))
 	}
 	why := request.Txn(&pb.TxnRequest{
 		Compare: held,
-		Success: []*pb.RequestOp{markOp(0, stamp, record.Fenced)},
-		Failure: []*pb.RequestOp{markOp(0, stamp, record.SlotAhead)},
+		Success: []*pb.RequestOp{Note(manifest.Of(manifest.Fenced, at.stamp)...)},
+		Failure: []*pb.RequestOp{Note(manifest.Of(manifest.Pinned, at.stamp)...)},
 	})
 	return &pb.TxnRequest{
 		Compare: cs, Success: grouped(ops, p.share.maxOps),
-		Failure: []*pb.RequestOp{ifEpoch(epoch, []*pb.RequestOp{why, raiseClock(epoch, stamp)})},
+		Failure: []*pb.RequestOp{ifEpoch(at.epoch, []*pb.RequestOp{why, raiseClock(at.epoch, at.stamp, at.closed)})},
 	}
 }
 

@@ -264,7 +264,7 @@ func TestPartsThatDoNotFitAreNotDecided(t *testing.T) {
 			cross := plan.NewCross(r, shares, locked)
 			run, _, err := cross.Run()
 			require.NoError(t, err)
-			_, err = cross.Decide(run, h, 2, 1)
+			_, err = cross.Decide(run, h, 2, 1, 0)
 			require.Equal(t, want, err)
 			for i, s := range shares {
 				_, err := kv[s.Member].Txn(t.Context(), s.Unlock(h, locked[i]))
@@ -319,9 +319,9 @@ func TestExclusiveSeesALatePart(t *testing.T) {
 		d := x.tryDecide(run, cross, w.stamp(), w.epoch, nil)
 		w.nextEpoch(d.Stamp)
 		for _, p := range d.Parts {
-			m := w.members[p.Member]
+			m := w.members[w.at(p)]
 			view := m.look()
-			require.True(t, w.send(p.Member, decidedTxn(t, p)).Succeeded)
+			require.True(t, w.send(w.at(p), decidedTxn(t, p)).Succeeded)
 
 			compare := &pb.TxnRequest{Compare: []*pb.Compare{{Key: []byte("a"), RangeEnd: []byte("z"), Target: pb.Compare_VERSION, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Version{}}}}
 			compare.Success, compare.Failure = put("a", "there").Success, put("a", "not there").Success
@@ -329,7 +329,7 @@ func TestExclusiveSeesALatePart(t *testing.T) {
 			run, err := plan.Evaluate(view)
 			require.NoError(t, err)
 			state := func(key []byte) translate.State { return m.state(string(key)) }
-			e, err := plan.Exclude(run, state, view.rev, d.Stamp+1, w.epoch)
+			e, err := plan.Exclude(run, state, view.rev, d.Stamp+1, w.epoch, known, w.ring.Slot)
 			require.NoError(t, err)
 			out, err := e.Decode(m.send(e.Txn))
 			require.NoError(t, err)

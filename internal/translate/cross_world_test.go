@@ -13,8 +13,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/translate"
 	"github.com/metaetcd/metaetcd/internal/validate"
@@ -39,6 +41,7 @@ type crossWorld struct {
 func newCrossWorld(t *rapid.T, slots int) *crossWorld {
 	r, err := ring.New([]string{"m0", "m1", "m2"}, slots, ring.Policy{})
 	require.NoError(t, err)
+	r = r.Numbered([]int{7, 1, 4}) // unlike their places
 	w := &crossWorld{
 		t: t, ring: r, epoch: 1, plain: etcdfake.New(9), streams: make([][]mergedlog.MemberRevision, 3),
 		log: mergedlog.New(mergedlog.Config{Members: 3, SlotOf: r.Slot}),
@@ -56,7 +59,7 @@ func newCrossWorld(t *rapid.T, slots int) *crossWorld {
 		}
 		m.put(record.KeyLock, nil)
 		m.put(record.KeyFence, record.Pair(1, 1))
-		m.put(record.KeyClock, record.Pair(1, 1))
+		m.put(record.KeyClock, record.ClockRecord{Epoch: 1, Highest: 1}.Value())
 		w.log.Open(i, mergedlog.MemberState{Rev: server.Revision(), Epoch: 1, Fence: 1, Clock: 1})
 		server.Watch(func(rev int64, evs []*mvccpb.Event) {
 			requireOneFate(t, evs)
@@ -87,6 +90,13 @@ func (w *crossWorld) deliver() {
 	}
 }
 
+// at is the member that takes a part.
+func (w *crossWorld) at(p record.DecidedPart) int {
+	m, err := w.ring.Member(p.Member)
+	require.NoError(w.t, err)
+	return m
+}
+
 // stamp takes the plain etcd's next revision.
 func (w *crossWorld) stamp() int64 { return w.plain.Revision() + 1 }
 
@@ -99,7 +109,7 @@ func (w *crossWorld) skip() (stamp int64) {
 
 // surrender closes a stamp that nothing landed with.
 func (w *crossWorld) surrender(stamp int64) {
-	w.members[0].put(string(record.MarkKey(9)), record.MarkValue(stamp, record.Surrendered))
+	w.members[0].put(record.KeyManifest, manifest.Encode(manifest.Of(manifest.Surrendered, stamp)...))
 }
 
 // truth is what users have to see.
@@ -191,7 +201,7 @@ type crossed struct {
 func (w *crossWorld) begin(req *pb.TxnRequest) *crossed {
 	x := &crossed{w: w, plan: translate.NewPlan(req, w.ring)}
 	x.shares = x.plan.Shares(w.ring, w.ops)
-	x.holder = record.Holder{ID: record.NewTxnID(), Primary: x.shares[0].Member}
+	x.holder = record.Holder{ID: record.NewTxnID(), Primary: w.ring.Number(x.shares[0].Member)}
 	for i := range x.shares {
 		if s := &x.shares[i]; s.Whole && w.flag("claim") {
 			x.locked = append(x.locked, x.claim(s))
@@ -281,17 +291,17 @@ func (x *crossed) abort() {
 		hold := translate.Hold{Holder: x.holder, Whole: s.Whole, Leases: s.Leases}
 		for hold.Slots = range slices.Chunk(slices.Clone(s.Slots), translate.Width(w.ops)-1) {
 			stamp := w.skip()
-			require.False(w.t, w.send(s.Member, hold.Abort(w.epoch+1, stamp, w.ops)).Succeeded, "in another epoch")
-			require.True(w.t, w.send(s.Member, hold.Abort(w.epoch, stamp, w.ops)).Succeeded)
-			require.False(w.t, w.send(s.Member, hold.Abort(w.epoch, stamp, w.ops)).Succeeded, "twice")
-			_, clock := w.members[s.Member].pair(record.KeyClock)
+			require.False(w.t, w.send(s.Member, hold.Abort(w.epoch+1, stamp, known, w.ops)).Succeeded, "in another epoch")
+			require.True(w.t, w.send(s.Member, hold.Abort(w.epoch, stamp, known, w.ops)).Succeeded)
+			require.False(w.t, w.send(s.Member, hold.Abort(w.epoch, stamp, known, w.ops)).Succeeded, "twice")
+			clock := w.members[s.Member].clock()
 			require.GreaterOrEqual(w.t, clock, stamp)
 			for _, slot := range hold.Slots {
 				require.Equal(w.t, record.Number(stamp), w.members[s.Member].get(string(record.SlotKey(slot)), "").Kvs[0].Value)
 			}
 		}
 		if s.Whole {
-			require.True(w.t, w.send(s.Member, hold.Abort(w.epoch, 0, w.ops)).Succeeded)
+			require.True(w.t, w.send(s.Member, hold.Abort(w.epoch, 0, 0, w.ops)).Succeeded)
 		}
 		begin, end := record.AllHeldRange()
 		require.Empty(w.t, w.members[s.Member].get(string(begin), string(end)).Kvs, "leases are held")
@@ -301,11 +311,11 @@ func (x *crossed) abort() {
 // cannotAbort tries it after a decision.
 func (x *crossed) cannotAbort() {
 	w, s, key := x.w, x.shares[0], string(record.TxnKey(x.holder.ID))
-	w.members[s.Member].put(key, record.Decision{Stamp: 9}.Value())
+	decision := &pb.PutRequest{Key: []byte(key), Value: record.Decision{Stamp: 9}.Value()}
+	w.send(s.Member, &pb.TxnRequest{Success: []*pb.RequestOp{request.Put(decision), translate.Note()}})
 	slots := s.Slots[:min(len(s.Slots), translate.Width(w.ops)-1)]
-	require.False(w.t, w.send(s.Member, translate.Hold{Holder: x.holder, Whole: s.Whole, Slots: slots, Leases: s.Leases}.Abort(w.epoch, 9, w.ops)).Succeeded)
-	_, err := w.members[s.Member].kv.DeleteRange(context.Background(), &pb.DeleteRangeRequest{Key: []byte(key)})
-	require.NoError(w.t, err)
+	require.False(w.t, w.send(s.Member, translate.Hold{Holder: x.holder, Whole: s.Whole, Slots: slots, Leases: s.Leases}.Abort(w.epoch, 9, 0, w.ops)).Succeeded)
+	w.send(s.Member, &pb.TxnRequest{Success: []*pb.RequestOp{request.Delete(&pb.DeleteRangeRequest{Key: []byte(key)}), translate.Note()}})
 }
 
 // decide lands the transaction on its primary, past a fence or an epoch that comes in between.
@@ -323,9 +333,9 @@ func (x *crossed) decide(run *translate.Run, cross *translate.Cross) *translate.
 		w.nextEpoch(stamp)
 		var wrong *translate.WrongEpochError
 		before := w.nativeRevs()
-		d, err := cross.Decide(run, x.holder, stamp, w.epoch-1)
+		d, err := cross.Decide(run, x.holder, stamp, w.epoch-1, known)
 		require.NoError(w.t, err)
-		require.ErrorAs(w.t, d.Decode(w.send(x.holder.Primary, d.Txn)), &wrong)
+		require.ErrorAs(w.t, d.Decode(w.send(x.shares[0].Member, d.Txn)), &wrong)
 		require.Equal(w.t, w.epoch, wrong.Epoch)
 		require.Equal(w.t, before, w.nativeRevs(), "a stamp of an old epoch leaves nothing")
 	}
@@ -350,12 +360,12 @@ func (w *crossWorld) nativeRevs() []string {
 
 func (x *crossed) tryDecide(run *translate.Run, cross *translate.Cross, stamp, epoch int64, want error) *translate.Decided {
 	w := x.w
-	d, err := cross.Decide(run, x.holder, stamp, epoch)
+	d, err := cross.Decide(run, x.holder, stamp, epoch, known)
 	require.NoError(w.t, err)
-	primary := w.members[x.holder.Primary]
-	require.ErrorIs(w.t, d.Decode(w.send(x.holder.Primary, d.Txn)), want)
+	primary := w.members[x.shares[0].Member]
+	require.ErrorIs(w.t, d.Decode(w.send(x.shares[0].Member, d.Txn)), want)
 	if want == nil {
-		if d.Parts == nil || d.Parts[0].Member != x.holder.Primary {
+		if d.Parts == nil || w.at(d.Parts[0]) != x.shares[0].Member {
 			x.landed(&x.shares[0], stamp, epoch)
 		} else {
 			x.stillHeld(&x.shares[0])
@@ -370,17 +380,17 @@ func (x *crossed) tryDecide(run *translate.Run, cross *translate.Cross, stamp, e
 		require.Equal(w.t, d.Parts, kept)
 		return d
 	}
-	_, clock := primary.pair(record.KeyClock)
+	clock := primary.clock()
 	require.GreaterOrEqual(w.t, clock, stamp, "a refusal raises the clock")
 	marks, _ := primary.marks(primary.get("\x00", "").Header.Revision)
-	require.Len(w.t, marks[stamp].reasons, 1, "a refusal leaves its mark")
+	require.Contains(w.t, marks, stamp, "a refusal leaves its mark")
 	return d
 }
 
 // landed checks what a part that was decided in an epoch leaves beside its writes.
 func (x *crossed) landed(s *translate.Share, stamp, decided int64) {
 	w, m := x.w, x.w.members[s.Member]
-	_, clock := m.pair(record.KeyClock)
+	clock := m.clock()
 	require.GreaterOrEqual(w.t, clock, stamp)
 	epoch, fence := m.pair(record.KeyFence)
 	require.Equal(w.t, w.epoch, epoch)
@@ -408,17 +418,17 @@ func (x *crossed) apply(d *translate.Decided) {
 	for len(rest) > 0 {
 		require.Less(w.t, w.log.Closed(), d.Stamp, "a part is missing")
 		i := rapid.IntRange(0, len(rest)-1).Draw(w.t, "next")
-		m := rest[i].Member
+		m := w.at(rest[i])
 		if w.rarely("late epoch") { // a decided part lands in any epoch
 			w.nextEpoch(d.Stamp)
 		}
-		if first := slices.IndexFunc(rest, func(p record.DecidedPart) bool { return p.Member == m }); first < i {
+		if first := slices.IndexFunc(rest, func(p record.DecidedPart) bool { return w.at(p) == m }); first < i {
 			x.refused(rest[i])
 			continue
 		}
 		require.True(w.t, w.send(m, decidedTxn(w.t, rest[i])).Succeeded)
 		s := &x.shares[slices.IndexFunc(x.shares, func(s translate.Share) bool { return s.Member == m })]
-		if slices.ContainsFunc(rest[i+1:], func(p record.DecidedPart) bool { return p.Member == m }) {
+		if slices.ContainsFunc(rest[i+1:], func(p record.DecidedPart) bool { return w.at(p) == m }) {
 			x.stillHeld(s)
 		} else {
 			x.landed(s, d.Stamp, epoch)
@@ -438,7 +448,7 @@ func decidedTxn(t require.TestingT, p record.DecidedPart) *pb.TxnRequest {
 // refused sends a part that is not the next one of its member.
 func (x *crossed) refused(p record.DecidedPart) {
 	w := x.w
-	rev := w.members[p.Member].get("\x00", "").Header.Revision
-	require.False(w.t, w.send(p.Member, decidedTxn(w.t, p)).Succeeded, "applied twice, or too early")
-	require.Equal(w.t, rev, w.members[p.Member].get("\x00", "").Header.Revision)
+	rev := w.members[w.at(p)].get("\x00", "").Header.Revision
+	require.False(w.t, w.send(w.at(p), decidedTxn(w.t, p)).Succeeded, "applied twice, or too early")
+	require.Equal(w.t, rev, w.members[w.at(p)].get("\x00", "").Header.Revision)
 }

@@ -13,8 +13,8 @@
 //     `Value(slot) < T`, per touched key a pin or `Value(key) < T`;
 //   - nothing is decided on a guess: every key that a compare or a create stamp relied on is pinned to the member
 //     revision it was read at, so the transaction refuses itself when the guess was wrong;
-//   - whatever happens, the stamp leaves its mark: the header of a put, the clock of a slot whose key was
-//     deleted or compared, or a mark record;
+//   - what lands, or is refused by itself, is named by a manifest of the same member revision. What is refused together with
+//     others leaves nothing, and its stamps are marked by a request of their own (Batch.Mark);
 //   - no revision of a member deletes a key and puts it: what does both takes several, under locks (rounds.go);
 //   - a refusal by an operation's own guards carries the present state of what was pinned, so that the next attempt needs
 //     no read.

@@ -3,6 +3,7 @@ package translate
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
 )
@@ -18,8 +19,8 @@ type Exclusive struct {
 
 // Exclude builds the exclusive member transaction for run. ReadRev is the member revision at which the compared ranges
 // were read: the guard refuses if anything in them changed since (their keys were put, or some key of the member was deleted).
-// ErrRounds: lock the member.
-func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, epoch int64) (*Exclusive, error) {
+// closed is a revision that the sender knows to be closed. ErrRounds: lock the member.
+func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, epoch, closed int64, slotOf func([]byte) int) (*Exclusive, error) {
 	if run.Rounds() {
 		return nil, ErrRounds
 	}
@@ -41,7 +42,7 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 			cs = append(cs, request.ModBelow(r.Key, r.End, readRev+1))
 		}
 	}
-	refused := []*pb.RequestOp{markOp(0, stamp, record.SlotAhead), raiseClock(epoch, stamp)}
+	refused := []*pb.RequestOp{Note(manifest.Of(manifest.Pinned, stamp)...), raiseClock(epoch, stamp, closed)}
 	for _, t := range run.touched() {
 		var err error
 		if cs, err = p.pin(cs, t.key, state(t.key), stamp, be); err != nil {
@@ -56,8 +57,8 @@ func (p *Plan) Exclude(run *Run, state func(key []byte) State, readRev, stamp, e
 	then = run.attach(then, run.touched(), state)
 	then = append(then,
 		request.Put(&pb.PutRequest{Key: []byte(record.KeyFence), Value: record.Pair(epoch, stamp)}),
-		request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.Pair(epoch, stamp)}),
-		markOp(0, stamp, record.Exclusive))
+		request.Put(&pb.PutRequest{Key: []byte(record.KeyClock), Value: record.ClockRecord{Epoch: epoch, Highest: stamp, Closed: closed}.Value()}),
+		Note(manifest.Entry{Stamp: stamp, Kind: manifest.Exclusive, Names: run.names(p.Compared, slotOf)}))
 	x.Txn = &pb.TxnRequest{Compare: cs, Success: then, Failure: []*pb.RequestOp{ifEpoch(epoch, refused)}}
 	return x, nil
 }

@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"pgregory.net/rapid"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
@@ -26,7 +27,7 @@ func (w *world) exclusive() {
 	if w.rarely("other epoch") {
 		epoch += rapid.SampledFrom([]int64{-1, 1}).Draw(w.t, "epoch")
 	}
-	x, err := a.plan.Exclude(a.run, a.view.state, a.view.rev, stamp, epoch)
+	x, err := a.plan.Exclude(a.run, a.view.state, a.view.rev, stamp, epoch, known, w.ring.Slot)
 	switch {
 	case a.mixed():
 		require.ErrorIs(w.t, err, translate.ErrRounds)
@@ -56,11 +57,11 @@ func (w *world) exclusive() {
 	require.Len(w.t, marks, 1)
 	w.clock = max(w.clock, stamp)
 	if !out.Landed {
-		require.Equal(w.t, mark{reasons: []record.Reason{record.SlotAhead}}, marks[stamp])
+		require.Equal(w.t, manifest.Entry{Stamp: stamp, Kind: manifest.Pinned}, marks[stamp])
 		w.refused(a, out)
 		return
 	}
-	require.Equal(w.t, []record.Reason{record.Exclusive}, marks[stamp].reasons)
+	require.Equal(w.t, manifest.Exclusive, marks[stamp].Kind)
 	w.fence, w.fenceRev = stamp, out.MemberRev
 	gotEpoch, gotFence := w.pair(record.KeyFence)
 	require.Equal(w.t, []int64{w.epoch, stamp}, []int64{gotEpoch, gotFence})
@@ -113,7 +114,7 @@ func (m *member) exclude(req *pb.TxnRequest, v *view, stamp int64) translate.Out
 	require.True(m.t, plan.Exclusive())
 	run, err := v.evaluate(plan)
 	require.NoError(m.t, err)
-	x, err := plan.Exclude(run, v.state, v.rev, stamp, 1)
+	x, err := plan.Exclude(run, v.state, v.rev, stamp, 1, known, m.ring.Slot)
 	require.NoError(m.t, err)
 	out, err := x.Decode(m.send(x.Txn))
 	require.NoError(m.t, err)

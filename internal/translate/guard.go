@@ -2,11 +2,13 @@ package translate
 
 import (
 	"errors"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/metaetcd/metaetcd/internal/keyrange"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/validate"
@@ -27,12 +29,13 @@ var ErrStale = errors.New("state is newer than the stamp")
 type Guarded struct {
 	Stamp int64
 	Txn   *pb.TxnRequest // the guards and the effects; see nested
-	Slots []int          // slots whose clocks it sets; of all operations of a member transaction they are disjoint
-	Below []int          // slots whose clocks must be below the stamp; Slots are among them
-	keys  [][]byte       // pinned keys, in the order of the refusal's reads
-	write int            // effects that answer the user, at the front of Success
-	mark  int            // index of its mark record
-	read  bool           // built by Read: it takes a transaction of its own
+	Names []manifest.Name
+	Slots []int    // slots whose clocks it sets; of all operations of a member transaction they are disjoint
+	Below []int    // slots whose clocks must be below the stamp; Slots are among them
+	keys  [][]byte // pinned keys, in the order of the refusal's reads
+	write int      // effects that answer the user, at the front of Success
+	index int      // in its member transaction
+	read  bool     // built by Read: it takes a transaction of its own
 }
 
 // touch is what a run does to one key.
@@ -66,13 +69,13 @@ func (r *Run) touched() []touch {
 }
 
 // Guard builds the operation that applies run at stamp, beside others (Exclusive is alone). state must hold every key that
-// the run touches, as the run was evaluated on it: that is what is pinned. mark is the operation's index in its member
+// the run touches, as the run was evaluated on it: that is what is pinned. index is the operation's in its member
 // transaction. ErrStale: take a newer stamp. ErrRounds: lock the keys.
-func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark int, slotOf func([]byte) int) (*Guarded, error) {
+func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, index int, slotOf func([]byte) int) (*Guarded, error) {
 	if run.Rounds() {
 		return nil, ErrRounds
 	}
-	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}, mark: mark}
+	g := &Guarded{Stamp: stamp, Txn: &pb.TxnRequest{}, index: index}
 	be := record.Number(stamp)
 	touched := run.touched()
 	g.Txn.Compare = make([]*pb.Compare, 0, 3*len(touched))
@@ -100,20 +103,35 @@ func (p *Plan) Guard(run *Run, state func(key []byte) State, stamp int64, mark i
 	for _, s := range set.names {
 		g.Txn.Success = append(g.Txn.Success, request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be}))
 	}
-	g.Slots, g.Below = set.names, below.names
+	g.Slots, g.Below, g.Names = set.names, below.names, names(touched, slotOf)
 	return g, nil
 }
 
-// nested is the operation as a transaction of its own: refused, it leaves its mark and tells the pinned keys' states.
+// nested is the operation as a transaction of its own, with a manifest of its own in each branch: refused, it tells the pinned keys'
+// states.
 func (g *Guarded) nested() *pb.TxnRequest {
-	if g.Txn.Failure == nil {
-		g.Txn.Failure = make([]*pb.RequestOp, 0, 1+len(g.keys))
-		g.Txn.Failure = append(g.Txn.Failure, markOp(g.mark, g.Stamp, record.SlotAhead))
-		for _, k := range g.keys {
-			g.Txn.Failure = append(g.Txn.Failure, request.Range(&pb.RangeRequest{Key: k}))
-		}
+	if g.read {
+		return g.Txn
 	}
-	return g.Txn
+	t := &pb.TxnRequest{
+		Compare: g.Txn.Compare,
+		Success: append(slices.Clip(g.Txn.Success), noteNested(g.index, g.landed())),
+		Failure: make([]*pb.RequestOp, 0, 1+len(g.keys)),
+	}
+	t.Failure = append(t.Failure, noteNested(g.index, g.refused(manifest.Pinned)))
+	for _, k := range g.keys {
+		t.Failure = append(t.Failure, request.Range(&pb.RangeRequest{Key: k}))
+	}
+	return t
+}
+
+// landed and refused are what a manifest says of the operation.
+func (g *Guarded) landed() manifest.Entry {
+	return manifest.Entry{Stamp: g.Stamp, Kind: manifest.Landed, Names: g.Names}
+}
+
+func (g *Guarded) refused(kind manifest.Kind) manifest.Entry {
+	return manifest.Entry{Stamp: g.Stamp, Kind: kind}
 }
 
 // pin appends what holds exactly while the key's state is the known one, and its stamp below the operation's.
@@ -181,37 +199,34 @@ func storedPut(put *pb.PutRequest, s State, stamp int64) *pb.PutRequest {
 
 // Read is a single-key read with a stamp of its own, for fenced reads: it protects what it read like a compare would.
 // Its landing answers with the key's state; it is refused when a write at or above the stamp was there before.
-func Read(key []byte, stamp int64, mark int, slotOf func([]byte) int) *Guarded {
+func Read(key []byte, stamp int64, index int, slotOf func([]byte) int) *Guarded {
 	s := slotOf(key)
 	be := record.Number(stamp)
-	return &Guarded{
+	g := &Guarded{
 		Stamp: stamp,
+		Names: manifest.Fit([]manifest.Name{{Touch: manifest.Read, Key: key}}, slotOf),
 		Slots: []int{s},
 		Below: []int{s},
+		index: index,
 		read:  true,
-		Txn: &pb.TxnRequest{
-			Compare: []*pb.Compare{request.ValueBelow(record.SlotKey(s), be)},
-			Success: []*pb.RequestOp{
-				// A key above the stamp makes the read void: absent keys have no value to compare, so they go by CreateRevision.
-				request.Txn(&pb.TxnRequest{
-					Compare: []*pb.Compare{request.CreateIs(key, 0)},
-					Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be})},
-					Failure: []*pb.RequestOp{request.Txn(&pb.TxnRequest{
-						Compare: []*pb.Compare{request.ValueBelow(key, be)},
-						Success: []*pb.RequestOp{request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be}), request.Range(&pb.RangeRequest{Key: key})},
-						Failure: []*pb.RequestOp{markOp(mark, stamp, record.SlotAhead)},
-					})},
-				}),
-			},
-			Failure: []*pb.RequestOp{markOp(mark, stamp, record.SlotAhead)},
-		},
 	}
-}
-
-func markOp(i int, stamp int64, why record.Reason) *pb.RequestOp {
-	return request.Put(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarkValue(stamp, why)})
-}
-
-func marksOp(i int, stamps []int64, why record.Reason) *pb.RequestOp {
-	return request.Put(&pb.PutRequest{Key: record.MarkKey(i), Value: record.MarksValue(stamps, why)})
+	set := request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: be})
+	landed, refused := noteNested(index, g.landed()), noteNested(index, g.refused(manifest.Pinned))
+	g.Txn = &pb.TxnRequest{
+		Compare: []*pb.Compare{request.ValueBelow(record.SlotKey(s), be)},
+		Success: []*pb.RequestOp{
+			// A key above the stamp makes the read void: absent keys have no value to compare, so they go by CreateRevision.
+			request.Txn(&pb.TxnRequest{
+				Compare: []*pb.Compare{request.CreateIs(key, 0)},
+				Success: []*pb.RequestOp{set, landed},
+				Failure: []*pb.RequestOp{request.Txn(&pb.TxnRequest{
+					Compare: []*pb.Compare{request.ValueBelow(key, be)},
+					Success: []*pb.RequestOp{set, request.Range(&pb.RangeRequest{Key: key}), landed},
+					Failure: []*pb.RequestOp{refused},
+				})},
+			}),
+		},
+		Failure: []*pb.RequestOp{refused},
+	}
+	return g
 }

@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/translate"
 )
@@ -47,7 +48,7 @@ func (m *member) land(req *pb.TxnRequest, v *view, stamp int64) translate.Outcom
 func (m *member) sendOne(g *translate.Guarded) translate.Outcome {
 	m.t.Helper()
 	b := translate.Batch{Epoch: 1, Ops: []*translate.Guarded{g}}
-	outs, err := b.Decode(m.send(b.Request()))
+	outs, _, err := b.Decode(m.send(b.Request()))
 	require.NoError(m.t, err)
 	require.Len(m.t, outs, 1)
 	return outs[0]
@@ -123,7 +124,7 @@ func TestReservedNamesAreNotDeleted(t *testing.T) {
 		if !plan.Exclusive() {
 			require.True(t, m.land(req, v, stamp).Landed)
 		} else {
-			x, err := plan.Exclude(run, v.state, v.rev, stamp, 1)
+			x, err := plan.Exclude(run, v.state, v.rev, stamp, 1, known, m.ring.Slot)
 			require.NoError(t, err)
 			out, err := x.Decode(m.send(x.Txn))
 			require.NoError(t, err)
@@ -136,7 +137,7 @@ func TestReservedNamesAreNotDeleted(t *testing.T) {
 
 func marksOf(m *member) (n int) {
 	for _, kv := range m.get("\x00", "\x01").Kvs {
-		if record.KindOf(kv.Key) == record.Mark {
+		if kind := record.KindOf(kv.Key); kind == record.Manifest || kind == record.Nested {
 			n++
 		}
 	}
@@ -169,13 +170,13 @@ func TestRead(t *testing.T) {
 	require.False(t, out.Landed, "the slot's clock is ahead")
 	require.False(t, out.Fenced)
 	marks, _ := m.marks(out.MemberRev)
-	require.Equal(t, map[int64]mark{9: {reasons: []record.Reason{record.SlotAhead}}}, marks)
+	require.Equal(t, map[int64]manifest.Entry{9: {Stamp: 9, Kind: manifest.Pinned}}, marks)
 
 	require.True(t, m.land(put("a", "v"), m.look(), 20).Landed)
 	out = read(15)
 	require.False(t, out.Landed, "the key is ahead")
 	marks, _ = m.marks(out.MemberRev)
-	require.Equal(t, map[int64]mark{15: {reasons: []record.Reason{record.SlotAhead}}}, marks)
+	require.Equal(t, map[int64]manifest.Entry{15: {Stamp: 15, Kind: manifest.Pinned}}, marks)
 
 	out = read(30)
 	require.True(t, out.Landed)

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/metaetcd/metaetcd/internal/etcdfake"
+	"github.com/metaetcd/metaetcd/internal/manifest"
+	"github.com/metaetcd/metaetcd/internal/mergedlog"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/ring"
 	"github.com/metaetcd/metaetcd/internal/translate"
@@ -36,10 +38,14 @@ func newMember(t tester) *member {
 	server := etcdfake.New(1)
 	r, err := ring.New([]string{"m"}, slots, ring.Policy{})
 	require.NoError(t, err)
-	server.Watch(func(_ int64, evs []*mvccpb.Event) { requireOneFate(t, evs) })
 	m := &member{t: t, kv: server.Client(nil), ring: r}
+	m.put(record.KeyClock, record.ClockRecord{Epoch: 1}.Value())
+	parser := mergedlog.NewParser(0)
+	server.Watch(func(rev int64, evs []*mvccpb.Event) {
+		requireOneFate(t, evs)
+		requireParsed(t, parser, rev, evs)
+	})
 	m.put(record.KeyFence, record.Pair(1, 0))
-	m.put(record.KeyClock, record.Pair(1, 0))
 	m.put(record.KeyLock, nil)
 	for s := range slots {
 		m.put(string(record.SlotKey(s)), record.Number(0))
@@ -127,53 +133,53 @@ func (m *member) records() map[int64][]byte {
 	return rs
 }
 
-// mark is what a member revision shows of a stamp.
-type mark struct {
-	effects int             // headers and slot clocks
-	reasons []record.Reason // of mark records
-}
-
-// marks reads the stamps off a member revision, and the slots whose clocks it set.
-func (m *member) marks(rev int64) (marks map[int64]mark, clocks map[int]int64) {
+// marks reads the stamps off a member revision's manifests, and the slots whose clocks it set.
+func (m *member) marks(rev int64) (marks map[int64]manifest.Entry, clocks map[int]int64) {
 	m.t.Helper()
-	marks, clocks = map[int64]mark{}, map[int]int64{}
-	note := func(stamp int64, why record.Reason) {
-		m := marks[stamp]
-		if why == 0 {
-			m.effects++
-		} else {
-			m.reasons = append(m.reasons, why)
-		}
-		marks[stamp] = m
-	}
+	marks, clocks = map[int64]manifest.Entry{}, map[int]int64{}
 	for _, kv := range m.get("\x00", "\x00").Kvs {
 		if kv.ModRevision != rev {
 			continue
 		}
 		switch record.KindOf(kv.Key) {
-		case record.User:
-			h, _, err := record.ParseHeader(kv.Value)
-			require.NoError(m.t, err)
-			note(h.Stamp, 0)
 		case record.Slot:
 			stamp, err := record.ParseNumber(kv.Value)
 			require.NoError(m.t, err)
 			clocks[record.SlotOf(kv.Key)] = stamp
-			note(stamp, 0)
-		case record.Mark:
-			stamp, why, err := record.ParseMark(kv.Value)
+		case record.Manifest, record.Nested:
+			entries, err := manifest.Decode(kv.Value)
 			require.NoError(m.t, err)
-			note(stamp, why)
-			rest, err := record.FurtherStamps(kv.Value, why)
-			require.NoError(m.t, err)
-			for ; len(rest) > 0; rest = rest[8:] {
-				stamp, err := record.ParseNumber(rest)
-				require.NoError(m.t, err)
-				note(stamp, why)
+			for _, e := range entries {
+				require.NotContains(m.t, marks, e.Stamp, "twice in a revision")
+				marks[e.Stamp] = e
 			}
 		}
 	}
 	return marks, clocks
+}
+
+// known is what requests say that their sender knows to be closed.
+const known = 7
+
+// clock reads the highest stamp off the record. Whoever raises it says what it knows to be closed.
+func (m *member) clock() int64 {
+	m.t.Helper()
+	c, err := record.ParseClock(m.get(record.KeyClock, "").Kvs[0].Value)
+	require.NoError(m.t, err)
+	if c.Highest > 1 { // as the member was made
+		require.EqualValues(m.t, known, c.Closed)
+	}
+	return c.Highest
+}
+
+// requireParsed demands that a log can read what the member has committed.
+func requireParsed(t require.TestingT, p *mergedlog.Parser, rev int64, evs []*mvccpb.Event) {
+	r := mergedlog.MemberRevision{Rev: rev}
+	for _, e := range evs {
+		r.Events = append(r.Events, proto.Clone(e).(*mvccpb.Event))
+	}
+	_, _, err := p.Parse(&r)
+	require.NoError(t, err)
 }
 
 // pair reads a record that holds an epoch and a number.
@@ -242,6 +248,6 @@ func wrongEpoch(err error) (epoch int64, ok bool) {
 	return 0, false
 }
 
-var infinity = append(record.Infinity(), "some id"...)
+var infinity = record.Holder{ID: record.TxnID{1}}.Value()
 
 const locked = math.MaxInt64 // as record.ParseNumber reads an infinite slot clock

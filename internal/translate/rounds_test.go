@@ -48,7 +48,7 @@ func TestPutAndDeleteOfAKeyTakeRounds(t *testing.T) {
 		require.Equal(t, x.rounds, run.Rounds(), name)
 		_, err = plan.Guard(run, v.state, 20, 0, m.ring.Slot)
 		require.Equal(t, x.rounds, err != nil, name)
-		_, excluded := plan.Exclude(run, v.state, v.rev, 20, 1)
+		_, excluded := plan.Exclude(run, v.state, v.rev, 20, 1, 0, m.ring.Slot)
 		require.Equal(t, x.rounds, excluded != nil, name)
 		if x.rounds {
 			require.ErrorIs(t, err, translate.ErrRounds, name)

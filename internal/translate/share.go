@@ -6,6 +6,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/ring"
@@ -255,7 +256,7 @@ func (s *Share) reads() []*pb.RequestOp {
 	return ops
 }
 
-// whyNot reads what may have refused a lock: the epoch and the member's lock.
+// whyNot reads what may have refused a request beside its own guards: the fence and the member's lock.
 func whyNot() []*pb.RequestOp {
 	return []*pb.RequestOp{request.Range(&pb.RangeRequest{Key: []byte(record.KeyFence)}), request.Range(&pb.RangeRequest{Key: []byte(record.KeyLock)})}
 }
@@ -314,7 +315,8 @@ func (s *Share) DecodeRead(epoch int64, resp *pb.TxnResponse) (*Locked, error) {
 func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Locked, error) {
 	l := &Locked{Refused: !resp.Succeeded, MemberRev: resp.Header.GetRevision(), living: map[int64]bool{}}
 	if l.Refused {
-		return l, l.decodeRefusal(epoch, resp)
+		_, err := l.decodeRefusal(epoch, resp)
+		return l, err
 	}
 	n := puts + len(s.Keys) + len(s.Compared) + len(s.Deleted) + len(s.Leases) + rest
 	rs := ungrouped(resp.Responses, n, s.maxOps)
@@ -373,21 +375,22 @@ func (l *Locked) show(kvs []*mvccpb.KeyValue, values bool) error {
 	return nil
 }
 
-func (l *Locked) decodeRefusal(epoch int64, resp *pb.TxnResponse) error {
+// decodeRefusal reads the answer of whyNot: who holds the member's lock, and the fence. It fails with *WrongEpochError.
+func (l *Locked) decodeRefusal(epoch int64, resp *pb.TxnResponse) (fence int64, err error) {
 	if len(resp.Responses) != 2 || len(resp.Responses[0].GetResponseRange().GetKvs()) != 1 {
-		return errShape
+		return 0, errShape
 	}
-	e, _, err := record.ParsePair(resp.Responses[0].GetResponseRange().Kvs[0].Value)
+	e, fence, err := record.ParsePair(resp.Responses[0].GetResponseRange().Kvs[0].Value)
 	if err == nil && e != epoch {
 		err = &WrongEpochError{Epoch: e}
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
 		l.Holder, l.Held, err = record.ParseHolder(kv.Value)
 	}
-	return err
+	return fence, err
 }
 
 // Unlock builds the request that gives a share back as it was found. Only the transaction's own writer may send it, and
@@ -423,8 +426,8 @@ type Hold struct {
 }
 
 // Abort builds the request by which anybody takes it away, unless the transaction has been decided: slots get the stamp as
-// their clock, and leases are let go. At most Width slots at once.
-func (hold Hold) Abort(epoch, stamp int64, maxTxnOps int) *pb.TxnRequest {
+// their clock, and leases are let go. closed is a revision that the sender knows to be closed. At most Width slots at once.
+func (hold Hold) Abort(epoch, stamp, closed int64, maxTxnOps int) *pb.TxnRequest {
 	cs := append(heldBy(hold.Holder, hold.Whole, hold.Slots), inEpoch(epoch)...)
 	ops := letGo(hold.Holder, hold.Leases)
 	if hold.Whole {
@@ -433,7 +436,7 @@ func (hold Hold) Abort(epoch, stamp int64, maxTxnOps int) *pb.TxnRequest {
 		for _, s := range hold.Slots {
 			ops = append(ops, request.Put(&pb.PutRequest{Key: record.SlotKey(s), Value: record.Number(stamp)}))
 		}
-		ops = append(ops, raiseClock(epoch, stamp))
+		ops = append(ops, Note(manifest.Of(manifest.Taken, stamp)...), raiseClock(epoch, stamp, closed))
 	}
 	return &pb.TxnRequest{Compare: append(cs, request.CreateIs(record.TxnKey(hold.Holder.ID), 0)), Success: grouped(ops, maxTxnOps)}
 }

@@ -115,7 +115,7 @@ func (w *world) toggleLock() {
 		return
 	}
 	w.lock = 1 - w.lock
-	w.lockRev = w.put(record.KeyLock, map[int64][]byte{1: []byte("some id")}[w.lock])
+	w.lockRev = w.put(record.KeyLock, map[int64][]byte{1: infinity}[w.lock])
 }
 
 func (w *world) toggleSlot() {
@@ -151,8 +151,7 @@ func (w *world) check() {
 	for key, kv := range w.truth {
 		require.True(w.t, proto.Equal(kv, got[key]), "%q is %v, want %v", key, got[key], kv)
 	}
-	_, clock := w.pair(record.KeyClock)
-	require.Equal(w.t, w.clock, clock, "clock")
+	require.Equal(w.t, w.clock, w.member.clock(), "clock")
 }
 
 // attempt is one transaction of a writer.

@@ -79,8 +79,11 @@ func (t *transaction) Range(r translate.Range) []*mvccpb.KeyValue { return t.rea
 
 // learn keeps what the outcome tells of the keys' native states, before any other operation on them is built.
 func (t *transaction) learn(stamp int64, o translate.Outcome) {
-	if o.Together || o.Fenced && !o.Landed {
+	if o.Fenced && !o.Landed {
 		return // it says nothing of these keys
+	}
+	if o.Together && !t.differs(o) {
+		return // it was another operation's guard
 	}
 	if !o.Landed {
 		t.stale = true
@@ -101,6 +104,16 @@ func (t *transaction) learn(stamp int64, o translate.Outcome) {
 			t.writer.cfg.Cache.Learn(s.Delete.Key, statecache.State{NativeMod: o.MemberRev})
 		}
 	}
+}
+
+// differs reports whether an outcome shows that a key was not as the transaction was built on it.
+func (t *transaction) differs(o translate.Outcome) bool {
+	for i, k := range o.Keys {
+		if b := t.builtOf(k); b.state.NativeMod != o.States[i].NativeMod {
+			return true
+		}
+	}
+	return false
 }
 
 // putState is the state of step i's key after its put landed.

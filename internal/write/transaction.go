@@ -172,18 +172,18 @@ func (t *transaction) readable(run *translate.Run) bool {
 	return true
 }
 
-func (t *transaction) build(stamp int64, mark int) (*translate.Guarded, error) {
+func (t *transaction) build(stamp int64, index int) (*translate.Guarded, error) {
 	if !t.wouldWrite() {
 		return nil, errReconsider
 	}
-	return t.plan.Guard(t.run, t.state, stamp, mark, t.writer.cfg.Ring.Slot)
+	return t.plan.Guard(t.run, t.state, stamp, index, t.writer.cfg.Ring.Slot)
 }
 
 func (t *transaction) exclude(stamp, epoch int64) (*translate.Exclusive, error) {
 	if !t.wouldWrite() {
 		return nil, errReconsider
 	}
-	return t.plan.Exclude(t.run, t.state, t.read.Rev, stamp, epoch)
+	return t.plan.Exclude(t.run, t.state, t.read.Rev, stamp, epoch, t.writer.cfg.Feeds.Closed(), t.writer.cfg.Ring.Slot)
 }
 
 // unstamped answers from a snapshot if nothing is written there either. Otherwise what this process knew was outdated.

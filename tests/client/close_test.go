@@ -134,7 +134,7 @@ func TestCloseUnderLoad(t *testing.T) {
 				}
 			})
 		}
-		require.Eventually(t, func() bool { return acknowledged.Load() >= int64(round) }, patience, tick)
+		require.Eventually(t, func() bool { return acknowledged.Load() >= int64(20*round) }, patience, tick)
 		begin := time.Now()
 		for range 3 {
 			wg.Go(func() {

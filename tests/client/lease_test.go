@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/metaetcd/metaetcd"
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
@@ -190,7 +191,7 @@ func records(t *testing.T, cluster *metaetcdtest.Cluster, prefixes ...string) (n
 
 const (
 	leaseRecords = "\x00lease/"
-	leaseEntries = "\x00attached/"
+	leaseEntries = "\x00~attached/"
 )
 
 // TestLeasedKeysInRangeDeletes: entries of keys that range deletes removed do not stay.
@@ -222,7 +223,8 @@ func TestHeldLease(t *testing.T) {
 	putLeased(t, cli, "k", id)
 	direct := cluster.Members[1].DirectClient(t)
 	held := string(record.HeldKey(int64(id), []byte("some transaction")))
-	_, err := direct.Put(within(t, patience), held, "")
+	note := clientv3.OpPut(record.KeyManifest, string(manifest.Encode()))
+	_, err := direct.Txn(within(t, patience)).Then(clientv3.OpPut(held, ""), note).Commit()
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
@@ -234,7 +236,7 @@ func TestHeldLease(t *testing.T) {
 	}
 	require.Empty(t, done, "the lease ended")
 	require.Equal(t, []string{"k=v"}, list(t, cli))
-	_, err = direct.Delete(within(t, patience), held)
+	_, err = direct.Txn(within(t, patience)).Then(clientv3.OpDelete(held), note).Commit()
 	require.NoError(t, err)
 	require.NoError(t, <-done)
 	require.Empty(t, list(t, cli))
@@ -309,7 +311,7 @@ func TestKeysDieWithTheirLease(t *testing.T) {
 			killOn(t, cluster, 0, id)
 			require.Equal(t, rpctypes.ErrKeyNotFound, write())
 			require.Empty(t, list(t, cli))
-			require.Empty(t, records(t, cluster, leaseRecords, leaseEntries, "\x00held/"))
+			require.Empty(t, records(t, cluster, leaseRecords, leaseEntries, "\x00~held/"))
 		})
 	}
 }

@@ -17,7 +17,7 @@ func TestAbortsAreCounted(t *testing.T) {
 		member int
 		key    string
 	}{{0, record.KeyLock}, {1, slot}, {1, record.KeyLock}, {0, record.KeyLock}} {
-		b.lockUp(lock.member, lock.key, record.Holder{ID: record.NewTxnID(), Primary: 0})
+		b.lockUp(lock.member, lock.key, record.Holder{ID: record.NewTxnID(), Primary: 1})
 		cli := b.cluster.Members[lock.member].DirectClient(t)
 		taken := func() bool {
 			resp, err := cli.Get(t.Context(), lock.key)

@@ -99,7 +99,7 @@ func (b *leaseBench) leftovers() []string {
 	var names []string
 	for _, n := range b.cluster.Nodes() {
 		cli := n.DirectClient(b.t)
-		for _, prefix := range []string{"\x00lease/", "\x00attached/", "\x00metaetcd/lease/"} {
+		for _, prefix := range []string{"\x00lease/", "\x00~attached/", "\x00metaetcd/lease/"} {
 			resp, err := cli.Get(b.ctx(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 			require.NoError(b.t, err)
 			for _, kv := range resp.Kvs {

@@ -6,6 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 )
 
@@ -87,9 +88,9 @@ func phaseOfTxn(txn *pb.TxnRequest) phase {
 			decided = true
 		case record.Lock, record.Slot:
 			locks = locks || isLocked(put.GetValue())
-		case record.Mark:
-			_, why, err := record.ParseMark(put.GetValue())
-			parted = parted || err == nil && why == record.Parted
+		case record.Manifest:
+			entries, err := manifest.Decode(put.GetValue())
+			parted = parted || err == nil && len(entries) == 1 && entries[0].Kind == manifest.Parted
 		}
 		tidied = tidied || record.KindOf(del.GetKey()) == record.Txn
 	}

@@ -8,6 +8,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/metaetcd/metaetcd/internal/manifest"
 	"github.com/metaetcd/metaetcd/internal/record"
 	"github.com/metaetcd/metaetcd/metaetcdtest"
 )
@@ -92,7 +93,9 @@ func TestAMemberIsNotCompactedWhereItWouldLoseAKey(t *testing.T) {
 		clientv3.OpDelete(keys[0], clientv3.WithFromKey()),
 		clientv3.OpPut(keys[0], string(record.Header{Stamp: stamp, Create: stamp}.Value([]byte("v1")))),
 		clientv3.OpPut(record.KeyFence, string(record.Pair(epoch, stamp))),
-		clientv3.OpPut(string(record.MarkKey(0)), string(record.MarkValue(stamp, record.Exclusive))),
+		clientv3.OpPut(record.KeyManifest, string(manifest.Encode(manifest.Entry{Stamp: stamp, Kind: manifest.Exclusive, Names: []manifest.Name{
+			{Touch: manifest.Deleted, Key: []byte(keys[0]), End: []byte{0}}, {Touch: manifest.Put, Key: []byte(keys[0])},
+		}}))),
 	).Commit()
 	require.NoError(t, err)
 

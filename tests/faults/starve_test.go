@@ -30,7 +30,7 @@ func TestPutMeetsLocksAgainAndAgain(t *testing.T) {
 	b := newBench(t, 1)
 	p := b.processes[0]
 	cli := b.cluster.Members[0].DirectClient(t)
-	h := record.Holder{ID: record.NewTxnID(), Patience: time.Minute}
+	h := record.Holder{ID: record.NewTxnID(), Primary: 1, Patience: time.Minute}
 	var met atomic.Int32
 	around := func(p phase) func() {
 		if p != flight {
@@ -53,7 +53,7 @@ func TestRangeDeleteMeetsLocksAgainAndAgain(t *testing.T) {
 	_, err := p.meta.Put(patient(t), b.groups[0][0]+"k0", "v")
 	require.NoError(t, err)
 	claimed := b.cluster.Members[0].DirectClient(t).Watch(t.Context(), record.KeyLock)
-	h := record.Holder{ID: record.NewTxnID(), Patience: time.Minute}
+	h := record.Holder{ID: record.NewTxnID(), Primary: 1, Patience: time.Minute}
 	free := b.lockUp(0, string(record.SlotKey(b.ring().Slot([]byte(b.groups[0][1])))), h)
 	last, err := p.meta.Put(patient(t), b.groups[0][0]+"k1", "v")
 	require.NoError(t, err)
