@@ -203,6 +203,9 @@ func (x *crossing) begin() {
 	x.holder = record.Holder{ID: record.NewTxnID(), Primary: x.runner.cfg.Ring.Number(x.primary()), Patience: x.patience}
 	x.epoch = x.runner.cfg.Clock.Epoch()
 	x.locked = make([]*translate.Locked, len(x.shares))
+	for i := range x.shares {
+		x.shares[i].Apart = x.runner.apart.Load()
+	}
 	x.runner.open.Store(x.holder.ID, struct{}{})
 }
 

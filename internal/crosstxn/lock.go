@@ -8,12 +8,15 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/metaetcd/metaetcd/internal/commit"
 	"github.com/metaetcd/metaetcd/internal/feed"
 	"github.com/metaetcd/metaetcd/internal/member"
+	"github.com/metaetcd/metaetcd/internal/request"
 	"github.com/metaetcd/metaetcd/internal/translate"
+	"github.com/metaetcd/metaetcd/internal/wire"
 )
 
 // lock locks the primary's share, and then the others. The order matters: who finds a lock, and nothing of it on the primary,
@@ -83,7 +86,37 @@ func (x *crossing) lockShare(ctx context.Context, f *feed.Feed, i int) error {
 		return &heldError{s, l.MemberRev}
 	}
 	x.locked[i] = l
+	if s.Apart {
+		return x.readApart(ctx, s, l)
+	}
 	return nil
+}
+
+// readApart reads what a share is evaluated on, when it is locked.
+func (x *crossing) readApart(ctx context.Context, s *translate.Share, l *translate.Locked) error {
+	m := x.runner.cfg.Members[s.Member]
+	var all []*pb.RangeResponse
+	for some := range slices.Chunk(s.ReadsAt(l.MemberRev), translate.Width(x.runner.cfg.MaxTxnOps)) {
+		txn := &pb.TxnRequest{}
+		for _, r := range some {
+			txn.Success = append(txn.Success, request.Range(r))
+		}
+		once, cancel := context.WithTimeout(ctx, x.runner.cfg.Timeout)
+		resp, err := m.Txn(once, txn)
+		cancel()
+		switch {
+		case errors.Is(err, rpctypes.ErrGRPCCompacted):
+			return errAgain
+		case commit.Definite(err):
+			return err
+		case err != nil:
+			return errAway
+		}
+		for _, r := range resp.Responses {
+			all = append(all, r.GetResponseRange())
+		}
+	}
+	return s.FillReads(l, all)
 }
 
 // reserveFor bounds how long a whole member is held while its slots are waited for, and reserveForMost where landings are slow: nobody
@@ -133,6 +166,10 @@ func (x *crossing) ask(s *translate.Share, req *pb.TxnRequest, decode func(epoch
 	if err != nil {
 		if commit.Definite(err) || commit.OutOfSpace(err) { // nothing that comes back by itself
 			return nil, err
+		}
+		if wire.IsUnfit(err) {
+			x.runner.apart.Store(true)
+			return nil, errAway
 		}
 		m.NoteAway()
 		return nil, errAway

@@ -3,6 +3,7 @@ package crosstxn
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -26,7 +27,8 @@ type Runner struct {
 	cfg     Config
 	latches *latch.Set
 	cleaner *decisionCleaner
-	open    sync.Map // record.TxnID of the transactions that this process is at work on
+	apart   atomic.Bool // answers to locks did not fit into messages: what is read under them is asked for by itself
+	open    sync.Map    // record.TxnID of the transactions that this process is at work on
 }
 
 // Config is what a Runner works with. All of it is needed.

@@ -22,6 +22,7 @@ type Share struct {
 	Compared []Range
 	Deleted  []Range
 	Leases   []int64          // that some branch attaches keys to
+	Apart    bool             // what the transaction is evaluated on does not fit into an answer: it is read under the locks, by ReadsAt
 	named    bool             // the keys of deleted ranges have to be known, not only how many they are
 	values   func(Range) bool // a compared range is read with its values
 	maxOps   int
@@ -168,7 +169,9 @@ func (s *Share) Lock(epoch int64, h record.Holder) *pb.TxnRequest {
 		cs = append(cs, request.ValueBelow(record.SlotKey(slot), record.Infinity()))
 		then[i].GetRequestPut().PrevKv = true
 	}
-	then = append(then, s.reads()...)
+	if !s.Apart {
+		then = append(then, s.reads()...)
+	}
 	for _, id := range s.Leases {
 		then = append(then, request.Put(&pb.PutRequest{Key: record.HeldKey(id, h.ID[:])}))
 	}
@@ -225,11 +228,39 @@ func (s *Share) claims(h record.Holder) []*pb.RequestOp {
 
 // Read builds the request that reads a claimed share when no slot is locked any more.
 func (s *Share) Read(epoch int64, h record.Holder) *pb.TxnRequest {
-	return &pb.TxnRequest{
-		Compare: append(append(inEpoch(epoch), slotsFree()), s.held(h)...),
-		Success: grouped(s.reads(), s.maxOps), Failure: whyNot(),
+	req := &pb.TxnRequest{Compare: append(append(inEpoch(epoch), slotsFree()), s.held(h)...), Failure: whyNot()}
+	if !s.Apart {
+		req.Success = grouped(s.reads(), s.maxOps)
 	}
+	return req
 }
+
+// ReadsAt are the reads of a share that is Apart, as they were when it was locked; under its locks nothing of that changes. FillReads
+// takes the answers.
+func (s *Share) ReadsAt(rev int64) []*pb.RangeRequest {
+	var reqs []*pb.RangeRequest
+	for _, op := range s.reads() {
+		r := op.GetRequestRange()
+		r.Revision = rev
+		reqs = append(reqs, r)
+	}
+	return reqs
+}
+
+// FillReads completes a share that was locked by the answers to ReadsAt.
+func (s *Share) FillReads(l *Locked, rs []*pb.RangeResponse) error {
+	ops := make([]*pb.ResponseOp, len(rs))
+	for i, r := range rs {
+		ops[i] = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: r}}
+	}
+	if len(ops) != s.read() {
+		return errShape
+	}
+	return s.fill(l, ops)
+}
+
+// read is how many reads there are.
+func (s *Share) read() int { return len(s.Keys) + len(s.Compared) + len(s.Deleted) + len(s.Leases) }
 
 func slotsFree() *pb.Compare {
 	key, end := record.SlotRange()
@@ -318,7 +349,10 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Lock
 		_, err := l.decodeRefusal(epoch, resp)
 		return l, err
 	}
-	n := puts + len(s.Keys) + len(s.Compared) + len(s.Deleted) + len(s.Leases) + rest
+	n := puts + rest
+	if !s.Apart {
+		n += s.read()
+	}
 	rs := ungrouped(resp.Responses, n, s.maxOps)
 	if len(rs) != n {
 		return nil, errShape
@@ -331,18 +365,25 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Lock
 	if len(l.clocks) != len(s.Slots) {
 		return nil, errShape
 	}
-	rs = rs[puts:]
+	if s.Apart {
+		return l, nil
+	}
+	return l, s.fill(l, rs[puts:])
+}
+
+// fill takes the answers to the reads.
+func (s *Share) fill(l *Locked, rs []*pb.ResponseOp) error {
 	for range s.Keys {
 		state, err := StateOf(rs[0].GetResponseRange())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		l.states, rs = append(l.states, state), rs[1:]
 	}
 	for _, r := range s.Compared {
 		kvs := rs[0].GetResponseRange().GetKvs()
 		if err := l.show(kvs, s.values(r)); err != nil {
-			return nil, err
+			return err
 		}
 		l.ranges, rs = append(l.ranges, kvs), rs[1:]
 	}
@@ -353,12 +394,12 @@ func (s *Share) decode(epoch int64, resp *pb.TxnResponse, puts, rest int) (*Lock
 		for _, kv := range rs[i].GetResponseRange().GetKvs() {
 			rec, err := record.ParseLease(kv.Value)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			l.living[id] = !rec.Dead
 		}
 	}
-	return l, nil
+	return nil
 }
 
 // show takes over what was read of a compared range.

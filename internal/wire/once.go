@@ -94,7 +94,7 @@ func (g *gate) why(err error) error {
 	case !g.sent:
 		return err
 	case status.Code(g.err) == codes.ResourceExhausted && !g.refused(g.err):
-		return status.Errorf(codes.Unknown, "the request was sent, and its answer did not fit: %v", g.err)
+		return Unfit(g.err)
 	case g.err != nil:
 		return g.err
 	}
@@ -114,6 +114,16 @@ func (g *gate) refused(err error) bool {
 		}
 	}
 	return false
+}
+
+const unfitText = "the request was sent, and its answer did not fit"
+
+// Unfit is the error of a request that was carried out, and whose answer was too large for a message, as cause says.
+func Unfit(cause error) error { return status.Errorf(codes.Unknown, "%s: %v", unfitText, cause) }
+
+// IsUnfit reports whether an error is that of a request whose answer did not fit.
+func IsUnfit(err error) bool {
+	return status.Code(err) == codes.Unknown && strings.HasPrefix(status.Convert(err).Message(), unfitText)
 }
 
 // untouched reports whether the server refused a request for a reason that is none of its own: it was not applied, and whoever

@@ -110,7 +110,7 @@ func write[C, T any](ctx context.Context, s *Servers, via C, around func(grpc.Cl
 		s.given.Store(0)
 	case hung:
 		s.given.Add(1)
-		if found := s.seek(); found != nil { //nolint:contextcheck // the search is for all requests and outlives this one
+		if found := s.seek(); found != nil { //nolint:contextcheck // the search is everybody's
 			select {
 			case <-found: // it goes on at once then
 			case <-ctx.Done():

@@ -131,7 +131,7 @@ func Watch(ctx context.Context, c pb.WatchClient, from int64, prevKV bool, fn fu
 		silent.stop()
 		switch {
 		case err != nil && errors.Is(context.Cause(ctx), errSilent):
-			server.heard(false) //nolint:contextcheck // as in write
+			server.heard(false) //nolint:contextcheck // the search is everybody's
 			return errSilent
 		case err != nil:
 			return err
@@ -141,7 +141,7 @@ func Watch(ctx context.Context, c pb.WatchClient, from int64, prevKV bool, fn fu
 			return status.Error(codes.FailedPrecondition, resp.CancelReason)
 		}
 		if !resp.Created {
-			server.heard(true) //nolint:contextcheck // as in write
+			server.heard(true) //nolint:contextcheck // it does not search then
 		}
 		wait = server.patience(silence)
 		whole := append(part, resp.Events...)
