@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sync/errgroup"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -44,8 +43,6 @@ func (f serverFault) strike(t *testing.T, n *metaetcdtest.Node) (server int) {
 
 // stalls are what requests of a few kinds, each kind one after the other, take at most.
 type stalls struct {
-	stop func() error
-
 	mu     sync.Mutex
 	worst  map[string]time.Duration // of those that were answered
 	gap    map[string]time.Duration // between answers
@@ -93,20 +90,20 @@ func stalling(t *testing.T, kv clientv3.KV, each time.Duration) *stalls {
 	s := &stalls{}
 	s.reset()
 	ctx, cancel := context.WithCancel(t.Context())
-	var g errgroup.Group
+	var workers sync.WaitGroup
 	for kind, request := range map[string]func(ctx context.Context, n int) error{
 		"put":  func(ctx context.Context, n int) error { _, err := kv.Put(ctx, fmt.Sprint("k", n%20), "v"); return err },
 		"get":  func(ctx context.Context, n int) error { _, err := kv.Get(ctx, fmt.Sprint("k", n%20)); return err },
 		"list": func(ctx context.Context, _ int) error { _, err := kv.Get(ctx, "k", clientv3.WithPrefix()); return err },
 	} {
-		g.Go(func() error {
+		workers.Go(func() {
 			answered := time.Now()
 			for n := 0; ctx.Err() == nil; n++ {
 				once, end := context.WithTimeout(ctx, each)
 				begun := time.Now()
 				err := request(once, n)
 				end()
-				if ctx.Err() != nil { // what the end of the load cuts off counts for nothing
+				if ctx.Err() != nil {
 					break
 				}
 				now := time.Now()
@@ -122,14 +119,12 @@ func stalling(t *testing.T, kv clientv3.KV, each time.Duration) *stalls {
 				s.mu.Unlock()
 				time.Sleep(pace)
 			}
-			return nil //nolint:nilerr // failures are counted
 		})
 	}
-	s.stop = func() error {
+	t.Cleanup(func() {
 		cancel()
-		return g.Wait()
-	}
-	t.Cleanup(func() { _ = s.stop() })
+		workers.Wait()
+	})
 	return s
 }
 
