@@ -1,7 +1,10 @@
 package faults
 
 import (
+	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,7 +13,9 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 
+	"github.com/metaetcd/metaetcd/metaetcdtest"
 	"github.com/metaetcd/metaetcd/tests/internal/workload"
 )
 
@@ -80,5 +85,73 @@ func TestNoSpaceForADecidedPart(t *testing.T) {
 		resp, err := p.meta.Get(patient(t), k)
 		require.NoError(t, err)
 		require.Equal(t, "v", string(resp.Kvs[0].Value))
+	}
+}
+
+// TestOutOfSpace: what an etcd without space lets through, and how a member without space comes back. It takes deletes, alone and in
+// transactions of nothing else. A meta cluster's have puts beside them, which say when they happened, so it fails them.
+func TestOutOfSpace(t *testing.T) {
+	const small, large = 16 << 20, 128 << 20
+	var quota atomic.Int64
+	quota.Store(small)
+	b := newBench(t, 1, metaetcdtest.WithEtcdConfig(func(cfg *embed.Config) {
+		if cfg.Name == "member-0-0" {
+			cfg.QuotaBackendBytes = quota.Load()
+		}
+	}))
+	c, cli := b.cluster, b.processes[0].meta
+	member, group := c.Members[0].DirectClient(t), b.groups[0][0]
+	key := func(i int) string { return fmt.Sprint(group, "k", i) }
+	value := strings.Repeat("v", 256<<10)
+	var err error
+	n := 0
+	for ; err == nil; n++ {
+		_, err = cli.Put(patient(t), key(n), value)
+	}
+	require.ErrorIs(t, err, rpctypes.ErrNoSpace)
+	first, err := cli.Get(patient(t), key(0))
+	require.NoError(t, err)
+
+	// Etcd alone. Nothing of this changes anything.
+	absent := clientv3.OpDelete("\x00absent")
+	_, err = member.Do(patient(t), absent)
+	require.NoError(t, err, "a delete")
+	_, err = member.Txn(patient(t)).Then(absent, clientv3.OpDelete("\x00absent, too")).Commit()
+	require.NoError(t, err, "deletes alone")
+	_, err = member.Txn(patient(t)).If(clientv3.Compare(clientv3.Version("\x00absent"), "=", 0)).Then(absent).Else(clientv3.OpPut("\x00absent", "")).Commit()
+	require.ErrorIs(t, err, rpctypes.ErrNoSpace, "a put on a branch that is not taken")
+	_, err = cli.Delete(patient(t), key(0))
+	require.ErrorIs(t, err, rpctypes.ErrNoSpace)
+	_, err = cli.Compact(patient(t), first.Header.Revision)
+	require.ErrorIs(t, err, rpctypes.ErrNoSpace, "its record is on the first member")
+
+	// The way back: with more space, delete, compact, defragment; then with as much as before.
+	size := func() string {
+		st, err := member.Status(patient(t), member.Endpoints()[0])
+		require.NoError(t, err)
+		return fmt.Sprintf("%d bytes, %d in use", st.DbSize, st.DbSizeInUse)
+	}
+	t.Logf("out of space after %d keys: %s", n, size())
+	restart := func(bytes int64) {
+		c.Members[0].Stop()
+		quota.Store(bytes)
+		c.Members[0].Start()
+		_, err := member.AlarmDisarm(patient(t), &clientv3.AlarmMember{})
+		require.NoError(t, err)
+	}
+	restart(large)
+	_, err = cli.Delete(patient(t), group, clientv3.WithPrefix())
+	require.NoError(t, err)
+	last, err := cli.Put(patient(t), key(0), value)
+	require.NoError(t, err)
+	_, err = cli.Compact(patient(t), last.Header.Revision, clientv3.WithCompactPhysical())
+	require.NoError(t, err)
+	_, err = member.Defragment(patient(t), member.Endpoints()[0])
+	require.NoError(t, err)
+	t.Logf("with more space, the keys deleted, compacted and defragmented: %s", size())
+	restart(small)
+	for i := range n / 4 {
+		_, err = cli.Put(patient(t), key(i), value)
+		require.NoError(t, err)
 	}
 }
