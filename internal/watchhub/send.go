@@ -75,14 +75,14 @@ var errOvertaken = status.Error(codes.Unavailable, "metaetcd: compaction overtoo
 func (s *stream) finish() error {
 	err := s.hub.err
 	if compacted, ok := errors.AsType[*CompactedError](err); ok {
-		s.scratch = s.snapshot(s.scratch[:0])
-		for _, w := range s.scratch {
-			if max(w.floor, w.sender.told+1) >= compacted.Rev {
-				continue
+		var failed error
+		s.eachLive(func(w *watcher) {
+			if failed == nil && max(w.floor, w.sender.told+1) < compacted.Rev {
+				failed = s.overtaken(w, compacted.Rev)
 			}
-			if err := s.overtaken(w, compacted.Rev); err != nil {
-				return err
-			}
+		})
+		if failed != nil {
+			return failed
 		}
 		return errOvertaken
 	}

@@ -316,6 +316,28 @@ func TestSourceFails(t *testing.T) {
 	}
 }
 
+// A watcher whose creation is under way when the source ends is not looked at (a test for the race detector).
+func TestSourceFailsWhileWatchersAreCreated(t *testing.T) {
+	for range 50 {
+		f := setup(t, Options{})
+		c := f.open()
+		go f.src.fail(&CompactedError{Rev: 7})
+		for i := range int64(20) {
+			if c.cs.Send(createReq(&pb.WatchCreateRequest{Key: []byte("k"), WatchId: i, StartRevision: 7})) != nil {
+				break
+			}
+		}
+		for err := error(nil); err == nil; {
+			var r *pb.WatchResponse
+			if r, err = c.cs.Recv(); err == nil {
+				require.True(t, r.Created)
+			} else {
+				require.Equal(t, errOvertaken, err)
+			}
+		}
+	}
+}
+
 func TestClose(t *testing.T) {
 	f := setup(t, Options{})
 	c := f.open()

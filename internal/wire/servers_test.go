@@ -88,7 +88,8 @@ func TestWritesWaitForAClusterThatIsAway(t *testing.T) {
 	defer cancel()
 	_, err := kv.Txn(ctx, put)
 	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	require.Error(t, ctx.Err())
+	end, _ := ctx.Deadline()
+	require.Less(t, time.Until(end), 100*time.Millisecond, "the server may notice a moment before")
 }
 
 // A server that is slow is not one that hangs: it answers in time, or the more patience it finds.
