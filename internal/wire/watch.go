@@ -41,9 +41,10 @@ const (
 	// askEvery is how often the server of a watch is asked for a sign of life.
 	askEvery = 500 * time.Millisecond
 	// silence is how long it may send nothing at all, and opening how long until its first answer. Both double with each watch of a
-	// client that ends so in a row, up to 16 times: a server may just be slow.
+	// client that ends so in a row, up to 64 times: a server may just be slow. One that sends what is behind it says nothing else meanwhile, and
+	// cutting much of it into fragments takes it long.
 	silence, opening = 2 * time.Second, time.Second
-	mostDoublings    = 4
+	mostDoublings    = 6
 	// suspectSilence is how long it may send nothing when a server of its cluster was found to hang.
 	suspectSilence = 500 * time.Millisecond
 )

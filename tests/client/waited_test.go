@@ -39,7 +39,7 @@ func TestWhatHasWaitedIsNotReadAgain(t *testing.T) {
 	for name, tc := range map[string]struct {
 		writes int
 		fits   bool
-	}{"fits": {180, true}, "does not fit": {1200, false}} {
+	}{"fits": {180, true}, "does not fit": {500, false}} {
 		t.Run(name, func(t *testing.T) {
 			var received receipts
 			cluster := newCluster(t, 2)

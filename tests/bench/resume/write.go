@@ -48,7 +48,7 @@ func writeRole(ctx context.Context, config []byte) (string, func() error, error)
 	putting := context.WithoutCancel(ctx) // what has begun is ended
 	value := string(make([]byte, cfg.Size))
 	for w := range writers {
-		wg.Go(func() { //nolint:contextcheck // what was offered is written, also when the role ends
+		wg.Go(func() {
 			i := w
 			for range offered {
 				i = (i + writers) % len(cfg.Keys)
